@@ -1,0 +1,132 @@
+"""The command line: `python -m export CHECKPOINT --out artifacts/NAME/VERSION`, and `python -m export show FILE`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from export.artefact import read_card
+from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
+from export.pipeline import check_target, export_network
+from export.verify import TOLERANCE
+from models.card import ModelCard, Parity
+from models.network import CheckpointError, Network
+
+REFUSED = 1
+BAD_INPUT = 2
+
+_DEFAULT = "network"
+
+
+class _DefaultCommand(TyperGroup):
+    """Take anything that names no command for the arguments of the export itself."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Put the default command's name in front where no command is named."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_DefaultCommand,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help=(
+        "Turn a trained network into the one file the service loads:"
+        " [bold]python -m export CHECKPOINT --out artifacts/NAME/VERSION[/bold]."
+    ),
+    epilog="All options of an export: [bold]python -m export network --help[/bold].",
+    rich_markup_mode="rich",
+)
+console = Console()
+
+
+@app.command(_DEFAULT)
+def export_checkpoint(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A .safetensors file that Network.save wrote.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Where to: …/NAME/VERSION.", metavar="FOLDER", show_default=False)],
+    description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
+    max_batch: Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")] = 256,
+    tolerance: Annotated[float, typer.Option(help="The largest difference allowed, of the scale.")] = TOLERANCE,
+    force: Annotated[bool, typer.Option("--force", help="Replace a version that exists.")] = False,
+) -> None:
+    """Export a checkpoint and verify it (the default: the word may be left out).
+
+    Exit status 1: torch and onnxruntime disagree. Exit status 2: the checkpoint or the folder cannot be used.
+    """
+    out = Path(out.absolute())
+    with _told_in_one_sentence():
+        if not 0 < tolerance < 1:
+            raise typer.BadParameter(f"the tolerance must lie between 0 and 1, and is {tolerance}")
+        check_target(out, force=force)
+        network = Network.load(checkpoint)
+        with console.status("exporting") as status:
+            path = export_network(
+                network,
+                out.parent.parent,
+                out.parent.name,
+                int(out.name),
+                description=description,
+                max_batch=max_batch,
+                tolerance=tolerance,
+                force=force,
+                on_progress=status.update,
+            )
+        console.print(_parity_table(read_card(path).parity))
+        console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, markup=False)
+
+
+@app.command()
+def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx file.", show_default=False)]) -> None:
+    """Check an artefact's seal and print its card."""
+    with _told_in_one_sentence():
+        card = read_card(file)
+    console.print(_card_table(card))
+    console.print(_parity_table(card.parity))
+
+
+@contextmanager
+def _told_in_one_sentence() -> Iterator[None]:
+    """Turn what went wrong into a sentence on stderr and an exit status."""
+    try:
+        yield
+    except (ParityError, ForeignRowError, ArenaCopiedError) as exc:
+        print(f"no artefact was written: {exc}", file=sys.stderr)
+        raise typer.Exit(REFUSED) from exc
+    except (ExportError, CheckpointError, OSError) as exc:
+        print(exc, file=sys.stderr)
+        raise typer.Exit(BAD_INPUT) from exc
+
+
+def _parity_table(parity: Parity) -> Table:
+    table = Table("comparison", "largest difference", "tolerance", title="torch and onnxruntime")
+    for comparison, error in parity.errors.items():
+        table.add_row(comparison, f"{error:.2e}", f"{parity.tolerance:.0e}")
+    return table
+
+
+def _card_table(card: ModelCard) -> Table:
+    table = Table(title=f"{card.name} {card.version}", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in card.model_dump(mode="json", exclude={"name", "version", "parity"}).items():
+        if isinstance(value, list):
+            value = "\n".join(str(entry) for entry in value)
+        table.add_row(key, escape(str(value)))
+    return table
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m export")

@@ -1,0 +1,65 @@
+"""What can keep an export from happening, each with the sentence a user reads."""
+
+from pathlib import Path
+
+
+class ExportError(Exception):
+    """No artefact was written, and the message says why."""
+
+
+class BadTargetError(ExportError):
+    """The target is not a place an artefact can stand."""
+
+    def __init__(self, target: Path, reason: str) -> None:
+        super().__init__(f"{target}: {reason}")
+
+
+class TargetExistsError(ExportError):
+    """This version of the model was exported before."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(f"{target} exists already: choose the next version, or replace it with --force")
+
+
+class NoLoweringError(ExportError):
+    """The cell has no ONNX form here."""
+
+    def __init__(self, cell: type) -> None:
+        super().__init__(f"no ONNX form is known for the cell {cell.__name__}")
+
+
+class ArenaCopiedError(ExportError):
+    """The graph would copy a whole arena at every step."""
+
+    def __init__(self, arena: str, found: str) -> None:
+        super().__init__(f"{arena} must feed one Gather and one ScatterND and nothing else, but {found}")
+
+
+class ParityError(ExportError):
+    """onnxruntime and torch disagree."""
+
+    def __init__(self, comparison: str, error: float, tolerance: float, detail: str = "") -> None:
+        self.comparison = comparison
+        self.error = error
+        self.tolerance = tolerance
+        where = f" ({detail})" if detail else ""
+        super().__init__(
+            f"the comparison {comparison!r} of torch with onnxruntime failed{where}: "
+            f"the largest difference is {error:.3g} of the scale, the tolerance {tolerance:.3g}"
+        )
+
+
+class ForeignRowError(ExportError):
+    """A run changed a row of an arena that it was not told to write."""
+
+    def __init__(self, comparison: str, arena: str, slots: list[int]) -> None:
+        super().__init__(
+            f"in the comparison {comparison!r} a run changed slots {slots} of {arena}, which are not its own"
+        )
+
+
+class ArtefactError(ExportError):
+    """The file is not a whole artefact."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")

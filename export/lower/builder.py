@@ -1,0 +1,82 @@
+"""An ONNX graph under construction."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from torch import Tensor
+
+ELEMENT_TYPES: dict[str, int] = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "float64": TensorProto.DOUBLE,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+    "bool": TensorProto.BOOL,
+}
+
+Dim = str | int
+
+
+class GraphBuilder:
+    """Collect inputs, initialisers, nodes and outputs, in the order they are added.
+
+    Every value's name is unique in the graph; names that nobody outside reads are made here.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._inputs: list[ValueInfoProto] = []
+        self._outputs: list[ValueInfoProto] = []
+        self._initialisers: dict[str, TensorProto] = {}
+        self._nodes: list[NodeProto] = []
+        self._counts: dict[str, int] = {}
+
+    def input(self, name: str, dtype: str, shape: Sequence[Dim]) -> str:
+        """Declare an input of the graph."""
+        self._inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], shape))
+        return name
+
+    def output(self, name: str, dtype: str, shape: Sequence[Dim]) -> str:
+        """Declare that the value of this name is an output of the graph."""
+        self._outputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], shape))
+        return name
+
+    def constant(self, value: npt.ArrayLike | Tensor, dtype: npt.DTypeLike = np.float32, hint: str = "const") -> str:
+        """Keep a value in the graph; the same value is kept once."""
+        array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, dtype=dtype)
+        for name, tensor in self._initialisers.items():
+            if _same(tensor, array):
+                return name
+        name = self.fresh(hint)
+        self._initialisers[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], *, output: str | None = None, **attributes: Any) -> str:
+        """Add a node with one output and return the output's name, a fresh one unless given."""
+        name = self.fresh(op.lower()) if output is None else output
+        self.nodes(op, inputs, [name], **attributes)
+        return name
+
+    def nodes(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        """Add a node with several outputs; an empty name leaves an optional input or output away."""
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=f"{op}_{len(self._nodes)}", **attributes))
+
+    def fresh(self, hint: str) -> str:
+        """Return a name that nothing in the graph bears."""
+        count = self._counts.get(hint, 0)
+        self._counts[hint] = count + 1
+        return f"{hint}_{count}"
+
+    def build(self) -> GraphProto:
+        """Return the graph."""
+        return helper.make_graph(
+            self._nodes, self._name, self._inputs, self._outputs, initializer=list(self._initialisers.values())
+        )
+
+
+def _same(tensor: TensorProto, array: npt.NDArray[Any]) -> bool:
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return tensor.data_type == kind and tuple(tensor.dims) == array.shape and tensor.raw_data == array.tobytes()

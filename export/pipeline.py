@@ -1,0 +1,135 @@
+"""Export from a network to an artefact on disk: build, prove, verify, write, rename."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from export.arena_graph import build_arena_graph
+from export.artefact import FILE_NAME, artefact_bytes, read_card
+from export.errors import BadTargetError, TargetExistsError
+from export.structure import check_arenas_stay
+from export.verify import TOLERANCE, verify
+from models.card import ModelCard, Parity
+from models.config import INPUT_NAME, OUTPUT_NAME
+from models.network import Network
+
+
+def export_network(
+    network: Network,
+    root: Path | str,
+    name: str,
+    version: int,
+    *,
+    description: str = "",
+    max_batch: int = 256,
+    tolerance: float = TOLERANCE,
+    force: bool = False,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> Path:
+    """Write `root/name/version/model.onnx` and return its path; either the whole artefact is there, or nothing is.
+
+    `on_progress` is told what begins.
+
+    Raises:
+        ExportError: No artefact was written; see its subclasses in `export.errors`.
+    """
+    target = Path(root) / name / str(version)
+    check_target(target, force=force)
+
+    on_progress("lowering to ONNX")
+    model = build_arena_graph(network)
+    graph_bytes = model.SerializeToString(deterministic=True)
+    on_progress("checking that no arena is copied")
+    check_arenas_stay(graph_bytes, (spec.name for spec in network.states))
+    parity = verify(
+        network, graph_bytes, tolerance=tolerance, on_comparison=lambda which: on_progress(f"comparing: {which}")
+    )
+    card = build_card(network, name, version, description=description, max_batch=max_batch, parity=parity)
+
+    on_progress("writing")
+    with _temporary_folder(target) as folder:
+        file = folder / FILE_NAME
+        file.write_bytes(artefact_bytes(model, card))
+        read_card(file)
+        _put(folder, target, force=force)
+    return target / FILE_NAME
+
+
+def check_target(target: Path, *, force: bool = False) -> None:
+    """Raise unless an artefact may be written to the folder `target`, NAME/VERSION.
+
+    Raises:
+        BadTargetError: VERSION is not a positive integer, NAME is not a model's name, or a file is in the way.
+        TargetExistsError: There is an artefact, and `force` is not given.
+    """
+    if not re.fullmatch(r"[1-9][0-9]*", target.name):
+        raise BadTargetError(target, f"the last part must be the version, a positive integer, and is {target.name!r}")
+    if not _is_model_name(target.parent.name):
+        raise BadTargetError(
+            target, f"{target.parent.name!r} cannot be a model's name: letters, digits, '.', '_' and '-'"
+        )
+    blocked = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise BadTargetError(target, f"{blocked} is not a folder")
+    if target.exists() and any(target.iterdir()) and not force:
+        raise TargetExistsError(target)
+
+
+def build_card(
+    network: Network, name: str, version: int, *, description: str, max_batch: int, parity: Parity
+) -> ModelCard:
+    """Return the card of a verified network."""
+    config = network.config
+    return ModelCard(
+        name=name,
+        version=version,
+        description=description,
+        cell=config.cell,
+        config=config.model_dump(mode="json"),
+        inputs=network.inputs,
+        outputs=network.outputs,
+        states=network.states,
+        max_batch=max_batch,
+        ragged=True,
+        feedback={OUTPUT_NAME: INPUT_NAME} if config.feedback else {},
+        weights_sha256=network.weights_sha256(),
+        parity=parity,
+        created_by=" ".join(f"{package} {installed_version(package)}" for package in ("torch", "onnx", "onnxruntime")),
+    )
+
+
+def _is_model_name(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name) is not None
+
+
+@contextmanager
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    """Make a folder beside the target, on the same file system, and leave nothing of it behind."""
+    made = [parent for parent in (target.parent, *target.parent.parents) if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            if not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _put(folder: Path, target: Path, *, force: bool) -> None:
+    """Move the artefact into place in one rename, so that a reader sees the old one, or the new one, or none."""
+    if force and target.exists():
+        os.replace(folder / FILE_NAME, target / FILE_NAME)
+        return
+    try:
+        os.rename(folder, target)
+    except OSError as exc:
+        # somebody else exported the same version meanwhile
+        raise TargetExistsError(target) from exc

@@ -1,0 +1,42 @@
+"""The proof that a graph never copies its arenas."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+from onnx import GraphProto
+
+from export.errors import ArenaCopiedError
+
+
+def check_arenas_stay(model: bytes, states: Iterable[str]) -> None:
+    """Check that in the graph onnxruntime will run, each arena feeds one Gather and one ScatterND and nothing else.
+
+    An unchanged address would prove nothing: a graph that copies the whole arena into the same buffer keeps it too.
+
+    Raises:
+        ArenaCopiedError: Anything else reads an arena, or arena_out is not the ScatterND's own output.
+    """
+    graph = _optimised(model)
+    for state in states:
+        arena, arena_out = f"arena.{state}", f"arena_out.{state}"
+        readers = sorted(
+            f"{node.op_type}[{place}]" for node in graph.node for place, name in enumerate(node.input) if name == arena
+        )
+        if readers != ["Gather[0]", "ScatterND[0]"]:
+            raise ArenaCopiedError(arena, f"feeds {', '.join(readers) or 'nothing'}")
+        writers = [node.op_type for node in graph.node if arena_out in node.output]
+        if writers != ["ScatterND"]:
+            raise ArenaCopiedError(arena, f"{arena_out} comes from {', '.join(writers) or 'nothing'}")
+
+
+def _optimised(model: bytes) -> GraphProto:
+    with tempfile.TemporaryDirectory(prefix="cellstream-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnx.load(path).graph

@@ -1,0 +1,154 @@
+"""The network that is trained, saved and exported: embedding or scaler, a stack of cells, a linear head."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.card import StateSpec, TensorSpec
+from models.cells import CELLS
+from models.config import NetworkConfig, Scaler
+from models.stack import NamedState, Stack
+
+__all__ = ["CheckpointError", "Network", "NetworkConfig", "Scaler"]
+
+# one key alone: with more, safetensors writes them in an order that changes from run to run
+_METADATA_KEY = "cellstream.network"
+
+
+class CheckpointError(ValueError):
+    """The file is not a network that `Network.save` wrote."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+class Network(nn.Module):
+    """Map sequences in raw units (or token ids) to outputs in raw units, carrying a named state."""
+
+    input_mean: Tensor
+    input_std: Tensor
+    output_mean: Tensor
+    output_std: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.input_size) if config.vocabulary else None
+        widths = [config.input_size]
+        cells = []
+        for _ in range(config.num_layers):
+            cells.append(CELLS[config.cell](widths[-1], config.hidden_size, **config.cell_options))
+            widths.append(cells[-1].output_size)
+        self.stack = Stack(cells)
+        self.head = nn.Linear(widths[-1], config.output_size)
+        for side, scaler in (("input", config.input_scaler), ("output", config.output_scaler)):
+            # not in the state_dict: they are read from the configuration, which stands in the same file
+            if scaler is not None:
+                self.register_buffer(f"{side}_mean", torch.tensor(scaler.mean), persistent=False)
+                self.register_buffer(f"{side}_std", torch.tensor(scaler.std), persistent=False)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Return the card's description of the inputs."""
+        return (self.config.input_spec(),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Return the card's description of the outputs."""
+        return (self.config.output_spec(),)
+
+    @property
+    def states(self) -> tuple[StateSpec, ...]:
+        """Return the card's description of the carried state."""
+        return self.stack.states
+
+    def initial_state(self, batch: int) -> NamedState:
+        """Return the state before the first step, each tensor (batch, *shape)."""
+        return self.stack.initial_state(batch)
+
+    def forward(self, x: Tensor, state: NamedState | None = None) -> tuple[Tensor, NamedState]:
+        """Advance over sequences.
+
+        x is (batch, time, features) or int64 token ids (batch, time); y is (batch, time, outputs). Without a state,
+        the sequences start from the initial one.
+        """
+        state = self.initial_state(x.shape[0]) if state is None else state
+        if self.embedding is not None:
+            x = self.embedding(x)
+        if self.config.input_scaler is not None:
+            x = (x - self.input_mean) / self.input_std
+        hidden, state = self.stack(x.transpose(0, 1), state)
+        y: Tensor = self.head(hidden).transpose(0, 1)
+        if self.config.output_scaler is not None:
+            y = y * self.output_std + self.output_mean
+        return y, state
+
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 over the names, shapes and bytes of all weights and scalers, sorted by name."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted([*self.named_parameters(), *self.named_buffers()]):
+            array = tensor.detach().cpu().contiguous().numpy()
+            digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path | str) -> None:
+        """Write weights and configuration to one .safetensors file."""
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, path, metadata={_METADATA_KEY: self.config.model_dump_json()})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a network that `save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or was not written by `save`.
+        """
+        path = Path(path)
+        metadata, weights = _read_safetensors(path)
+        if _METADATA_KEY not in metadata:
+            raise CheckpointError(path, "a safetensors file, but not one written by Network.save")
+        try:
+            config = NetworkConfig.model_validate(json.loads(metadata[_METADATA_KEY]))
+        except (ValidationError, json.JSONDecodeError) as exc:
+            raise CheckpointError(path, f"its configuration cannot be used: {_first_reason(exc)}") from exc
+        network = cls(config)
+        _check_weights(path, network.state_dict(), weights)
+        network.load_state_dict(weights)
+        return network.eval()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(path, "there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names: Callable[[], list[str]] = file.keys
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names()}
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(path, f"not a whole safetensors file ({exc})") from exc
+
+
+def _check_weights(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    if expected.keys() != found.keys():
+        odd = sorted(expected.keys() ^ found.keys())
+        raise CheckpointError(path, f"its weights do not fit its configuration: {', '.join(odd)}")
+    for name, tensor in expected.items():
+        if tensor.shape != found[name].shape:
+            raise CheckpointError(path, f"{name} is {tuple(found[name].shape)} and should be {tuple(tensor.shape)}")
+
+
+def _first_reason(exc: ValidationError | json.JSONDecodeError) -> str:
+    if isinstance(exc, ValidationError):
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return str(exc)

@@ -1,0 +1,117 @@
+"""The composition root: the only place where the parts are put together."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
+
+from service.auth import Authenticator
+from service.errors import MethodNotAllowed, NotFound, ServiceError
+from service.gate import Gate, error_reply
+from service.hotlane import App, HotLane
+from service.metrics import Metrics
+from service.operations import Operations
+from service.repository import Repository
+from service.routes.answering import response
+from service.routes.models import models_router
+from service.routes.ops import ops_router
+from service.routes.sessions import sessions_router
+from service.routes.stream import Streams
+from service.sessions import SessionTable
+from service.settings import Settings
+
+SWEEP_SECONDS = 1.0
+
+_log = structlog.get_logger()
+
+
+class Service:
+    """All parts, put together; `app` is the ASGI callable to serve.
+
+    The ASGI lifespan opens and closes it; whoever wants a model's refusal before that calls `load` first.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        boot = secrets.token_hex(4)
+        self.settings = settings
+        keys = settings.api_key_file
+        authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
+        self.repository = Repository(settings, clock)
+        self.sessions = SessionTable(replica=settings.replica, boot=boot, clock=clock)
+        self.metrics = Metrics(lambda: self.repository.models.values())
+        self.gate = Gate(authenticator, self.metrics, boot)
+        self.operations = Operations(settings, self.repository, self.sessions, clock)
+        self.ready = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._streams = Streams(self.gate, self.operations)
+        routes = self._fastapi()
+        self.app: App = HotLane(routes, self.gate, self.operations, self._streams) if settings.hot_lane else routes
+
+    def load(self) -> None:
+        """Load every model; raises RefusedToStart."""
+        self.repository.open()
+
+    def open(self) -> None:
+        """Load the models unless that is done, and welcome work."""
+        if not self.repository.models:
+            self.load()
+        self.ready = True
+        self._sweep()
+
+    def close(self) -> None:
+        """Refuse new work and let the models go."""
+        self.ready = False
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.repository.close()
+
+    def _sweep(self) -> None:
+        """End idle sessions now, and again in a while."""
+        if ended := self.sessions.sweep():
+            _log.info("sessions_expired", count=ended)
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    def _fastapi(self) -> FastAPI:
+        @asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+            self.open()
+            try:
+                yield
+            finally:
+                self.close()
+
+        app = FastAPI(
+            title="cellstream",
+            version=version("cellstream"),
+            summary="Recurrent networks, served with their state: one time step at a time.",
+            lifespan=lifespan,
+        )
+        app.include_router(models_router(self.gate, self.operations))
+        app.include_router(sessions_router(self.gate, self.operations))
+        app.router.routes.append(WebSocketRoute("/v1/models/{model}/stream", self._streams))
+        app.include_router(ops_router(self.gate, self.metrics, lambda: self.ready))
+        app.add_exception_handler(HTTPException, _no_route)
+        return app
+
+
+def create_app(settings: Settings, clock: Callable[[], float] = time.monotonic) -> App:
+    """Return the ASGI callable of a service; its lifespan opens and closes everything.
+
+    Raises:
+        RefusedToStart: The API key file is not one.
+    """
+    return Service(settings, clock).app
+
+
+async def _no_route(_: Request, exc: Exception) -> Response:
+    error: ServiceError = (
+        MethodNotAllowed() if isinstance(exc, HTTPException) and exc.status_code == 405 else NotFound()
+    )
+    return response(error_reply(error))

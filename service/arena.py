@@ -1,0 +1,85 @@
+"""The arena: the preallocated rows of every state, and which of them are taken."""
+
+import math
+
+import numpy as np
+import onnxruntime as ort
+
+from models.card import StateSpec
+from service.errors import RefusedToStart
+
+INITIAL = 0
+"""The slot of the initial state. Never written."""
+SINK = 1
+"""The slot that may be written and is never read."""
+RESERVED = 2
+
+
+class ArenaExhausted(Exception):
+    """No slot is free; the counts that admit sessions make this impossible."""
+
+
+class Slots:
+    """Hands out rows, the last freed first.
+
+    `_fresh` is the lowest row never handed out; `_freed` holds rows that came back. A row is leased or free, never
+    both; rows 0 and 1 are neither.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._fresh = RESERVED
+        self._freed: list[int] = []
+
+    def __repr__(self) -> str:
+        return f"<Slots {self.leased} leased, {self.free} free>"
+
+    @property
+    def leased(self) -> int:
+        return self._fresh - RESERVED - len(self._freed)
+
+    @property
+    def free(self) -> int:
+        return self.count - RESERVED - self.leased
+
+    def lease(self) -> int:
+        """Take a row; what it holds is undefined until it is written."""
+        if self._freed:
+            return self._freed.pop()
+        if self._fresh >= self.count:
+            raise ArenaExhausted
+        self._fresh += 1
+        return self._fresh - 1
+
+    def release(self, slot: int) -> None:
+        """Give a leased row back."""
+        self._freed.append(slot)
+
+
+class Arena:
+    """One tensor [slots, *shape] for each state, held where the provider computes."""
+
+    def __init__(self, states: tuple[StateSpec, ...], slots: int, device: str = "cpu") -> None:
+        self.slots = Slots(slots)
+        self.tensors: dict[str, ort.OrtValue] = {}
+        self.rows: dict[str, np.ndarray] = {}
+        """The tensors as numpy sees them; on the CPU both are one memory."""
+        for state in states:
+            try:
+                rows = np.zeros((slots, *state.shape), np.dtype(state.dtype))
+            except MemoryError as exc:
+                raise RefusedToStart(f"no memory for {slots} rows of state {state.name}: lower --state-memory") from exc
+            rows[INITIAL] = (
+                np.reshape(state.initial, state.shape) if isinstance(state.initial, tuple) else state.initial
+            )
+            self.rows[state.name] = rows
+            self.tensors[state.name] = ort.OrtValue.ortvalue_from_numpy(rows, device, 0)
+
+    def row(self, slot: int) -> dict[str, np.ndarray]:
+        """Return a copy of one row of every state (CPU only)."""
+        return {name: rows[slot].copy() for name, rows in self.rows.items()}
+
+
+def row_bytes(states: tuple[StateSpec, ...]) -> int:
+    """Return the bytes of one session's state."""
+    return sum(math.prod(state.shape) * np.dtype(state.dtype).itemsize for state in states)

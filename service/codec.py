@@ -1,0 +1,211 @@
+"""Bytes of a request → tensors as the card asks for them, and outputs → bytes of an answer.
+
+Tensors travel through the service as raw little-endian bytes, row-major (steps, *shape): a chunk of one step is
+copied once, straight into the run's input.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+
+from models.card import ModelCard, TensorSpec
+from service.batcher import Chunk, Outputs
+from service.errors import InvalidInput, MalformedJson
+
+_FORMATS = {"float32": "f", "float16": "e", "float64": "d", "int64": "q", "int32": "i", "bool": "?"}
+_JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+
+
+def load_json(body: bytes) -> Any:
+    """Parse a JSON body.
+
+    Raises:
+        MalformedJson: It is none; NaN, Infinity and numbers beyond a double are none either.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise MalformedJson(str(exc)) from exc
+
+
+class _Packer:
+    """Packs the JSON arrays of one input."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.spec = spec
+        self._format = _FORMATS[spec.dtype]
+        self._numbers = (
+            "integers" if spec.dtype.startswith("int") else "booleans" if spec.dtype == "bool" else "numbers"
+        )
+
+    def pack(self, value: Any, where: str, max_elements: int, booleans: bool) -> tuple[bytes, int]:
+        """Return the raw tensor and its steps; `booleans` tells that true or false stand somewhere in the body."""
+        spec = self.spec
+        if type(value) is not list or not value:
+            raise InvalidInput(where, f"an array of at least one step, each {self._step()}", _kind(value))
+        flat = value
+        try:
+            for dim in spec.shape:
+                if set(map(len, flat)) != {dim}:
+                    raise self._diagnosis(value, where)
+                flat = list(chain.from_iterable(flat))
+            if len(flat) > max_elements:
+                raise InvalidInput(where, f"at most {max_elements} numbers", f"{len(flat)}")
+            packed = struct.pack(f"<{len(flat)}{self._format}", *flat)
+            if (booleans or spec.dtype == "bool") and {type(v) is bool for v in flat} != {spec.dtype == "bool"}:
+                raise self._diagnosis(value, where)
+            if spec.vocabulary is not None and not (min(flat) >= 0 and max(flat) < spec.vocabulary):
+                raise InvalidInput(where, f"token ids from 0 to {spec.vocabulary - 1}", f"{min(flat)} to {max(flat)}")
+        except (TypeError, struct.error, OverflowError) as exc:
+            raise self._diagnosis(value, where) from exc
+        return packed, len(value)
+
+    def _step(self) -> str:
+        shape = self.spec.shape
+        if not shape:
+            return f"one of {self._numbers}"
+        return " of ".join(f"an array of {dim}" for dim in shape) + f" {self._numbers} ({self.spec.dtype})"
+
+    def _diagnosis(self, value: Any, where: str) -> InvalidInput:
+        """Return the error for the first place that does not fit."""
+        return self._misfit(value, where, self.spec.shape) or InvalidInput(where, self._step(), _kind(value))
+
+    def _misfit(self, value: Any, where: str, shape: tuple[int, ...]) -> InvalidInput | None:
+        for index, item in enumerate(value):
+            here = f"{where}[{index}]"
+            if not shape:
+                if not self._fits(item):
+                    return InvalidInput(here, self._number(), _kind(item))
+                continue
+            if type(item) is not list or len(item) != shape[0]:
+                got = f"an array of {len(item)}" if type(item) is list else _kind(item)
+                return InvalidInput(here, f"an array of {shape[0]}", got)
+            if (misfit := self._misfit(item, here, shape[1:])) is not None:
+                return misfit
+        return None
+
+    def _number(self) -> str:
+        return f"a finite {self.spec.dtype}" if self._format in "efd" else f"{self.spec.dtype}"
+
+    def _fits(self, item: Any) -> bool:
+        if (type(item) is bool) != (self.spec.dtype == "bool"):
+            return False
+        try:
+            struct.pack(f"<{self._format}", item)
+        except (TypeError, struct.error, OverflowError):
+            return False
+        return True
+
+
+class Codec:
+    """Reads and writes one model's tensors."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self._packers = tuple(_Packer(spec) for spec in card.inputs)
+        self._step_size = sum(math.prod(spec.shape) for spec in card.inputs)
+        self._outputs = tuple(spec.name for spec in card.outputs)
+
+    def decode_steps(self, body: bytes, max_steps: int, max_elements: int) -> Chunk:
+        """Read a step request {"inputs": …} into a chunk without an owner.
+
+        Raises:
+            MalformedJson, InvalidInput: The body is not that, or over a limit.
+        """
+        value = self._only_inputs(body)
+        return self._chunk(value, "inputs", max_steps, max_elements, _has_booleans(body))
+
+    def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
+        """Read a predict request {"inputs": [sequence, …]} into a chunk for each sequence."""
+        value = self._only_inputs(body)
+        if type(value) is not list or not value:
+            raise InvalidInput("inputs", "an array of at least one sequence", _kind(value))
+        booleans = _has_booleans(body)
+        chunks, steps_left = [], max_steps
+        for index, sequence in enumerate(value):
+            chunk = self._chunk(sequence, f"inputs[{index}]", max_steps, max_elements, booleans)
+            steps_left -= chunk.steps
+            max_elements -= chunk.steps * self._step_size
+            if steps_left < 0 or max_elements < 0:
+                raise InvalidInput("inputs", "fewer steps in all sequences together", "more than one request may have")
+            chunks.append(chunk)
+        return chunks
+
+    def encode_steps(self, chunk: Chunk) -> bytes:
+        """Return a chunk's outputs as JSON: an array (steps, *shape), or an object of them where there are several."""
+        if len(self._outputs) == 1:
+            if len(chunk.results) == 1:
+                return _one_run(*chunk.results[0])
+            return _json(_joined(chunk, 0))
+        fields = (b'"%b":%b' % (name.encode(), _json(_joined(chunk, k))) for k, name in enumerate(self._outputs))
+        return b"{%b}" % b",".join(fields)
+
+    def _only_inputs(self, body: bytes) -> Any:
+        fields = load_json(body)
+        if type(fields) is not dict or "inputs" not in fields:
+            raise InvalidInput("body", 'an object {"inputs": …}', _kind(fields))
+        if len(fields) > 1:
+            unknown = next(name for name in fields if name != "inputs")
+            raise InvalidInput("body", 'no field but "inputs"', f'a field "{unknown[:64]}"')
+        return fields["inputs"]
+
+    def _chunk(self, value: Any, where: str, max_steps: int, max_elements: int, booleans: bool) -> Chunk:
+        if len(self._packers) == 1:
+            packed, steps = self._packers[0].pack(value, where, max_elements, booleans)
+            tensors: tuple[bytes, ...] = (packed,)
+        else:
+            tensors, steps = self._several(value, where, max_elements, booleans)
+        if steps > max_steps:
+            raise InvalidInput(where, f"at most {max_steps} steps", f"{steps}")
+        return Chunk(None, tensors, steps)
+
+    def _several(self, value: Any, where: str, max_elements: int, booleans: bool) -> tuple[tuple[bytes, ...], int]:
+        names = [packer.spec.name for packer in self._packers]
+        if type(value) is not dict or sorted(value) != sorted(names):
+            got = f"an object of {', '.join(sorted(value))[:128]}" if type(value) is dict else _kind(value)
+            raise InvalidInput(where, f"an object of {', '.join(names)}", got)
+        packed = [
+            packer.pack(value[name], f"{where}.{name}", max_elements, booleans)
+            for name, packer in zip(names, self._packers, strict=True)
+        ]
+        steps = {count for _, count in packed}
+        if len(steps) > 1:
+            raise InvalidInput(where, "as many steps of each input", " and ".join(map(str, sorted(steps))))
+        return tuple(data for data, _ in packed), steps.pop()
+
+
+def _has_booleans(body: bytes) -> bool:
+    return b"true" in body or b"false" in body
+
+
+def _kind(value: Any) -> str:
+    """Name a JSON value's kind; never the value itself, which the client knows and a log should not."""
+    if type(value) is list and not value:
+        return "an empty array"
+    return _JSON_TYPES.get(type(value), "a number")
+
+
+def _json(tensor: np.ndarray) -> bytes:
+    return orjson.dumps(np.ascontiguousarray(tensor), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _joined(chunk: Chunk, output: int) -> np.ndarray:
+    parts: Sequence[np.ndarray] = [outputs.tensors[output][row, :steps] for outputs, row, steps in chunk.results]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _one_run(outputs: Outputs, row: int, steps: int) -> bytes:
+    """Return one row of a run; all its rows are written in one go, when the first is asked for."""
+    tensor = outputs.tensors[0]
+    if steps < tensor.shape[1]:
+        return _json(tensor[row, :steps])
+    if outputs.json is None:
+        depth = tensor.ndim - 1
+        opening, closing = b"[" * depth, b"]" * depth
+        text = _json(tensor)[depth + 1 : -depth - 1]
+        outputs.json = [opening + part + closing for part in text.split(closing + b"," + opening)]
+    return outputs.json[row]

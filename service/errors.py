@@ -1,0 +1,183 @@
+"""Everything a client can be told went wrong, each with its code, HTTP status and WebSocket close code.
+
+A subclass exists for each thing a client can act on. The sentence is built here, from typed arguments; `details`
+travel beside it in the answer's body, so that a program need not read the sentence.
+"""
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Base of all errors that are answered to a client."""
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+    close: ClassVar[int | None] = None
+    """WebSocket close code where the error ends a stream; None where the stream goes on."""
+
+    def __init__(self, message: str, retry_after: int | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        self.details = details
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON object that is answered."""
+        return {"code": self.code, "message": self.message, **self.details}
+
+
+class Unauthorized(ServiceError):
+    code, status, close = "unauthorized", 401, 4401
+
+    def __init__(self) -> None:
+        super().__init__("expected a valid API key, as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
+
+
+class MalformedJson(ServiceError):
+    code, status = "malformed_json", 400
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"expected a JSON body, but it cannot be read: {why}")
+
+
+class InvalidInput(ServiceError):
+    """The body is JSON, but not what the model's card asks for."""
+
+    code, status = "invalid_input", 422
+
+    def __init__(self, where: str, expected: str, got: str) -> None:
+        super().__init__(f"{where}: expected {expected}, got {got}", where=where, expected=expected, got=got)
+
+
+class StateNotFinite(ServiceError):
+    code, status = "state_not_finite", 422
+
+    def __init__(self) -> None:
+        super().__init__("the step would give a state or an output that is not finite; it was not taken")
+
+
+class BodyTooLarge(ServiceError):
+    code, status, close = "body_too_large", 413, 1009
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"expected a body of at most {limit} bytes, got a larger one", limit=limit)
+
+
+class BodyTimeout(ServiceError):
+    code, status = "body_timeout", 408
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"expected the whole body within {seconds:g} s, but it stopped coming")
+
+
+class ModelNotFound(ServiceError):
+    code, status, close = "model_not_found", 404, 4404
+
+    def __init__(self, name: str) -> None:
+        shown = name if len(name) <= 128 and name.isprintable() else "of that name"
+        super().__init__(f"no model {shown} is served here; GET /v1/models lists those that are")
+
+
+class SessionNotFound(ServiceError):
+    """Unknown, or another tenant's: the answer is the same."""
+
+    code, status, close = "session_not_found", 404, 4404
+
+    def __init__(self) -> None:
+        super().__init__("no session of this id")
+
+
+class SessionGone(ServiceError):
+    """The session was here once; its state is not."""
+
+    status, close = 410, 4410
+    sentence: ClassVar[str]
+
+    def __init__(self, last_step: int | None) -> None:
+        super().__init__(self.sentence, last_step=last_step)
+
+
+class SessionExpired(SessionGone):
+    code, sentence = "session_expired", "the session was idle for longer than its idle limit, and its state was let go"
+
+
+class SessionClosed(SessionGone):
+    code, sentence = "session_closed", "the session was deleted"
+
+
+class SessionLost(SessionGone):
+    code = "session_lost"
+    sentence = "the session lived in memory, and the process that held it has been restarted since"
+
+    def __init__(self) -> None:
+        super().__init__(last_step=None)
+
+
+class TableFull(ServiceError):
+    code, status, close = "table_full", 429, 4429
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"all {limit} sessions of this model are taken", retry_after=1, limit=limit)
+
+
+class QueueFull(ServiceError):
+    code, status = "queue_full", 503
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} requests are waiting for this model already", retry_after=1, limit=limit)
+
+
+class DeadlineExceeded(ServiceError):
+    code, status = "deadline_exceeded", 503
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the request waited {seconds:g} s for its turn; it was not run", retry_after=1)
+
+
+class EngineFailed(ServiceError):
+    code, status = "engine_failed", 500
+
+    def __init__(self) -> None:
+        super().__init__("the model could not be run; no state has changed")
+
+
+class InternalError(ServiceError):
+    """A mistake of ours; what it was is in the log, not in the answer."""
+
+    code, status, close = "internal_error", 500, 1011
+
+    def __init__(self) -> None:
+        super().__init__("the service failed to answer; its log has the request id")
+
+
+class NotFound(ServiceError):
+    code, status, close = "not_found", 404, 4404
+
+    def __init__(self) -> None:
+        super().__init__("nothing is served at this path; /docs shows what is")
+
+
+class MethodNotAllowed(ServiceError):
+    code, status = "method_not_allowed", 405
+
+    def __init__(self) -> None:
+        super().__init__("this path is served, but not with this method; /docs shows which")
+
+
+class ClientGone(Exception):
+    """The client went away before its request was whole; there is nobody to answer."""
+
+
+class ShuttingDown(ServiceError):
+    code, status, close = "shutting_down", 503, 1012
+
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down", retry_after=1)
+
+
+class RefusedToStart(Exception):
+    """The service cannot run as configured; the text is the one sentence to show."""
+
+
+class ArtefactRefused(RefusedToStart):
+    """A model file is damaged, or does not do what its card says."""

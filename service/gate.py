@@ -1,0 +1,138 @@
+"""The gate: what every operation passes, whichever way its request came.
+
+The hot lane and the FastAPI routes both call `Gate.run`, so that keys, errors, counts and request ids are one and
+the same, and the answers equal to the byte.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from itertools import count
+from typing import Any
+
+import orjson
+import structlog
+
+from service.auth import Authenticator
+from service.errors import BodyTimeout, BodyTooLarge, ClientGone, InternalError, ServiceError, Unauthorized
+from service.metrics import Metrics
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+Reply = tuple[int, Headers, bytes]
+"""Status, headers, body."""
+
+JSON = (b"content-type", b"application/json")
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
+_log = structlog.get_logger()
+
+
+class Call:
+    """One request on its way to an operation. `argument` is the id or name in its path."""
+
+    __slots__ = ("argument", "headers", "receive", "tenant")
+
+    def __init__(self, tenant: str, argument: str, headers: dict[bytes, bytes], receive: Receive) -> None:
+        self.tenant, self.argument, self.headers, self.receive = tenant, argument, headers, receive
+
+    async def body(self, limit: int, seconds: float) -> bytes:
+        """Receive the whole body; bytes are counted as they come.
+
+        Raises:
+            BodyTooLarge, BodyTimeout: It has more bytes than `limit`, or stopped coming.
+            ClientGone: The client closed the connection.
+        """
+        if (length := self.headers.get(b"content-length")) is not None and int(length) > limit:
+            raise BodyTooLarge(limit)
+        message = await self.receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            try:
+                async with asyncio.timeout(seconds):
+                    body = await self._rest(body, limit)
+            except TimeoutError as exc:
+                raise BodyTimeout(seconds) from exc
+        elif message["type"] == "http.disconnect":
+            raise ClientGone
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
+        return body
+
+    async def _rest(self, body: bytes, limit: int) -> bytes:
+        parts, size, more = [body], len(body), True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise BodyTooLarge(limit)
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+
+Operation = Callable[[Call], Awaitable[Reply]]
+
+
+class Gate:
+    """Finds the tenant, runs the operation, turns errors into answers, counts, and names the request."""
+
+    def __init__(self, authenticator: Authenticator, metrics: Metrics, boot: str) -> None:
+        self._authenticator, self._metrics = authenticator, metrics
+        self._prefix, self._count = boot, count(1)
+
+    async def run(self, name: str, operation: Operation, argument: str, scope: Scope, receive: Receive) -> Reply:
+        """Answer one HTTP request; raises nothing but ClientGone and cancellation."""
+        start = time.perf_counter()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = self.request_id(headers)
+        try:
+            tenant = self._authenticator.tenant(headers)
+            reply = await operation(Call(tenant, argument, headers, receive))
+        except ServiceError as error:
+            reply = error_reply(error)
+            if error.status >= 500:
+                _log.warning("request_failed", operation=name, code=error.code, request_id=request_id.decode())
+        except ClientGone:
+            self._metrics.answered(name, 499, time.perf_counter() - start)
+            raise
+        except Exception:
+            _log.exception("request_failed", operation=name, code=InternalError.code, request_id=request_id.decode())
+            reply = error_reply(InternalError())
+        reply[1].append((b"x-request-id", request_id))
+        self._metrics.answered(name, reply[0], time.perf_counter() - start)
+        return reply
+
+    def tenant(self, headers: dict[bytes, bytes]) -> str:
+        """Return the tenant of a WebSocket's handshake; raises Unauthorized."""
+        return self._authenticator.tenant(headers)
+
+    def request_id(self, headers: dict[bytes, bytes]) -> bytes:
+        """Return the client's id for the request where it sent a printable one, else a new one."""
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return b"%b-%x" % (self._prefix.encode(), next(self._count))
+
+
+def json_reply(body: bytes, status: int = 200, *headers: tuple[bytes, bytes]) -> Reply:
+    """Return a JSON answer."""
+    return status, [JSON, *headers], body
+
+
+def error_reply(error: ServiceError) -> Reply:
+    """Return the answer that tells of an error."""
+    reply = json_reply(orjson.dumps(error.body()), error.status)
+    if error.retry_after is not None:
+        reply[1].append((b"retry-after", b"%d" % error.retry_after))
+    if isinstance(error, Unauthorized):
+        reply[1].append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, BodyTooLarge | BodyTimeout):
+        reply[1].append((b"connection", b"close"))
+    return reply

@@ -1,0 +1,269 @@
+"""Artefacts on disk → served models: read, checked against their cards, proved, measured."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import structlog
+from pydantic import ValidationError
+
+from models.card import CARD_KEY, ModelCard, SealError, TensorSpec, check_seal
+from service.arena import INITIAL, RESERVED, Arena, row_bytes
+from service.batcher import Batcher
+from service.codec import Codec
+from service.engine import Engine
+from service.errors import ArtefactRefused, ModelNotFound, RefusedToStart
+from service.settings import Settings
+
+PROOF_SLOTS = (1_000, 100_000)
+"""A step on the larger arena may take at most PROOF_RATIO times one on the smaller: nothing copies the arena."""
+PROOF_RATIO = 1.5
+PROOF_TRIES = 5
+_PROOF_MEMORY = 256 << 20
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "float64": "tensor(double)",
+    "int64": "tensor(int64)",
+    "int32": "tensor(int32)",
+    "bool": "tensor(bool)",
+}
+
+_log = structlog.get_logger()
+
+
+class ServedModel:
+    """One model in service: its card, its arena, its engine and its batcher, and the counts of its sessions."""
+
+    def __init__(self, card: ModelCard, engine: Engine, batcher: Batcher, codec: Codec, max_sessions: int) -> None:
+        self.card, self.engine, self.batcher, self.codec = card, engine, batcher, codec
+        self.arena = engine.arena
+        self.max_sessions = max_sessions
+        self.sessions = self.sessions_created = self.sessions_expired = 0
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+
+class Repository:
+    """The models of one folder, MODEL/VERSION/model.onnx; the highest version of each is served."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+        self._settings, self._clock = settings, clock
+        self.models: dict[str, ServedModel] = {}
+
+    def find(self, name: str) -> ServedModel:
+        """Return the served model of a name.
+
+        Raises:
+            ModelNotFound: There is none.
+        """
+        try:
+            return self.models[name]
+        except KeyError:
+            raise ModelNotFound(name) from None
+
+    def open(self) -> None:
+        """Load every model, or none.
+
+        Raises:
+            RefusedToStart: The folder holds no artefact, or the provider is not there.
+            ArtefactRefused: An artefact is damaged or does not do what its card says.
+        """
+        files = newest_artefacts(self._settings.artifacts)
+        check_provider(self._settings.provider)
+        share = int(self._settings.state_memory) // len(files)
+        for name, (version, path) in sorted(files.items()):
+            self.models[name] = self._load(name, version, path, share)
+
+    def close(self) -> None:
+        for model in self.models.values():
+            model.batcher.close()
+        self.models.clear()
+
+    def _load(self, name: str, version: int, path: Path, memory: int) -> ServedModel:
+        settings = self._settings
+        session, card = open_artefact(path, settings.provider, settings.threads)
+        card = card.model_copy(update={"name": name, "version": version})
+        if settings.provider == "cpu":
+            prove_in_place(session, card, path)
+        spare = 3 * card.max_batch + RESERVED
+        slots = min(memory // max(row_bytes(card.states), 1), settings.max_sessions + spare)
+        max_sessions = slots - spare
+        if max_sessions < 1:
+            raise RefusedToStart(
+                f"{path}: {memory} bytes of state memory hold {slots} rows of {row_bytes(card.states)} bytes, but one "
+                f"session beside {spare} rows for work under way is needed: raise --state-memory"
+            )
+        engine = Engine(session, card, Arena(card.states, slots, settings.provider))
+        costs = engine.measure()
+        turn = settings.turn_ms / 1000
+        inline = settings.provider == "cpu" and costs.of(min(card.max_batch, 64), 1) <= turn
+        batcher = Batcher(
+            engine,
+            costs,
+            turn=turn,
+            inline=inline,
+            queue_limit=settings.queue_limit,
+            deadline=settings.deadline,
+            clock=self._clock,
+        )
+        return ServedModel(card, engine, batcher, Codec(card), max_sessions)
+
+
+def newest_artefacts(folder: Path) -> dict[str, tuple[int, Path]]:
+    """Return model name → (highest version, its file).
+
+    Raises:
+        RefusedToStart: There is none.
+    """
+    found: dict[str, tuple[int, Path]] = {}
+    for path in folder.glob("*/*/model.onnx"):
+        name, version = path.parts[-3:-1]
+        if not re.fullmatch(r"[1-9][0-9]{0,17}", version) or not re.fullmatch(
+            r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name
+        ):
+            continue
+        if name not in found or found[name][0] < int(version):
+            found[name] = (int(version), path)
+    if not found:
+        raise RefusedToStart(f"expected at least one artefact, {folder}/MODEL/VERSION/model.onnx, and found none")
+    return found
+
+
+def check_provider(provider: str) -> None:
+    """Raise RefusedToStart unless the installed onnxruntime has the provider."""
+    if _PROVIDERS[provider] not in ort.get_available_providers():
+        raise RefusedToStart(
+            f"--provider {provider} needs {_PROVIDERS[provider]}, but the installed onnxruntime {ort.__version__} has "
+            f"only {', '.join(ort.get_available_providers())}: install onnxruntime-gpu in its place"
+        )
+
+
+def open_artefact(path: Path, provider: str = "cpu", threads: int = 1) -> tuple[ort.InferenceSession, ModelCard]:
+    """Open a model file and check its card against its graph.
+
+    Raises:
+        ArtefactRefused: The file is damaged, no artefact, or its graph is not what its card says.
+    """
+    try:
+        data = path.read_bytes()
+        check_seal(data)
+    except OSError as exc:
+        raise ArtefactRefused(f"{path} cannot be read: {exc}") from exc
+    except SealError as exc:
+        raise ArtefactRefused(f"{path}: {exc}") from exc
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(data, options, providers=[_PROVIDERS[provider]])
+    except Exception as exc:  # onnxruntime raises a dozen types of its own
+        raise ArtefactRefused(f"{path}: onnxruntime cannot load it: {exc}") from exc
+    if provider == "cuda" and _PROVIDERS[provider] not in session.get_providers():
+        raise RefusedToStart("--provider cuda: onnxruntime has the provider, but no CUDA device could be used")
+    text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+    if text is None:
+        raise ArtefactRefused(f"{path}: expected a model card in the file's metadata, found none")
+    try:
+        card = ModelCard.model_validate_json(text)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+        raise ArtefactRefused(f"{path}: the card's {'.'.join(map(str, error['loc']))}: {error['msg']}") from exc
+    disagreement = graph_disagreement(session, card)
+    if disagreement is not None:
+        raise ArtefactRefused(f"{path}: the card disagrees with the graph: {disagreement}")
+    return session, card
+
+
+def graph_disagreement(session: ort.InferenceSession, card: ModelCard) -> str | None:
+    """Return what the card asks for and the graph has not, or None; pairs by name."""
+
+    def tensors(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        return {spec.name: (_TYPES[spec.dtype], (None, None, *spec.shape)) for spec in specs}
+
+    inputs = tensors(card.inputs) | {
+        "read_slots": ("tensor(int64)", (None,)),
+        "write_slots": ("tensor(int64)", (None,)),
+    }
+    outputs = tensors(card.outputs)
+    if card.ragged:
+        inputs["lengths"] = ("tensor(int64)", (None,))
+    for state in card.states:
+        inputs[f"arena.{state.name}"] = outputs[f"arena_out.{state.name}"] = (_TYPES[state.dtype], (None, *state.shape))
+        outputs[f"state.{state.name}"] = (_TYPES[state.dtype], (None, *state.shape))
+    for what, expected, nodes in (
+        ("input", inputs, session.get_inputs()),
+        ("output", outputs, session.get_outputs()),
+    ):
+        actual = {
+            node.name: (node.type, tuple(d if isinstance(d, int) else None for d in node.shape)) for node in nodes
+        }
+        for name, described in expected.items():
+            if name not in actual:
+                return f"expected an {what} {name}, the graph has {', '.join(sorted(actual))}"
+            if actual[name] != described:
+                return f"{what} {name}: expected {_shown(described)}, the graph has {_shown(actual[name])}"
+        extra = sorted(actual.keys() - expected.keys())
+        if extra:
+            return f"the graph has an {what} {extra[0]} that the card does not know"
+    return None
+
+
+def _shown(described: tuple[str, tuple[int | None, ...]]) -> str:
+    dtype, shape = described
+    return f"{dtype} [{', '.join('?' if dim is None else str(dim) for dim in shape)}]"
+
+
+def prove_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -> None:
+    """Show that a step costs the same on a small and a large arena, and changes no row but its own.
+
+    Raises:
+        ArtefactRefused: The graph copies its arena, or writes where it should not.
+    """
+    small, large = PROOF_SLOTS
+    large = max(small, min(large, _PROOF_MEMORY // max(row_bytes(card.states), 1)))
+    engines = [Engine(session, card, Arena(card.states, slots)) for slots in (small, large)]
+    try:
+        _prove_other_rows_stay(engines[0], path)
+        if large < 10 * small:
+            return  # rows so large that a copy of a thousand of them could not go unnoticed above
+        for _ in range(PROOF_TRIES):  # the machine may be busy elsewhere for a moment: one good comparison proves it
+            times = [[engine.time_of(1, 1, 1) for engine in engines] for _ in range(9)]
+            ratio = median(t[1] for t in times) / median(t[0] for t in times)
+            if ratio <= PROOF_RATIO:
+                return
+    except ArtefactRefused:
+        raise
+    except Exception as exc:  # onnxruntime raises a dozen types of its own
+        raise ArtefactRefused(f"{path}: the graph does not run: {exc}") from exc
+    raise ArtefactRefused(
+        f"{path}: a step on {large} slots takes {ratio:.1f} times one on {small}: the graph copies its arena"
+    )
+
+
+def _prove_other_rows_stay(engine: Engine, path: Path) -> None:
+    arena, random = engine.arena, np.random.default_rng(0)
+    for rows in arena.rows.values():
+        filler: Any = random.uniform(-1, 1, rows.shape) if rows.dtype.kind == "f" else random.integers(0, 2, rows.shape)
+        rows[:] = filler.astype(rows.dtype)
+    before = {name: rows.copy() for name, rows in arena.rows.items()}
+    binding = engine.binding(2, 1) if engine.card.max_batch > 1 else engine.binding(1, 1)
+    for view in binding.inputs:
+        view[:] = 0
+    binding.lengths[:] = 1
+    binding.read[:] = [INITIAL, 7][: binding.batch]
+    binding.write[:] = written = [11, 13][: binding.batch]
+    engine.run(binding)
+    for name, rows in arena.rows.items():
+        others = np.delete(np.arange(len(rows)), written)
+        if not np.array_equal(rows[others], before[name][others]):
+            raise ArtefactRefused(f"{path}: a step changed rows of state {name} that it was not to write")

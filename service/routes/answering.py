@@ -1,0 +1,37 @@
+"""What all routes share: how one calls its operation, and how it is documented."""
+
+from typing import Any
+
+from fastapi import Request, Response
+from pydantic import BaseModel
+
+from service.errors import ClientGone
+from service.gate import Gate, Operation, Reply
+from service.schemas import ErrorBody
+
+
+async def answer(gate: Gate, name: str, operation: Operation, argument: str, request: Request) -> Response:
+    """Run an operation behind the gate and return its answer, byte for byte what the hot lane sends."""
+    try:
+        return response(await gate.run(name, operation, argument, request.scope, request.receive))
+    except ClientGone:
+        return Response(status_code=400)  # nobody is there to read it
+
+
+def response(reply: Reply) -> Response:
+    """Return an operation's answer as FastAPI wants it."""
+    status, headers, body = reply
+    result = Response(body, status_code=status)
+    result.raw_headers = [*headers, (b"content-length", b"%d" % len(body))] if status != 204 else headers
+    return result
+
+
+def body_of(schema: type[BaseModel], required: bool = True) -> dict[str, Any]:
+    """Document a request body that the operation itself reads."""
+    content = {"application/json": {"schema": schema.model_json_schema()}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the errors a route answers, beside those of every route."""
+    return {status: {"model": ErrorBody} for status in (401, *statuses)}

@@ -1,0 +1,47 @@
+"""Models: what is served, whole-sequence predictions, new sessions."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.gate import Gate
+from service.operations import Operations
+from service.routes.answering import answer, body_of, errors
+from service.schemas import ModelAnswer, ModelList, OpenSession, PredictAnswer, PredictRequest, SessionAnswer
+
+
+def models_router(gate: Gate, operations: Operations) -> APIRouter:
+    """Return the routes under /v1/models."""
+    router = APIRouter(prefix="/v1/models", tags=["models"])
+
+    @router.get("", response_model=ModelList, responses=errors())
+    async def list_models(request: Request) -> Response:
+        """List the models that are served."""
+        return await answer(gate, "list_models", operations.list_models, "", request)
+
+    @router.get("/{model}", response_model=ModelAnswer, responses=errors(404))
+    async def describe_model(request: Request, model: str) -> Response:
+        """Show a model's card, and how it is run here."""
+        return await answer(gate, "describe_model", operations.describe_model, model, request)
+
+    @router.post(
+        "/{model}/predict",
+        response_model=PredictAnswer,
+        responses=errors(400, 404, 413, 422, 503),
+        openapi_extra=body_of(PredictRequest),
+    )
+    async def predict(request: Request, model: str) -> Response:
+        """Run whole sequences, of any lengths, from the initial state. Nothing is kept of them."""
+        return await answer(gate, "predict", operations.predict, model, request)
+
+    @router.post(
+        "/{model}/sessions",
+        status_code=201,
+        tags=["sessions"],
+        response_model=SessionAnswer,
+        responses=errors(400, 404, 413, 422, 429),
+        openapi_extra=body_of(OpenSession, required=False),
+    )
+    async def open_session(request: Request, model: str) -> Response:
+        """Open a session at the model's initial state; `Location` is its address."""
+        return await answer(gate, "open_session", operations.open_session, model, request)
+
+    return router

@@ -1,0 +1,98 @@
+"""Bodies of requests and answers, as the API's documentation shows them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = float | int
+Tensor = list[Any] | dict[str, Any]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ErrorBody(BaseModel):
+    """Every error: a code for programs, a sentence for people, and details beside them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str = Field(examples=["session_not_found"])
+    message: str = Field(examples=["no session of this id"])
+
+
+class StepRequest(_Body):
+    """One chunk: T consecutive time steps of one session."""
+
+    inputs: Tensor = Field(
+        description="(T, features) numbers, or (T,) token ids; name → array where the model has several inputs",
+        examples=[[[5.0], [11.0]]],
+    )
+
+
+class StepAnswer(_Body):
+    outputs: Tensor = Field(description="(T, outputs) numbers", examples=[[[7.2], [13.9]]])
+    step: int = Field(description="index of the chunk's last step; a session's first step is 1", examples=[2])
+    replayed: bool = Field(description="whether this is the stored answer of a request that was sent again")
+
+
+class PredictRequest(_Body):
+    """Whole sequences, of any lengths; nothing is kept of them."""
+
+    inputs: list[Tensor] = Field(examples=[[[[5.0], [11.0]], [[16.0]]]])
+
+
+class PredictAnswer(_Body):
+    outputs: list[Tensor] = Field(examples=[[[[7.2], [13.9]], [[18.4]]]])
+
+
+class OpenSession(_Body):
+    """How to open a session; everything has a default."""
+
+    idle_limit: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="seconds after which the idle session ends"
+    )
+
+
+class SessionAnswer(_Body):
+    session_id: str
+    model: str
+    version: int
+    step: int = Field(description="time steps taken so far")
+    durability: Literal["memory"] = Field(description="memory: lost with the process, and then says so")
+    expires_at: str = Field(description="when it ends unless it is used before (RFC 3339)")
+
+
+class EngineAnswer(_Body):
+    """How a model is run here, as measured when it was loaded."""
+
+    provider: str
+    threads: int
+    runs_on: Literal["loop", "thread"] = Field(description="loop: a run is shorter than a thread hop is worth")
+    run_us: float = Field(description="µs a run takes by itself")
+    step_us: float = Field(description="µs more for each time step")
+    row_us: float = Field(description="µs more for each row and time step")
+    max_batch: int = Field(description="most rows in one run here")
+
+
+class ModelSummary(_Body):
+    name: str
+    version: int
+    description: str
+    cell: str
+    sessions: int
+    max_sessions: int
+
+
+class ModelList(_Body):
+    models: list[ModelSummary]
+
+
+class ModelAnswer(ModelSummary):
+    card: dict[str, Any] = Field(description="the model card, as exported")
+    engine: EngineAnswer
+    state_bytes: int = Field(description="bytes of state a session takes")
+
+
+class Health(_Body):
+    status: Literal["live", "ready", "starting"]

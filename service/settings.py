@@ -1,0 +1,78 @@
+"""Every setting, by environment variable (CELLSTREAM_…) and by flag (python -m service --help)."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import ByteSize, Field, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{1,32}$")]
+
+
+class Settings(BaseSettings):
+    """Serve recurrent networks with their state, one step at a time."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CELLSTREAM_",
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        frozen=True,
+        extra="forbid",
+    )
+
+    artifacts: Path = Field(Path("artifacts"), description="folder of artefacts: MODEL/VERSION/model.onnx")
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback only with API keys")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    api_key_file: Path | None = Field(None, description="file of API keys, a line each: tenant:sha256-of-the-key")
+    replica: Name = Field("r0", description="this replica's name, the first part of every session id")
+
+    provider: Literal["cpu", "cuda"] = Field("cpu", description="onnxruntime's execution provider")
+    threads: int = Field(1, ge=1, le=256, description="intra-op threads of onnxruntime for each model")
+    turn_ms: float = Field(2.0, gt=0, le=1000, description="the longest turn of the engine; longer work is cut")
+
+    state_memory: ByteSize = Field(ByteSize(1 << 30), description="memory for all sessions' states, such as 512MiB")
+    max_sessions: int = Field(1_000_000, ge=1, description="most sessions of one model; fewer where memory ends sooner")
+    idle_limit: float = Field(900.0, gt=0, allow_inf_nan=False, description="seconds after which an idle session ends")
+    max_idle_limit: float = Field(86_400.0, gt=0, description="most seconds a client may ask for as its idle limit")
+
+    queue_limit: int = Field(1024, ge=1, description="most requests waiting for one model; one more is refused")
+    deadline: float = Field(5.0, gt=0, description="seconds a request may wait for its turn")
+    step_body: ByteSize = Field(ByteSize(1 << 20), description="largest body of a step request")
+    step_steps: int = Field(1024, ge=1, description="most time steps in one step request")
+    step_elements: int = Field(65_536, ge=1, description="most numbers in one step request")
+    predict_body: ByteSize = Field(ByteSize(16 << 20), description="largest body of a predict request")
+    predict_steps: int = Field(
+        65_536, ge=1, description="most time steps, all sequences together, in one predict request"
+    )
+    predict_elements: int = Field(1 << 20, ge=1, description="most numbers in one predict request")
+    frame_size: ByteSize = Field(ByteSize(256 << 10), description="largest WebSocket message")
+    body_timeout: float = Field(10.0, gt=0, description="seconds within which a begun body has to arrive whole")
+
+    hot_lane: bool = Field(
+        True, description="answer steps, predictions and streams in front of FastAPI, not through it"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to print")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
+
+    @model_validator(mode="after")
+    def _keys_where_others_can_reach(self) -> Self:
+        if self.api_key_file is None and not is_loopback(self.host):
+            raise ValueError(
+                f"--host {self.host} can be reached from other machines, so it needs API keys: give --api-key-file, "
+                "or listen on 127.0.0.1"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

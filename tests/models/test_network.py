@@ -1,0 +1,139 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from models.cells import CELLS
+from models.network import CheckpointError, Network, NetworkConfig, Scaler
+
+
+def make_network(cell: str = "lstm", **fields: Any) -> Network:
+    torch.manual_seed(5)
+    sizes = {"input_size": 2, "hidden_size": 6, "output_size": 3, "num_layers": 2}
+    return Network(NetworkConfig.model_validate({"cell": cell, **sizes, **fields})).eval()
+
+
+def test_states_are_named_by_layer() -> None:
+    """Each layer's states carry the layer's number, h before c, and have a row for each sequence."""
+    network = make_network()
+    _, state = network(torch.randn(4, 7, 2))
+    assert list(state) == ["layer0.h", "layer0.c", "layer1.h", "layer1.c"]
+    assert list(state) == [spec.name for spec in network.states]
+    assert all(rows.shape == (4, 6) for rows in state.values())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_carried_state_continues_the_sequence(cell: str) -> None:
+    """Two halves with the state carried over give what the whole gives."""
+    network = make_network(cell)
+    x = torch.randn(3, 10, 2)
+    whole, after = network(x)
+    first, state = network(x[:, :4])
+    second, state = network(x[:, 4:], state)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(state, after, atol=1e-6, rtol=1e-5)
+
+
+def test_scalers_take_and_give_raw_units() -> None:
+    """A network with scalers is the bare one between (x − mean) / std and y · std + mean."""
+    scalers: dict[str, Any] = {
+        "input_scaler": Scaler(mean=(10.0, -4.0), std=(2.0, 0.5)),
+        "output_scaler": Scaler(mean=(100.0, 0.0, 1.0), std=(30.0, 1.0, 0.1)),
+    }
+    bare, scaled = make_network(), make_network(**scalers)
+    x = torch.randn(2, 5, 2)
+    raw = x * torch.tensor([2.0, 0.5]) + torch.tensor([10.0, -4.0])
+    wanted = bare(x)[0] * torch.tensor([30.0, 1.0, 0.1]) + torch.tensor([100.0, 0.0, 1.0])
+    torch.testing.assert_close(scaled(raw)[0], wanted, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_saved_network_comes_back_whole(cell: str, tmp_path: Path) -> None:
+    """Save and load keep the configuration, every weight, the digest and the outputs, bit for bit."""
+    network = make_network(cell, input_scaler=Scaler(mean=(1.0, 2.0), std=(3.0, 0.1)), features=("a", "b"))
+    network.save(tmp_path / "network.safetensors")
+    loaded = Network.load(tmp_path / "network.safetensors")
+    x = torch.randn(2, 5, 2)
+    assert loaded.config == network.config
+    assert loaded.weights_sha256() == network.weights_sha256()
+    assert torch.equal(loaded(x)[0], network(x)[0])
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    """A checkpoint depends on the network alone."""
+    network = make_network(cell_options={"forget_bias": 2.0})
+    for name in ("a", "b"):
+        network.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_token_ids_are_embedded() -> None:
+    """A network with a vocabulary reads int64 ids without a feature axis."""
+    network = make_network(vocabulary=11, output_size=11, feedback=True)
+    y, _ = network(torch.randint(0, 11, (4, 6)))
+    assert y.shape == (4, 6, 11)
+    (spec,) = network.inputs
+    assert (spec.dtype, spec.shape, spec.vocabulary) == ("int64", (), 11)
+
+
+def test_the_digest_sees_every_weight_and_scaler() -> None:
+    """One changed weight, or another scaler, is another digest."""
+    digests = {make_network().weights_sha256(), make_network().weights_sha256()}
+    assert len(digests) == 1
+    changed = make_network()
+    with torch.no_grad():
+        changed.head.bias[0] += 1e-3
+    digests.add(changed.weights_sha256())
+    digests.add(make_network(input_scaler=Scaler(mean=(0.0, 0.0), std=(1.0, 2.0))).weights_sha256())
+    assert len(digests) == 3
+
+
+def test_files_that_are_not_ours_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    """A missing, foreign, truncated or inconsistent file says what is wrong with it."""
+    path = tmp_path / "network.safetensors"
+    with pytest.raises(CheckpointError, match="no such file"):
+        Network.load(path)
+    path.write_bytes(b"not safetensors at all, but long enough to look like something")
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        Network.load(path)
+    save_file({"w": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match=r"not one written by Network\.save"):
+        Network.load(path)
+    save_file({"w": torch.zeros(2)}, path, metadata={"cellstream.network": '{"cell": "none"}'})
+    with pytest.raises(CheckpointError, match="configuration cannot be used"):
+        Network.load(path)
+    save_file({"w": torch.zeros(2)}, path, metadata={"cellstream.network": make_network().config.model_dump_json()})
+    with pytest.raises(CheckpointError, match="do not fit its configuration"):
+        Network.load(path)
+    make_network().save(path)
+    whole = path.read_bytes()
+    for cut in (4, 100, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+            Network.load(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"cell": "lstmm"}, "no cell is called 'lstmm'; there are gru"),
+        ({"cell_options": {"forget_bais": 1.0}}, "forget_bais"),
+        ({"input_scaler": Scaler(mean=(0.0,), std=(1.0,))}, "the input scaler is for 1 features, the network has 2"),
+        ({"vocabulary": 3, "input_scaler": Scaler(mean=(0.0, 0.0), std=(1.0, 1.0))}, "cannot be scaled"),
+        ({"features": ("a", "b", "c")}, "3 features named"),
+        ({"feedback": True}, "3 are not 2"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    """What does not fit together is refused when the configuration is made, not when the network runs."""
+    with pytest.raises(ValidationError, match=sentence):
+        make_network(**{"cell": "lstm", **fields})
+
+
+def test_a_scaler_divides_by_nothing_but_positive_numbers() -> None:
+    """A feature that never varies cannot be scaled by its deviation."""
+    with pytest.raises(ValidationError, match="above zero"):
+        Scaler(mean=(1.0,), std=(0.0,))
