@@ -1,0 +1,106 @@
+"""The table's times and limits are exact, and no pass ever looks at all sessions."""
+
+from pathlib import Path
+
+import pytest
+
+from service.app import Service
+from service.errors import SessionClosed, SessionExpired, SessionNotFound, TableFull
+from service.sessions import TOMBSTONE_SECONDS, Phase, SessionTable
+from service.settings import Settings
+from tests.fakes import FakeClock
+
+
+@pytest.fixture
+def table(service: Service) -> SessionTable:
+    return service.sessions
+
+
+def test_each_session_has_its_own_idle_limit(table: SessionTable, service: Service, clock: FakeClock) -> None:
+    """Sessions end when their own limit has passed, to the instant, whether swept or asked for."""
+    model = service.repository.find("lstm")
+    short, long = table.create("t", model, 2.5), table.create("t", model, 60)
+    clock.advance(2.4)
+    assert table.find(short.id, "t") is short
+    clock.advance(0.1)
+    with pytest.raises(SessionExpired):
+        table.find(short.id, "t")
+    assert table.find(long.id, "t") is long
+    clock.advance(61)
+    assert table.sweep() == 1
+    assert len(table) == 0
+    assert table._buckets.keys() <= {0} or not any(table._buckets.values())
+
+
+def test_a_sweep_looks_only_at_what_is_due(table: SessionTable, service: Service, clock: FakeClock) -> None:
+    """A session that was used since is put off, not ended."""
+    model = service.repository.find("lstm")
+    session = table.create("t", model, 10)
+    clock.advance(9)
+    session.advanced(0, 1, clock())
+    clock.advance(2)
+    assert table.sweep() == 0
+    clock.advance(10)
+    assert table.sweep() == 1
+
+
+def test_an_ended_session_leaves_nothing_but_a_tombstone(
+    table: SessionTable, service: Service, clock: FakeClock
+) -> None:
+    """Closing frees its bucket at once, and after an hour its id is unknown."""
+    session = table.create("t", service.repository.find("lstm"), 900)
+    table.close(session)
+    assert not any(table._buckets.values())
+    with pytest.raises(SessionClosed):
+        table.find(session.id, "t")
+    with pytest.raises(SessionNotFound):
+        table.find(session.id, "other")
+    clock.advance(TOMBSTONE_SECONDS + 1)
+    table.sweep()
+    with pytest.raises(SessionNotFound):
+        table.find(session.id, "t")
+
+
+def test_tombstones_are_bounded(service: Service, clock: FakeClock) -> None:
+    """Only the newest are kept."""
+    table = SessionTable(replica="r0", boot="b", clock=clock, tombstones=3)
+    model = service.repository.find("lstm")
+    ids = []
+    for _ in range(5):
+        session = table.create("t", model, 900)
+        table.close(session)
+        ids.append(session.id)
+    assert len(table._tombstones) == 3
+    with pytest.raises(SessionNotFound):
+        table.find(ids[0], "t")
+
+
+def test_the_limit_is_exact(table: SessionTable, service: Service) -> None:
+    """Never one session more than the limit, however they come and go."""
+    model = service.repository.find("lstm")
+    live = [table.create("t", model, 900) for _ in range(model.max_sessions)]
+    for _ in range(100):
+        with pytest.raises(TableFull):
+            table.create("t", model, 900)
+        table.close(live.pop())
+        live.append(table.create("t", model, 900))
+    assert model.sessions == model.max_sessions
+
+
+def test_a_session_ends_once(table: SessionTable, service: Service) -> None:
+    """An illegal transition names what was expected and what was found."""
+    session = table.create("t", service.repository.find("lstm"), 900)
+    table.close(session)
+    assert session.phase is Phase.CLOSED
+    with pytest.raises(ValueError, match="expected a live session, found <Session"):
+        table.close(session)
+
+
+def test_ids_cannot_be_guessed(table: SessionTable, service: Service, artifacts: Path) -> None:
+    """Ids carry 128 random bits behind the replica's and the start's names."""
+    model = service.repository.find("lstm")
+    ids = {table.create("t", model, 900).id for _ in range(20)}
+    assert len(ids) == 20
+    assert {len(session_id.rsplit("-", 1)[1]) for session_id in ids} == {32}
+    assert all(session_id.startswith("r0-") for session_id in ids)
+    assert Settings(artifacts=artifacts).replica == "r0"
