@@ -14,6 +14,7 @@ from service.app import Service
 from service.arena import row_bytes
 from service.errors import RefusedToStart
 from service.logs import configure_logs
+from service.protocol import GatheringProtocol
 from service.settings import Settings
 
 _log = structlog.get_logger()
@@ -52,7 +53,7 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=GatheringProtocol,
         ws="websockets-sansio",
         ws_max_size=int(settings.frame_size),
         ws_per_message_deflate=False,
@@ -60,6 +61,7 @@ def main() -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         lifespan="on",
     )
     Server(config, service).run()

@@ -45,7 +45,7 @@ class Service:
         authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
         self.repository = Repository(settings, clock)
         self.sessions = SessionTable(replica=settings.replica, boot=boot, clock=clock)
-        self.metrics = Metrics(lambda: self.repository.models.values())
+        self.metrics = Metrics(lambda: [(model.name, model.counts()) for model in self.repository.models.values()])
         self.gate = Gate(authenticator, self.metrics, boot)
         self.operations = Operations(settings, self.repository, self.sessions, clock)
         self.ready = False

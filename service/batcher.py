@@ -89,6 +89,7 @@ class Chunk:
             ]
         for view, into in zip(self._views, binding.inputs, strict=True):
             into[row, :steps] = view[self.done : self.done + steps]
+            into[row, steps:] = 0
 
 
 class Entry:
@@ -187,22 +188,25 @@ class Batcher:
         """Take a batch, run it, settle it: on the loop, or in the engine's thread."""
         batch, steps = self._take(self._clock())
         if not batch:
-            self._scheduled = bool(self._short or self._long)
-            if self._scheduled:
-                asyncio.get_running_loop().call_soon(self._turn)
+            self._go_on()
             return
-        binding = self._prepare(batch, steps)
+        binding, write = self._prepare(batch, steps)
         if self._thread is None:
             failure = None
             try:
                 self._engine.run(binding)
             except Exception as exc:  # whatever onnxruntime raises, every waiter is answered
                 failure = exc
-            self._settle(batch, binding, failure)
+            self._settle(batch, binding, write, failure)
             return
-        loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._thread, self._engine.run, binding)
-        done.add_done_callback(lambda run: self._settle(batch, binding, run.exception()))
+        done = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
+        done.add_done_callback(lambda run: self._settle(batch, binding, write, run.exception()))
+
+    def _go_on(self) -> None:
+        """Take another turn while anybody waits."""
+        self._scheduled = bool(self._short or self._long)
+        if self._scheduled:
+            asyncio.get_running_loop().call_soon(self._turn)
 
     def _take(self, now: float) -> tuple[list[Chunk], int]:
         """Return the next batch, and how many time steps it runs; both lanes in turn while both wait."""
@@ -211,27 +215,29 @@ class Batcher:
         lane = self._long if long else self._short
         batch: list[Chunk] = []
         room = self.max_rows
-        while lane and len(batch) < room:
+        while lane and room:
             chunk = lane.popleft()
-            entry = chunk.entry
+            entry, owner = chunk.entry, chunk.owner
             if entry.future.done():  # its waiter was cancelled
                 self._fail(chunk, None)
-            elif not entry.started and now > entry.deadline:
+            elif now > entry.deadline and not entry.started:
                 self._fail(chunk, DeadlineExceeded(self._deadline))
-            elif chunk.owner is not None and (refusal := chunk.owner.refusal()) is not None:
+            elif owner is not None and (refusal := owner.refusal()) is not None:
                 self._fail(chunk, refusal)
             else:
                 entry.started = True
                 batch.append(chunk)
-        return batch, self._steps_to_run(batch) if batch else 0
+                room -= 1
+        return batch, self._steps_to_run(batch)
 
     def _steps_to_run(self, batch: list[Chunk]) -> int:
         """Return for how many steps all rows run; a row that ends sooner is padded while that is cheaper than a run."""
-        left = sorted(chunk.steps - chunk.done for chunk in batch)
-        steps = left[0]
-        if left[-1] == 1:
+        left = [chunk.steps - chunk.done for chunk in batch]
+        steps, longest = min(left, default=1), max(left, default=1)
+        if longest == 1:
             return 1
-        if self._engine.card.ragged:
+        if steps < longest and self._engine.card.ragged:
+            left.sort()
             padding = 0.0
             for rows, (ended, longer) in enumerate(pairwise(left), start=1):
                 padding += rows * (longer - ended) * self.costs.row
@@ -241,64 +247,61 @@ class Batcher:
         limit = min(self.costs.steps_within(self._turn_seconds / 2, len(batch)), MAX_ROW_STEPS // len(batch))
         return max(1, min(steps, limit))
 
-    def _prepare(self, batch: list[Chunk], steps: int) -> Binding:
-        """Fill a binding: inputs, lengths, the row each chunk reads and a fresh one that it writes."""
+    def _prepare(self, batch: list[Chunk], steps: int) -> tuple[Binding, list[int]]:
+        """Fill a binding: inputs, lengths, the slot each chunk reads and a fresh one that it writes."""
         binding = self._engine.binding(len(batch), steps)
+        lengths = None
         if all(chunk.steps == steps for chunk in batch):
             for index, raw in enumerate(binding.raw):
                 raw[:] = b"".join([chunk.inputs[index] for chunk in batch])
-            binding.lengths[:] = steps
         else:
-            for row, chunk in enumerate(batch):
-                run = min(steps, chunk.steps - chunk.done)
-                binding.lengths[row] = run
-                chunk.fill(binding, row, run)
-                if run < steps:
-                    for view in binding.inputs:
-                        view[row, run:] = 0
-        binding.read[:] = [chunk.slot if chunk.done or chunk.owner is None else chunk.owner.slot for chunk in batch]
+            lengths = [min(steps, chunk.steps - chunk.done) for chunk in batch]
+            for row, (chunk, length) in enumerate(zip(batch, lengths, strict=True)):
+                chunk.fill(binding, row, length)
+        binding.set_lengths(lengths)
         lease = self._slots.lease
-        binding.write[:] = [
-            SINK if chunk.owner is None and chunk.steps - chunk.done <= steps else lease() for chunk in batch
-        ]
-        return binding
+        write = [SINK if chunk.owner is None and chunk.steps - chunk.done <= steps else lease() for chunk in batch]
+        binding.set_slots(
+            [chunk.slot if chunk.owner is None or chunk.done else chunk.owner.slot for chunk in batch], write
+        )
+        return binding, write
 
-    def _settle(self, batch: list[Chunk], binding: Binding, failure: BaseException | None) -> None:
+    def _settle(self, batch: list[Chunk], binding: Binding, write: list[int], failure: BaseException | None) -> None:
         """Flip what went well, let go of what did not, answer who is done, queue the rest again."""
-        write, steps, now = binding.write.tolist(), binding.steps, self._clock()
         if failure is not None:
             _log.error("engine_failed", model=self._engine.card.name, batch=len(batch), error=str(failure))
             for chunk, slot in zip(batch, write, strict=True):
                 self._release(slot)
                 self._fail(chunk, EngineFailed())
-        else:
-            outputs = Outputs([tensor.copy() for tensor in binding.outputs])
-            bad = binding.unfinite_rows()
-            self.runs += 1
-            self.rows += len(batch)
-            again: list[Chunk] = []
-            for row, (chunk, slot) in enumerate(zip(batch, write, strict=True)):
-                left = chunk.steps - chunk.done
-                if (bad is not None and bad[row]) or chunk.entry.future.done():
-                    self._release(slot)
-                    self._fail(chunk, StateNotFinite())
-                    continue
-                if chunk.done:
-                    self._release(chunk.slot)
-                taken = steps if steps < left else left
-                chunk.slot = slot
-                chunk.done += taken
-                self.row_steps += taken
-                chunk.results.append((outputs, row, taken))
-                if taken < left:
-                    again.append(chunk)
-                else:
-                    self._finish(chunk, now)
-            for chunk in reversed(again):
-                self._lane(chunk).appendleft(chunk)
-        self._scheduled = bool(self._short or self._long)
-        if self._scheduled:
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._go_on()
+            return
+        steps, now = binding.steps, self._clock()
+        outputs = Outputs([tensor.copy() for tensor in binding.outputs])
+        bad = binding.unfinite_rows()
+        self.runs += 1
+        self.rows += len(batch)
+        again: list[Chunk] = []
+        for row, chunk in enumerate(batch):
+            slot = write[row]
+            if chunk.entry.future.done() or (bad is not None and bad[row]):
+                self._release(slot)
+                self._fail(chunk, StateNotFinite())
+                continue
+            if chunk.done:
+                self._release(chunk.slot)
+            left = chunk.steps - chunk.done
+            taken = steps if steps < left else left
+            self.row_steps += taken
+            chunk.slot = slot
+            chunk.done += taken
+            chunk.results.append((outputs, row, taken))
+            if taken < left:
+                again.append(chunk)
+            else:
+                self._finish(chunk, now)
+        for chunk in reversed(again):
+            self._lane(chunk).appendleft(chunk)
+        self._go_on()
 
     # ------------------------------------------------------------------ out
 

@@ -39,6 +39,8 @@ class _Packer:
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
         self._format = _FORMATS[spec.dtype]
+        self._one = struct.Struct(f"<{math.prod(spec.shape)}{self._format}").pack
+        self._plain = len(spec.shape) == 1 and spec.vocabulary is None and spec.dtype != "bool"
         self._numbers = (
             "integers" if spec.dtype.startswith("int") else "booleans" if spec.dtype == "bool" else "numbers"
         )
@@ -46,6 +48,11 @@ class _Packer:
     def pack(self, value: Any, where: str, max_elements: int, booleans: bool) -> tuple[bytes, int]:
         """Return the raw tensor and its steps; `booleans` tells that true or false stand somewhere in the body."""
         spec = self.spec
+        if self._plain and not booleans and type(value) is list and len(value) == 1 and type(value[0]) is list:
+            try:  # one step of plain numbers: packing checks their count, kind and range
+                return self._one(*value[0]), 1
+            except (struct.error, OverflowError) as exc:
+                raise self._diagnosis(value, where) from exc
         if type(value) is not list or not value:
             raise InvalidInput(where, f"an array of at least one step, each {self._step()}", _kind(value))
         flat = value

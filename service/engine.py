@@ -1,6 +1,7 @@
 """The engine: an onnxruntime session over an arena. One run is one batch; nothing else computes."""
 
 import math
+import struct
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -41,24 +42,25 @@ class Costs:
 class Binding:
     """The prepared inputs and outputs of one (batch, steps) shape.
 
-    Fill `inputs`, `lengths`, `read` and `write`, run, then read `outputs` before the next run of any binding: all
-    bindings of an engine share their memory.
+    Fill `inputs`, set slots and lengths, run, then read `outputs` before the next run of any binding: all bindings of
+    an engine share the memory of inputs and outputs. `_full` tells that all lengths are `steps`.
     """
 
     __slots__ = (
         "_checked",
         "_finite",
         "_floats",
+        "_full",
+        "_lengths",
         "_mixed",
+        "_pack_slots",
+        "_slots",
         "batch",
         "inputs",
         "io",
-        "lengths",
         "outputs",
         "raw",
-        "read",
         "steps",
-        "write",
     )
 
     def __init__(self, engine: "Engine", batch: int, steps: int) -> None:
@@ -72,13 +74,14 @@ class Binding:
             self._bind_input(spec.name, view)
             self.inputs.append(view)
             self.raw.append(view.reshape(-1).view(np.uint8).data)
-        self.lengths = engine.buffer("lengths", np.dtype(np.int64), (batch,))
-        self.read = engine.buffer("read_slots", np.dtype(np.int64), (batch,))
-        self.write = engine.buffer("write_slots", np.dtype(np.int64), (batch,))
+        self._lengths, self._full = np.full(batch, steps, np.int64), True
         if card.ragged:
-            self._bind_input("lengths", self.lengths)
-        self._bind_input("read_slots", self.read)
-        self._bind_input("write_slots", self.write)
+            self._bind_input("lengths", self._lengths)
+        slots = np.zeros((2, batch), np.int64)
+        self._bind_input("read_slots", slots[0])
+        self._bind_input("write_slots", slots[1])
+        self._slots = slots.reshape(-1).view(np.uint8).data
+        self._pack_slots = struct.Struct(f"={2 * batch}q").pack_into
         for name, tensor in arena.tensors.items():
             self.io.bind_ortvalue_input(f"arena.{name}", tensor)
             self.io.bind_ortvalue_output(f"arena_out.{name}", tensor)
@@ -111,6 +114,19 @@ class Binding:
         self._mixed = any(view.dtype != np.float32 for view in self._checked)
         self.outputs = views[: len(card.outputs)]
 
+    def set_slots(self, read: list[int], write: list[int]) -> None:
+        """Set the slot that each row reads and the one it writes."""
+        self._pack_slots(self._slots, 0, *read, *write)
+
+    def set_lengths(self, lengths: list[int] | None) -> None:
+        """Set each row's true length; None stands for `steps` in every row."""
+        if lengths is not None:
+            self._lengths[:] = lengths
+            self._full = False
+        elif not self._full:
+            self._lengths[:] = self.steps
+            self._full = True
+
     def unfinite_rows(self) -> np.ndarray | None:
         """Return which rows (batch,) have an output or a new state that is not finite; None where all are."""
         np.isfinite(self._floats, out=self._finite)
@@ -129,7 +145,6 @@ class Engine:
         self.session, self.card, self.arena = session, card, arena
         self._bindings: dict[tuple[int, int], Binding] = {}
         self._memory: dict[str, np.ndarray] = {}
-        self._run = getattr(session._sess, "run_with_iobinding", None)
 
     def buffer(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
         """Return the named buffer's first elements in the given shape; a grown buffer leaves old bindings theirs."""
@@ -161,9 +176,8 @@ class Engine:
         binding = self.binding(batch, steps)
         for view in binding.inputs:
             view[:] = 0
-        binding.lengths[:] = steps
-        binding.read[:] = INITIAL
-        binding.write[:] = SINK
+        binding.set_lengths(None)
+        binding.set_slots([INITIAL] * batch, [SINK] * batch)
         self.run(binding)
 
     def time_of(self, batch: int, steps: int, rounds: int = 5) -> float:

@@ -47,11 +47,11 @@ class Call:
             BodyTooLarge, BodyTimeout: It has more bytes than `limit`, or stopped coming.
             ClientGone: The client closed the connection.
         """
-        if (length := self.headers.get(b"content-length")) is not None and int(length) > limit:
-            raise BodyTooLarge(limit)
         message = await self.receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
+            if int(self.headers.get(b"content-length", b"0")) > limit:
+                raise BodyTooLarge(limit)
             try:
                 async with asyncio.timeout(seconds):
                     body = await self._rest(body, limit)

@@ -10,15 +10,27 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.repository import ServedModel
-
 _BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Metrics(Collector):
-    """All numbers of the service."""
+_COUNTERS = {
+    "steps": "Time steps run, of sessions and predictions",
+    "runs": "Runs of the engine",
+    "rows": "Rows of all runs; divided by the runs, the mean batch",
+    "sessions_created": "Sessions opened",
+    "sessions_expired": "Sessions that ended by their idle limit",
+}
+_GAUGES = {
+    "sessions_active": "Live sessions",
+    "queue_entries": "Requests waiting or running",
+    "slots_free": "Rows of the arena that are free",
+}
 
-    def __init__(self, models: Callable[[], Iterable[ServedModel]]) -> None:
+
+class Metrics(Collector):
+    """All numbers of the service; `models` gives each model's name and its present counts."""
+
+    def __init__(self, models: Callable[[], Iterable[tuple[str, dict[str, int]]]]) -> None:
         self._models = models
         self._requests: dict[tuple[str, int], int] = {}
         self._durations: dict[str, list[float]] = {}
@@ -29,8 +41,9 @@ class Metrics(Collector):
         """Count one answered request."""
         key = (operation, status)
         self._requests[key] = self._requests.get(key, 0) + 1
-        counts = self._durations.get(operation)
-        if counts is None:
+        try:
+            counts = self._durations[operation]
+        except KeyError:
             counts = self._durations[operation] = [0.0] * (len(_BOUNDS) + 2)
         counts[bisect_left(_BOUNDS, seconds)] += 1
         counts[-1] += seconds
@@ -58,25 +71,10 @@ class Metrics(Collector):
         yield from self._of_models()
 
     def _of_models(self) -> Iterable[Metric]:
-        counters: tuple[tuple[str, str, Callable[[ServedModel], float]], ...] = (
-            ("cellstream_steps", "Time steps run, of sessions and predictions", lambda m: m.batcher.row_steps),
-            ("cellstream_runs", "Runs of the engine", lambda m: m.batcher.runs),
-            ("cellstream_rows", "Rows of all runs; divided by the runs, the mean batch", lambda m: m.batcher.rows),
-            ("cellstream_sessions_created", "Sessions opened", lambda m: m.sessions_created),
-            ("cellstream_sessions_expired", "Sessions that ended by their idle limit", lambda m: m.sessions_expired),
-        )
-        gauges: tuple[tuple[str, str, Callable[[ServedModel], float]], ...] = (
-            ("cellstream_sessions_active", "Live sessions", lambda m: m.sessions),
-            ("cellstream_queue_entries", "Requests waiting or running", lambda m: m.batcher.waiting),
-            ("cellstream_slots_free", "Rows of the arena that are free", lambda m: m.arena.slots.free),
-        )
-        for name, text, value in counters:
-            counter = CounterMetricFamily(name, text, labels=["model"])
-            for model in self._models():
-                counter.add_metric([model.name], value(model))
-            yield counter
-        for name, text, value in gauges:
-            gauge = GaugeMetricFamily(name, text, labels=["model"])
-            for model in self._models():
-                gauge.add_metric([model.name], value(model))
-            yield gauge
+        models = list(self._models())
+        for family, numbers in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+            for name, text in numbers.items():
+                metric = family(f"cellstream_{name}", text, labels=["model"])
+                for model, counts in models:
+                    metric.add_metric([model], counts[name])
+                yield metric

@@ -51,6 +51,19 @@ class ServedModel:
     def name(self) -> str:
         return self.card.name
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers that metrics show of a model."""
+        return {
+            "steps": self.batcher.row_steps,
+            "runs": self.batcher.runs,
+            "rows": self.batcher.rows,
+            "sessions_created": self.sessions_created,
+            "sessions_expired": self.sessions_expired,
+            "sessions_active": self.sessions,
+            "queue_entries": self.batcher.waiting,
+            "slots_free": self.arena.slots.free,
+        }
+
 
 class Repository:
     """The models of one folder, MODEL/VERSION/model.onnx; the highest version of each is served."""
@@ -259,9 +272,8 @@ def _prove_other_rows_stay(engine: Engine, path: Path) -> None:
     binding = engine.binding(2, 1) if engine.card.max_batch > 1 else engine.binding(1, 1)
     for view in binding.inputs:
         view[:] = 0
-    binding.lengths[:] = 1
-    binding.read[:] = [INITIAL, 7][: binding.batch]
-    binding.write[:] = written = [11, 13][: binding.batch]
+    written = [11, 13][: binding.batch]
+    binding.set_slots([INITIAL, 7][: binding.batch], written)
     engine.run(binding)
     for name, rows in arena.rows.items():
         others = np.delete(np.arange(len(rows)), written)

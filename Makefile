@@ -1,0 +1,56 @@
+# Everything runs in .venv. It is made when it is missing, and installed into again when pyproject.toml or constraints.txt
+# has changed: .venv/.core marks what the demo and the export need, .venv/.dev the checks on top of it.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test serve lint format clean
+
+help: ## Show this list
+	@echo "usage: make TARGET [ARGS='flags for the command']"
+	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
+
+venv: $(VENV)/.dev ## Make .venv with everything: service, export, checks
+
+demo: $(VENV)/.core ## Train on the sunspot series, export, serve, stream the held-out years
+	@$(BIN)/python -m examples.sunspots $(ARGS)
+
+test: $(VENV)/.dev ## Check formatting, lint and types, then run every test
+	@echo "==> ruff format" && $(BIN)/ruff format --check .
+	@echo "==> ruff check" && $(BIN)/ruff check .
+	@echo "==> mypy --strict" && $(BIN)/mypy --strict
+	@echo "==> pytest" && $(BIN)/python -m pytest $(ARGS)
+
+serve: $(VENV)/.core ## Serve what is in artifacts/; ARGS='--port 9000' passes flags
+	@$(BIN)/python -m service --artifacts artifacts $(ARGS)
+
+lint: $(VENV)/.dev ## Check formatting, lint and types
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy --strict
+
+format: $(VENV)/.dev ## Format the code and fix what can be fixed
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+clean: ## Remove .venv, caches, the trained checkpoint and the artefacts
+	rm -rf $(VENV) artifacts checkpoints build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "==> installing torch, which is large: a minute or two"
+	@$(PIP) install -c constraints.txt torch
+	@echo "==> installing the service, the export step and the demo's client"
+	@$(PIP) install -c constraints.txt -e '.[export,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@echo "==> installing ruff, mypy, pytest and the rest of the checks"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@

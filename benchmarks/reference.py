@@ -1,0 +1,61 @@
+"""Write the reference model: LSTM 16 → 128 × 2 → 4, with weights that any load generator can make for itself.
+
+Run as `python -m benchmarks.reference --out DIR`; it writes DIR/lstm/1/model.onnx.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from export import export_network
+from models.cells.gates import Gates
+from models.network import Network, NetworkConfig
+
+FEATURES, HIDDEN, LAYERS, OUTPUTS = 16, 128, 2, 4
+SEED = 7
+_ROWS = "iofg"  # the order in which the generator draws the gates
+
+
+def reference_network() -> Network:
+    """Return the reference network, its weights drawn from ±2/√hidden layer by layer: W, R, both biases."""
+    random = np.random.RandomState(SEED)
+    bound = 1 / np.sqrt(HIDDEN)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(random.uniform(-bound, bound, shape).astype(np.float32) * 2)
+
+    network = Network(
+        NetworkConfig(cell="lstm", input_size=FEATURES, hidden_size=HIDDEN, output_size=OUTPUTS, num_layers=LAYERS)
+    )
+    with torch.no_grad():
+        for cell in network.stack.cells:
+            gates = cell.get_submodule("gates")
+            assert isinstance(gates, Gates)
+            weights = draw(4 * HIDDEN, cell.input_size), draw(4 * HIDDEN, HIDDEN), draw(2, 4 * HIDDEN).sum(0)
+            for mine, drawn in zip((gates.W, gates.R, gates.b), weights, strict=True):
+                for name, block in zip(_ROWS, drawn.chunk(len(_ROWS)), strict=True):
+                    mine[gates.rows(name)] = block
+        network.head.weight.copy_(draw(HIDDEN, OUTPUTS).T)
+        network.head.bias.copy_(draw(OUTPUTS))
+    return network.eval()
+
+
+def main(out: Annotated[Path, typer.Option(help="folder of artefacts to write lstm/1/model.onnx into")]) -> None:
+    """Export the reference model."""
+    path = export_network(
+        reference_network(),
+        out,
+        "lstm",
+        1,
+        description="the reference model of the benchmarks",
+        max_batch=1024,
+        force=True,
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    typer.run(main)

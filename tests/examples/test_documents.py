@@ -1,0 +1,87 @@
+"""The commands that the documents show do what the documents say, against a service as the demo leaves it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples import series
+from examples.client import Client
+from examples.forecaster import Recipe, train
+from examples.running import HOST, ROOT, free_port, running_service
+from export import export_network
+
+SHOWN = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("documents")
+    network = train(series.load(), series.LAST_TRAINING_YEAR, Recipe(epochs=1, copies=1), progress=False)
+    export_network(network, folder / "artifacts", "sunspots", 1)
+    port = free_port(0)
+    with running_service(folder / "artifacts", port, folder / "service.log"):
+        yield f"http://{HOST}:{port}"
+
+
+def blocks(document: str, language: str, word: str) -> str:
+    """Join the document's code blocks in a language that hold a word."""
+    text = (ROOT / document).read_text()
+    found = [code for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if word in code]
+    assert found
+    return "\n".join(found)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize(("document", "answers"), [("README.md", 3), ("docs/api.md", 4)])
+def test_every_curl_in_the_documents_works(address: str, document: str, answers: int) -> None:
+    """Each curl that is shown gets an answer, and none an error."""
+    script = blocks(document, "sh", "curl").replace(SHOWN, address).replace("curl -s", "curl --fail-with-body -s")
+    with Client(address) as client:
+        session = client.open_session("sunspots", 60).session_id
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env={**os.environ, "SESSION": session},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r'"outputs"|"session_id"', done.stdout)) == answers
+    assert '"code"' not in done.stdout
+
+
+def test_the_stream_in_the_documents_works(address: str) -> None:
+    """The WebSocket example prints an output for each value it sends."""
+    script = blocks("docs/api.md", "python", "websockets").replace(
+        SHOWN.replace("http", "ws"), address.replace("http", "ws")
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"(\[\[-?[\d.]+\]\]\n){3}", done.stdout)
+
+
+def test_a_torch_network_becomes_an_artefact_as_the_readme_shows(tmp_path: Path) -> None:
+    """The README's code saves a torch LSTM, and its commands export it and show its card."""
+    shown = blocks("README.md", "sh", "-m export")
+    commands = [line.split("#")[0].split()[1:] for line in shown.splitlines() if "-m export" in line]
+    python = [["-c", blocks("README.md", "python", "network_from_torch")], *commands]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for arguments in python:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "forecaster" in done.stdout

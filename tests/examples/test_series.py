@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from examples import series
+
+
+def test_the_yearly_series_is_whole() -> None:
+    """The series that comes with the project covers every year of the benchmark."""
+    sunspots = series.load()
+    assert (sunspots.first_year, sunspots.last_year) == (1700, 2008)
+    assert sunspots[1700] == 5
+    assert sunspots[1957] == pytest.approx(190.2)
+    assert len(sunspots.span(series.FIRST_YEAR, series.LAST_TRAINING_YEAR)) == 221
+
+
+def test_years_outside_the_series_are_refused() -> None:
+    """A span that reaches outside the series raises instead of wrapping round."""
+    with pytest.raises(IndexError, match="1699-1701"):
+        series.load().span(1699, 1701)
+
+
+def test_a_gap_in_the_years_is_refused(tmp_path: Path) -> None:
+    """A file with a year missing is not read as if there were none."""
+    file = tmp_path / "gap.csv"
+    file.write_text('"YEAR","SUNACTIVITY"\n1700,5\n1702,16\n')
+    with pytest.raises(ValueError, match="do not follow"):
+        series.load(file)
