@@ -8,100 +8,20 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
-from typing import Protocol
 
-import numpy as np
 import structlog
 
-from service.arena import INITIAL, SINK
+from service.arena import SINK
 from service.engine import MAX_ROW_STEPS, Binding, Costs, Engine
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, ShuttingDown, StateNotFinite
+from service.work import Chunk, Entry, FleetStep, Outputs, Owner
 
 SHORT = 16
 """Chunks of up to so many steps go before longer ones, which take every other turn while short ones wait."""
 
 _log = structlog.get_logger()
-
-
-class Outputs:
-    """What one run gave: a tensor (batch, time, *shape) for each output, shared by all rows of that run."""
-
-    __slots__ = ("json", "tensors")
-
-    def __init__(self, tensors: list[np.ndarray]) -> None:
-        self.tensors = tensors
-        self.json: list[bytes] | None = None
-        """Each row's first output as JSON, filled by the codec when the first row asks."""
-
-
-class Owner(Protocol):
-    """Whose state a chunk advances; a session is one. `last` is the newest of its chunks that is not settled."""
-
-    slot: int
-    step: int
-    last: "Chunk | None"
-
-    def advanced(self, slot: int, steps: int, now: float) -> None:
-        """Point at the row that was written, `steps` time steps on."""
-
-    def refusal(self) -> ServiceError | None:
-        """Return why no further step can be taken, if so."""
-
-
-class Chunk:
-    """Consecutive steps of one sequence, on their way through the engine.
-
-    `done` counts the steps run. `slot` is the row that holds the state after them; once done > 0 that row is leased
-    by this chunk. `results` holds (outputs of a run, row, steps). `following` is the same owner's next chunk;
-    `last_step` the owner's step once this chunk is committed.
-    """
-
-    __slots__ = (
-        "_views",
-        "done",
-        "entry",
-        "error",
-        "following",
-        "inputs",
-        "last_step",
-        "owner",
-        "results",
-        "slot",
-        "steps",
-    )
-
-    def __init__(self, owner: "Owner | None", inputs: tuple[bytes, ...], steps: int) -> None:
-        self.owner, self.inputs, self.steps = owner, inputs, steps
-        self.done, self.slot, self.last_step = 0, INITIAL, 0
-        self.results: list[tuple[Outputs, int, int]] = []
-        self.error: ServiceError | None = None
-        self.following: Chunk | None = None
-        self._views: list[np.ndarray] | None = None
-        self.entry: Entry
-
-    def fill(self, binding: Binding, row: int, steps: int) -> None:
-        """Copy the next `steps` steps into a row of a binding."""
-        if self._views is None:
-            self._views = [
-                np.frombuffer(data, view.dtype).reshape(self.steps, *view.shape[2:])
-                for data, view in zip(self.inputs, binding.inputs, strict=True)
-            ]
-        for view, into in zip(self._views, binding.inputs, strict=True):
-            into[row, :steps] = view[self.done : self.done + steps]
-            into[row, steps:] = 0
-
-
-class Entry:
-    """One place in the queue: chunks that are answered together. `open` counts those not yet settled.
-
-    The deadline is for the wait: an entry that has been `started` is finished.
-    """
-
-    __slots__ = ("deadline", "future", "open", "started")
-
-    def __init__(self, chunks: int, future: "asyncio.Future[None]", deadline: float) -> None:
-        self.open, self.future, self.deadline, self.started = chunks, future, deadline, False
 
 
 class Batcher:
@@ -129,8 +49,8 @@ class Batcher:
         self.max_rows = min(engine.card.max_batch, MAX_ROW_STEPS)
         if inline:
             self.max_rows = min(self.max_rows, costs.rows_within(turn))
-        self._short: deque[Chunk] = deque()
-        self._long: deque[Chunk] = deque()
+        self._short: deque[Chunk | FleetStep] = deque()
+        self._long: deque[Chunk | FleetStep] = deque()
         self._long_was_last = True
         self._scheduled = False
         self._closed = False
@@ -149,28 +69,46 @@ class Batcher:
         Raises:
             QueueFull: As many entries as allowed are waiting; nothing was queued.
         """
-        if self._closed:
-            raise ShuttingDown
-        if self.waiting >= self._queue_limit:
-            raise QueueFull(self._queue_limit)
-        self.waiting += 1
-        loop = asyncio.get_running_loop()
-        entry = Entry(len(chunks), loop.create_future(), self._clock() + self._deadline)
+        entry = self._admit(len(chunks))
         for chunk in chunks:
             chunk.entry = entry
             owner = chunk.owner
             if owner is not None:
                 before, owner.last = owner.last, chunk
                 if before is not None:
-                    before.following = chunk
+                    if isinstance(before, FleetStep):
+                        before.following[id(owner)] = chunk
+                    else:
+                        before.following = chunk
                     continue
             self._lane(chunk).append(chunk)
+        return entry.future
+
+    def submit_fleet(self, fleet: FleetStep) -> "asyncio.Future[None]":
+        """Queue a fleet step of distinct idle owners; the future is done when every row has its result or its error.
+
+        Raises:
+            QueueFull: As many entries as allowed are waiting; nothing was queued.
+        """
+        fleet.entry = self._admit(1)
+        for owner in fleet.owners:
+            owner.last = fleet
+        self._short.append(fleet)
+        return fleet.entry.future
+
+    def _admit(self, parts: int) -> Entry:
+        if self._closed:
+            raise ShuttingDown
+        if self.waiting >= self._queue_limit:
+            raise QueueFull(self._queue_limit)
+        self.waiting += 1
+        loop = asyncio.get_running_loop()
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._turn)
-        return entry.future
+        return Entry(parts, loop.create_future(), self._clock() + self._deadline)
 
-    def _lane(self, chunk: Chunk) -> deque[Chunk]:
+    def _lane(self, chunk: Chunk) -> deque[Chunk | FleetStep]:
         return self._short if chunk.steps <= SHORT else self._long
 
     def close(self) -> None:
@@ -178,7 +116,11 @@ class Batcher:
         self._closed = True
         for lane in (self._short, self._long):
             while lane:
-                self._fail(lane.popleft(), ShuttingDown())
+                work = lane.popleft()
+                if isinstance(work, FleetStep):
+                    self._end_fleet(work, ShuttingDown())
+                else:
+                    self._fail(work, ShuttingDown())
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
@@ -186,21 +128,26 @@ class Batcher:
 
     def _turn(self) -> None:
         """Take a batch, run it, settle it: on the loop, or in the engine's thread."""
-        batch, steps = self._take(self._clock())
-        if not batch:
+        work, steps = self._take(self._clock())
+        if isinstance(work, FleetStep):
+            binding, write = self._prepare_fleet(work, steps)
+            settle = partial(self._settle_fleet, work, binding, write)
+        elif work:
+            binding, write = self._prepare(work, steps)
+            settle = partial(self._settle, work, binding, write)
+        else:
             self._go_on()
             return
-        binding, write = self._prepare(batch, steps)
-        if self._thread is None:
-            failure = None
-            try:
-                self._engine.run(binding)
-            except Exception as exc:  # whatever onnxruntime raises, every waiter is answered
-                failure = exc
-            self._settle(batch, binding, write, failure)
+        if self._thread is not None:
+            done = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
+            done.add_done_callback(lambda run: settle(run.exception()))
             return
-        done = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
-        done.add_done_callback(lambda run: self._settle(batch, binding, write, run.exception()))
+        failure = None
+        try:
+            self._engine.run(binding)
+        except Exception as exc:  # whatever onnxruntime raises, every waiter is answered
+            failure = exc
+        settle(failure)
 
     def _go_on(self) -> None:
         """Take another turn while anybody waits."""
@@ -208,8 +155,11 @@ class Batcher:
         if self._scheduled:
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def _take(self, now: float) -> tuple[list[Chunk], int]:
-        """Return the next batch, and how many time steps it runs; both lanes in turn while both wait."""
+    def _take(self, now: float) -> tuple[list[Chunk] | FleetStep, int]:
+        """Return the next batch, or the fleet step that is next, and how many time steps it runs.
+
+        Both lanes take turns while both wait.
+        """
         long = bool(self._long) and (not self._short or not self._long_was_last)
         self._long_was_last = long
         lane = self._long if long else self._short
@@ -217,6 +167,13 @@ class Batcher:
         room = self.max_rows
         while lane and room:
             chunk = lane.popleft()
+            if isinstance(chunk, FleetStep):
+                if batch:
+                    lane.appendleft(chunk)
+                    break
+                if self._fleet_waits(chunk, now):
+                    return chunk, chunk.steps
+                continue
             entry, owner = chunk.entry, chunk.owner
             if entry.future.done():  # its waiter was cancelled
                 self._fail(chunk, None)
@@ -303,6 +260,78 @@ class Batcher:
             self._lane(chunk).appendleft(chunk)
         self._go_on()
 
+    # ------------------------------------------------------------------ a fleet's turn
+
+    def _fleet_waits(self, fleet: FleetStep, now: float) -> bool:
+        """Tell whether a fleet step is still to be run; end it where it is not."""
+        entry = fleet.entry
+        if entry.future.done() or (now > entry.deadline and not entry.started):
+            self._end_fleet(fleet, DeadlineExceeded(self._deadline))
+            return False
+        entry.started = True
+        return True
+
+    def _prepare_fleet(self, fleet: FleetStep, steps: int) -> tuple[Binding, list[int]]:
+        """Fill a binding with as many of the fleet's rows as fit a turn."""
+        turn = self.costs.rows_within(self._turn_seconds / steps) if self.inline else self.max_rows
+        owners = fleet.rows(min(self.max_rows, turn, MAX_ROW_STEPS // steps))
+        binding = self._engine.binding(len(owners), steps)
+        fleet.fill(binding)
+        binding.set_lengths(None)
+        write = self._slots.lease_many(len(owners))
+        binding.set_slots([owner.slot for owner in owners], write)
+        return binding, write
+
+    def _settle_fleet(
+        self, fleet: FleetStep, binding: Binding, write: list[int], failure: BaseException | None
+    ) -> None:
+        """Flip the rows that went well; answer when all rows have been run, else queue the rest."""
+        owners, steps, now = fleet.rows(binding.batch), fleet.steps, self._clock()
+        if failure is not None:
+            _log.error("engine_failed", model=self._engine.card.name, batch=len(owners), error=str(failure))
+        bad = binding.unfinite_rows() if failure is None else None
+        self.runs += failure is None
+        self.rows += len(owners)
+        freed: list[int] = []
+        for row, (owner, slot) in enumerate(zip(owners, write, strict=True), start=fleet.at):
+            error: ServiceError | None = owner.refusal()
+            if failure is not None:
+                error = EngineFailed()
+            elif error is None and bad is not None and bad[row - fleet.at]:
+                error = StateNotFinite()
+            if error is None:
+                freed.append(owner.slot)
+                owner.advanced(slot, steps, now)
+            else:
+                freed.append(slot)
+                fleet.errors[row] = error
+            fleet.last_steps.append(owner.step)
+            self._pass_on(owner, fleet)
+        self.row_steps += steps * (len(owners) - len(fleet.errors))
+        self._slots.release_many([slot for slot in freed if slot > SINK])
+        fleet.parts.append(Outputs([tensor.copy() for tensor in binding.outputs]))
+        fleet.at += len(owners)
+        if fleet.at == len(fleet.owners):
+            self._end_fleet(fleet, None)
+        else:
+            self._short.append(fleet)
+        self._go_on()
+
+    def _end_fleet(self, fleet: FleetStep, error: ServiceError | None) -> None:
+        """Answer a fleet step; rows that were not run carry the error."""
+        for row in range(fleet.at, len(fleet.owners)):
+            fleet.errors[row] = error or ShuttingDown()
+            self._pass_on(fleet.owners[row], fleet)
+        self._answer_entry(fleet.entry)
+
+    def _pass_on(self, owner: Owner, fleet: FleetStep) -> None:
+        """Make a chunk that came for the owner meanwhile ready."""
+        if owner.last is fleet:
+            owner.last = None
+        else:
+            following = fleet.following[id(owner)]
+            self._lane(following).append(following)
+
     # ------------------------------------------------------------------ out
 
     def _finish(self, chunk: Chunk, now: float) -> None:
@@ -334,7 +363,9 @@ class Batcher:
                 owner.last = None
             elif chunk.following is not None:
                 self._lane(chunk.following).append(chunk.following)
-        entry = chunk.entry
+        self._answer_entry(chunk.entry)
+
+    def _answer_entry(self, entry: Entry) -> None:
         entry.open -= 1
         if entry.open == 0:
             self.waiting -= 1

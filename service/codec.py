@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 
 from models.card import ModelCard, TensorSpec
-from service.batcher import Chunk, Outputs
 from service.errors import InvalidInput, MalformedJson
+from service.work import Chunk, Outputs
 
 _FORMATS = {"float32": "f", "float16": "e", "float64": "d", "int64": "q", "int32": "i", "bool": "?"}
 _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from service.arena import INITIAL, SINK
-from service.batcher import Chunk
 from service.errors import (
     ServiceError,
     SessionClosed,
@@ -18,6 +17,7 @@ from service.errors import (
     SessionNotFound,
     TableFull,
 )
+from service.work import Chunk, FleetStep
 
 if TYPE_CHECKING:
     from service.repository import ServedModel
@@ -50,7 +50,7 @@ class Session:
     def __init__(self, session_id: str, tenant: str, model: "ServedModel", idle_limit: float, now: float) -> None:
         self.id, self.tenant, self.model, self.idle_limit = session_id, tenant, model, idle_limit
         self.phase, self.slot, self.step, self.used = Phase.LIVE, INITIAL, 0, now
-        self.last: Chunk | None = None
+        self.last: Chunk | FleetStep | None = None
         self.bucket = 0
 
     def __repr__(self) -> str:

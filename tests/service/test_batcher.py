@@ -9,11 +9,12 @@ import pytest
 
 from models.network import Network
 from service.app import Service
-from service.batcher import Batcher, Chunk
+from service.batcher import Batcher
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, SessionClosed
 from service.repository import ServedModel
 from service.sessions import Session
 from service.settings import Settings
+from service.work import Chunk
 from tests.fakes import FakeClock
 from tests.service.conftest import offline, random_inputs
 
