@@ -14,6 +14,7 @@ from starlette.routing import WebSocketRoute
 
 from service.auth import Authenticator
 from service.errors import MethodNotAllowed, NotFound, ServiceError
+from service.fleets import Fleets
 from service.gate import Gate, error_reply
 from service.hotlane import App, HotLane
 from service.metrics import Metrics
@@ -48,11 +49,14 @@ class Service:
         self.metrics = Metrics(lambda: [(model.name, model.counts()) for model in self.repository.models.values()])
         self.gate = Gate(authenticator, self.metrics, boot)
         self.operations = Operations(settings, self.repository, self.sessions, clock)
+        self.fleets = Fleets(settings, self.repository, self.sessions)
         self.ready = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._streams = Streams(self.gate, self.operations)
         routes = self._fastapi()
-        self.app: App = HotLane(routes, self.gate, self.operations, self._streams) if settings.hot_lane else routes
+        self.app: App = (
+            HotLane(routes, self.gate, self.operations, self.fleets, self._streams) if settings.hot_lane else routes
+        )
 
     def load(self) -> None:
         """Load every model; raises RefusedToStart."""
@@ -93,7 +97,7 @@ class Service:
             summary="Recurrent networks, served with their state: one time step at a time.",
             lifespan=lifespan,
         )
-        app.include_router(models_router(self.gate, self.operations))
+        app.include_router(models_router(self.gate, self.operations, self.fleets))
         app.include_router(sessions_router(self.gate, self.operations))
         app.router.routes.append(WebSocketRoute("/v1/models/{model}/stream", self._streams))
         app.include_router(ops_router(self.gate, self.metrics, lambda: self.ready))

@@ -16,10 +16,7 @@ import structlog
 from service.arena import SINK
 from service.engine import MAX_ROW_STEPS, Binding, Costs, Engine
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, ShuttingDown, StateNotFinite
-from service.work import Chunk, Entry, FleetStep, Outputs, Owner
-
-SHORT = 16
-"""Chunks of up to so many steps go before longer ones, which take every other turn while short ones wait."""
+from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner
 
 _log = structlog.get_logger()
 
@@ -293,6 +290,7 @@ class Batcher:
         self.runs += failure is None
         self.rows += len(owners)
         freed: list[int] = []
+        taken = 0
         for row, (owner, slot) in enumerate(zip(owners, write, strict=True), start=fleet.at):
             error: ServiceError | None = owner.refusal()
             if failure is not None:
@@ -302,12 +300,13 @@ class Batcher:
             if error is None:
                 freed.append(owner.slot)
                 owner.advanced(slot, steps, now)
+                taken += steps
             else:
                 freed.append(slot)
                 fleet.errors[row] = error
             fleet.last_steps.append(owner.step)
             self._pass_on(owner, fleet)
-        self.row_steps += steps * (len(owners) - len(fleet.errors))
+        self.row_steps += taken
         self._slots.release_many([slot for slot in freed if slot > SINK])
         fleet.parts.append(Outputs([tensor.copy() for tensor in binding.outputs]))
         fleet.at += len(owners)

@@ -7,46 +7,51 @@ operations as the routes do, and passes everything else on.
 from collections.abc import Awaitable, Callable
 
 from service.errors import ClientGone
+from service.fleets import Fleets
 from service.gate import Gate, Receive, Reply, Scope, Send
 from service.operations import Operations
 from service.routes.stream import Streams
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_SESSIONS, _MODELS, _STEPS, _PREDICT = "/v1/sessions/", "/v1/models/", "/steps", "/predict"
+_STEP = ("/v1/sessions/", "/steps")
+_PREDICT = ("/v1/models/", "/predict")
+_FLEET = ("/v1/models/", "/fleet")
+_STREAM = ("/v1/models/", "/stream")
 
 
 class HotLane:
-    """Answers steps, predictions and streams itself; `app` answers the rest."""
+    """Answers steps, fleet steps, predictions and streams itself; `app` answers the rest."""
 
-    def __init__(self, app: App, gate: Gate, operations: Operations, streams: Streams) -> None:
-        self._app, self._gate, self._operations, self._streams = app, gate, operations, streams
+    def __init__(self, app: App, gate: Gate, operations: Operations, fleets: Fleets, streams: Streams) -> None:
+        self._app, self._gate, self._streams = app, gate, streams
+        self._ways = (
+            (*_STEP, "step", operations.step),
+            (*_FLEET, "fleet", fleets.step),
+            (*_PREDICT, "predict", operations.predict),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind, path = scope["type"], scope.get("path", "")
+        kind = scope["type"]
         if kind == "http" and scope["method"] == "POST":
-            operations = self._operations
-            if path.startswith(_SESSIONS) and path.endswith(_STEPS):
-                name, operation, argument = "step", operations.step, path[len(_SESSIONS) : -len(_STEPS)]
-            elif path.startswith(_MODELS) and path.endswith(_PREDICT):
-                name, operation, argument = "predict", operations.predict, path[len(_MODELS) : -len(_PREDICT)]
-            else:
-                return await self._app(scope, receive, send)
-            if argument and "/" not in argument:
-                try:
-                    reply = await self._gate.run(name, operation, argument, scope, receive)
-                except ClientGone:
-                    return None
-                return await send_reply(reply, send)
-        elif kind == "websocket" and (argument := stream_model(path)) is not None:
-            return await self._streams.open(argument, scope, receive, send)
-        return await self._app(scope, receive, send)
-
-
-def stream_model(path: str) -> str | None:
-    """Return the model's name where the path is that of a model's stream."""
-    name = path[len(_MODELS) : -len("/stream")]
-    return name if path == f"{_MODELS}{name}/stream" and name and "/" not in name else None
+            path = scope["path"]
+            for prefix, suffix, name, operation in self._ways:
+                if path.startswith(prefix) and path.endswith(suffix):
+                    argument = path[len(prefix) : -len(suffix)]
+                    if argument and "/" not in argument:
+                        try:
+                            reply = await self._gate.run(name, operation, argument, scope, receive)
+                        except ClientGone:
+                            return
+                        await send_reply(reply, send)
+                        return
+        elif kind == "websocket":
+            path, (prefix, suffix) = scope["path"], _STREAM
+            argument = path[len(prefix) : -len(suffix)]
+            if path == f"{prefix}{argument}{suffix}" and argument and "/" not in argument:
+                await self._streams.open(argument, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 async def send_reply(reply: Reply, send: Send) -> None:

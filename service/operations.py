@@ -13,6 +13,10 @@ from service.repository import Repository, ServedModel
 from service.schemas import EngineAnswer, ModelAnswer, ModelList, ModelSummary, OpenSession, SessionAnswer
 from service.sessions import Session, SessionTable
 from service.settings import Settings
+from service.work import Chunk
+
+OCTETS = b"application/octet-stream"
+"""The content type of raw little-endian tensors, in the card's dtype, row-major (steps, *shape)."""
 
 _SMALL_BODY = 64 << 10
 
@@ -31,28 +35,45 @@ class Operations:
         """Advance a session by a chunk: find → decode → run → answer."""
         body = await call.body(self._settings.step_body, self._settings.body_timeout)
         session = self._sessions.find(call.argument, call.tenant)
+        if call.headers.get(b"content-type") == OCTETS:
+            outputs, step = await self.advance_binary(session, body)
+            return 200, [(b"content-type", OCTETS), (b"x-step", b"%d" % step)], outputs
         return json_reply(await self.advance(session, body))
 
     async def advance(self, session: Session, body: bytes) -> bytes:
         """Run one step body on a session and return the answer's body; the step operation of HTTP and WebSocket."""
-        model, settings = session.model, self._settings
-        chunk = model.codec.decode_steps(body, settings.step_steps, settings.step_elements)
+        codec, settings = session.model.codec, self._settings
+        chunk = codec.decode_steps(body, settings.step_steps, settings.step_elements)
+        await self._run(session, chunk)
+        return b'{"outputs":%b,"step":%d,"replayed":false}' % (codec.encode_steps(chunk), chunk.last_step)
+
+    async def advance_binary(self, session: Session, body: bytes) -> tuple[bytes, int]:
+        """Run a raw tensor (steps, *shape) on a session; return the raw outputs and the index of the last step."""
+        codec, settings = session.model.codec, self._settings
+        chunk = codec.decode_binary(body, settings.step_steps, settings.step_elements)
+        await self._run(session, chunk)
+        return codec.encode_binary(chunk), chunk.last_step
+
+    async def _run(self, session: Session, chunk: Chunk) -> None:
         chunk.owner = session
-        await model.batcher.submit((chunk,))
+        await session.model.batcher.submit((chunk,))
         if chunk.error is not None:
             raise chunk.error
-        return b'{"outputs":%b,"step":%d,"replayed":false}' % (model.codec.encode_steps(chunk), chunk.last_step)
 
     async def predict(self, call: Call) -> Reply:
         """Run whole sequences from the initial state; nothing is kept."""
         settings = self._settings
         model = self._repository.find(call.argument)
         body = await call.body(settings.predict_body, settings.body_timeout)
-        chunks = model.codec.decode_sequences(body, settings.predict_steps, settings.predict_elements)
+        binary = call.headers.get(b"content-type") == OCTETS
+        decode = model.codec.decode_binary_sequence if binary else model.codec.decode_sequences
+        chunks = decode(body, settings.predict_steps, settings.predict_elements)
         await model.batcher.submit(chunks)
         for chunk in chunks:
             if chunk.error is not None:
                 raise chunk.error
+        if binary:
+            return 200, [(b"content-type", OCTETS)], model.codec.encode_binary(chunks[0])
         return json_reply(b'{"outputs":[%b]}' % b",".join([model.codec.encode_steps(chunk) for chunk in chunks]))
 
     # ------------------------------------------------------------------ sessions

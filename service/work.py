@@ -10,6 +10,9 @@ from service.arena import INITIAL
 from service.engine import Binding
 from service.errors import ServiceError
 
+SHORT = 16
+"""Chunks of up to so many steps go before longer ones, which take every other turn while short ones wait."""
+
 
 class Outputs:
     """What one run gave: a tensor (batch, time, *shape) for each output, shared by all rows of that run."""

@@ -1,10 +1,16 @@
-"""Streams: a WebSocket on which every frame is a step body, and every answer a frame."""
+"""Streams: a WebSocket on which every frame is a chunk, and every answer a frame.
+
+With `?format=json`, the default, frames are step bodies and their answers; with `?format=binary` they are raw
+little-endian tensors, (steps, *shape) in and out. Errors are JSON text frames either way.
+"""
+
+from urllib.parse import parse_qs
 
 import orjson
 import structlog
 
-from service.errors import InternalError, ServiceError
-from service.gate import Gate, Receive, Reply, Scope, Send, error_reply
+from service.errors import InternalError, InvalidInput, ServiceError
+from service.gate import Gate, Message, Receive, Reply, Scope, Send, error_reply
 from service.operations import Operations
 from service.sessions import Session
 
@@ -32,33 +38,59 @@ class Streams:
         try:
             tenant = self._gate.tenant(headers)
             model = self._operations.find_model(model_name)
+            binary = _wants_binary(scope["query_string"])
+            if binary:
+                model.codec.needs_one_tensor("format")
             session = self._operations.new_session(model, tenant)
         except ServiceError as error:
             await _refuse(error_reply(error), request_id, scope, send)
             return
         head = [(b"x-session-id", session.id.encode()), (b"x-request-id", request_id)]
         await send({"type": "websocket.accept", "headers": head})
-        await self._frames(session, request_id, receive, send)
+        await self._frames(session, binary, request_id, receive, send)
 
-    async def _frames(self, session: Session, request_id: bytes, receive: Receive, send: Send) -> None:
+    async def _frames(self, session: Session, binary: bool, request_id: bytes, receive: Receive, send: Send) -> None:
+        advance = self._binary_frame if binary else self._json_frame
         while (message := await receive())["type"] == "websocket.receive":
-            text = message.get("text")
-            body = text.encode() if text is not None else message["bytes"]
             error: ServiceError
             try:
-                answer = await self._operations.advance(session, body)
+                answer = await advance(session, message)
             except ServiceError as exc:
                 error = exc
             except Exception:
                 _log.exception("stream_failed", code=InternalError.code, request_id=request_id.decode())
                 error = InternalError()
             else:
-                await send({"type": "websocket.send", "text": answer.decode()})
+                await send(answer)
                 continue
             await send({"type": "websocket.send", "text": orjson.dumps(error.body()).decode()})
             if error.close is not None:
                 await send({"type": "websocket.close", "code": error.close, "reason": error.code})
                 return
+
+    async def _json_frame(self, session: Session, message: Message) -> Message:
+        """Answer a frame that is a step body."""
+        text = message.get("text")
+        answer = await self._operations.advance(session, text.encode() if text is not None else message["bytes"])
+        return {"type": "websocket.send", "text": answer.decode()}
+
+    async def _binary_frame(self, session: Session, message: Message) -> Message:
+        """Answer a frame that is a raw tensor (steps, *shape)."""
+        raw = message.get("bytes")
+        if raw is None:
+            raise InvalidInput("frame", "a binary frame, as the stream was opened with format=binary", "a text frame")
+        outputs, _ = await self._operations.advance_binary(session, raw)
+        return {"type": "websocket.send", "bytes": outputs}
+
+
+def _wants_binary(query: bytes) -> bool:
+    wish = parse_qs(query.decode("ascii", "replace"), keep_blank_values=True)
+    for name in wish:
+        if name != "format":
+            raise InvalidInput("query", "no parameter but format", "another one")
+    if (form := wish.get("format", ["json"])[-1]) not in ("json", "binary"):
+        raise InvalidInput("format", "json or binary", "another form")
+    return form == "binary"
 
 
 async def _refuse(reply: Reply, request_id: bytes, scope: Scope, send: Send) -> None:
