@@ -14,7 +14,7 @@ from service.app import Service
 from service.arena import row_bytes
 from service.errors import RefusedToStart
 from service.logs import configure_logs
-from service.protocol import GatheringProtocol
+from service.protocol import AnsweringProtocol
 from service.settings import Settings
 
 _log = structlog.get_logger()
@@ -53,7 +53,7 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=GatheringProtocol,
+        http=AnsweringProtocol,
         ws="websockets-sansio",
         ws_max_size=int(settings.frame_size),
         ws_per_message_deflate=False,

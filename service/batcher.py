@@ -5,6 +5,7 @@ them all, at most one of each session. There is no timer.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,11 @@ from service.arena import SINK
 from service.engine import MAX_ROW_STEPS, Binding, Costs, Engine
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, ShuttingDown, StateNotFinite
 from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner
+
+LONG_REST = 2.0
+"""After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
+SHORT_PAUSE = 0.005
+"""Seconds without a short chunk after which the long lane need not rest."""
 
 _log = structlog.get_logger()
 
@@ -48,7 +54,8 @@ class Batcher:
             self.max_rows = min(self.max_rows, costs.rows_within(turn))
         self._short: deque[Chunk | FleetStep] = deque()
         self._long: deque[Chunk | FleetStep] = deque()
-        self._long_was_last = True
+        self._last_short = self._long_after = -math.inf
+        self._long_was_last = False
         self._scheduled = False
         self._closed = False
         self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine.card.name}")
@@ -125,7 +132,9 @@ class Batcher:
 
     def _turn(self) -> None:
         """Take a batch, run it, settle it: on the loop, or in the engine's thread."""
-        work, steps = self._take(self._clock())
+        now = self._clock()
+        lane = self._lane_to_run(now)
+        work, steps = self._take(lane, now)
         if isinstance(work, FleetStep):
             binding, write = self._prepare_fleet(work, steps)
             settle = partial(self._settle_fleet, work, binding, write)
@@ -137,29 +146,61 @@ class Batcher:
             return
         if self._thread is not None:
             done = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
-            done.add_done_callback(lambda run: settle(run.exception()))
+            done.add_done_callback(lambda run: self._end_turn(lane, now, settle, run.exception()))
             return
         failure = None
         try:
             self._engine.run(binding)
         except Exception as exc:  # whatever onnxruntime raises, every waiter is answered
             failure = exc
+        self._end_turn(lane, now, settle, failure)
+
+    def _end_turn(
+        self,
+        lane: "deque[Chunk | FleetStep]",
+        start: float,
+        settle: Callable[[BaseException | None], None],
+        failure: BaseException | None,
+    ) -> None:
+        """Settle a run and note when the long lane may go again."""
         settle(failure)
+        if lane is self._long:
+            end = self._clock()
+            self._long_after = end + LONG_REST * (end - start)
+        self._go_on()
+
+    def _lane_to_run(self, now: float) -> "deque[Chunk | FleetStep]":
+        """Return whose turn it is: while short chunks keep coming, long ones get a third of the time."""
+        rested = now >= self._long_after and not (self._short and self._long_was_last)
+        self._long_was_last = bool(self._long) and (rested or not self._short_are_coming(now))
+        if self._long_was_last:
+            return self._long
+        if self._short:
+            self._last_short = now
+        return self._short
+
+    def _short_are_coming(self, now: float) -> bool:
+        return bool(self._short) or now - self._last_short < SHORT_PAUSE
 
     def _go_on(self) -> None:
-        """Take another turn while anybody waits."""
+        """Take another turn while anybody waits; long chunks alone may have to rest first."""
         self._scheduled = bool(self._short or self._long)
-        if self._scheduled:
-            asyncio.get_running_loop().call_soon(self._turn)
+        if not self._scheduled:
+            return
+        loop, now = asyncio.get_running_loop(), self._clock()
+        if self._short or now >= self._long_after or not self._short_are_coming(now):
+            loop.call_soon(self._turn)
+        else:
+            self._scheduled = False
+            loop.call_later(self._long_after - now, self._wake)
 
-    def _take(self, now: float) -> tuple[list[Chunk] | FleetStep, int]:
-        """Return the next batch, or the fleet step that is next, and how many time steps it runs.
+    def _wake(self) -> None:
+        """Go on with long chunks that have rested, unless a turn is due anyway."""
+        if not self._scheduled:
+            self._go_on()
 
-        Both lanes take turns while both wait.
-        """
-        long = bool(self._long) and (not self._short or not self._long_was_last)
-        self._long_was_last = long
-        lane = self._long if long else self._short
+    def _take(self, lane: "deque[Chunk | FleetStep]", now: float) -> tuple[list[Chunk] | FleetStep, int]:
+        """Return a lane's next batch, or the fleet step that is next, and how many time steps it runs."""
         batch: list[Chunk] = []
         room = self.max_rows
         while lane and room:
@@ -182,9 +223,10 @@ class Batcher:
                 entry.started = True
                 batch.append(chunk)
                 room -= 1
-        return batch, self._steps_to_run(batch)
+        seconds = self._turn_seconds / (4 if self._short_are_coming(now) else 2)
+        return batch, self._steps_to_run(batch, seconds)
 
-    def _steps_to_run(self, batch: list[Chunk]) -> int:
+    def _steps_to_run(self, batch: list[Chunk], seconds: float) -> int:
         """Return for how many steps all rows run; a row that ends sooner is padded while that is cheaper than a run."""
         left = [chunk.steps - chunk.done for chunk in batch]
         steps, longest = min(left, default=1), max(left, default=1)
@@ -198,7 +240,7 @@ class Batcher:
                 if padding > self.costs.run:
                     break
                 steps = longer
-        limit = min(self.costs.steps_within(self._turn_seconds / 2, len(batch)), MAX_ROW_STEPS // len(batch))
+        limit = min(self.costs.steps_within(seconds, len(batch)), MAX_ROW_STEPS // len(batch))
         return max(1, min(steps, limit))
 
     def _prepare(self, batch: list[Chunk], steps: int) -> tuple[Binding, list[int]]:
@@ -227,7 +269,6 @@ class Batcher:
             for chunk, slot in zip(batch, write, strict=True):
                 self._release(slot)
                 self._fail(chunk, EngineFailed())
-            self._go_on()
             return
         steps, now = binding.steps, self._clock()
         outputs = Outputs([tensor.copy() for tensor in binding.outputs])
@@ -255,7 +296,6 @@ class Batcher:
                 self._finish(chunk, now)
         for chunk in reversed(again):
             self._lane(chunk).appendleft(chunk)
-        self._go_on()
 
     # ------------------------------------------------------------------ a fleet's turn
 
@@ -292,10 +332,8 @@ class Batcher:
         freed: list[int] = []
         taken = 0
         for row, (owner, slot) in enumerate(zip(owners, write, strict=True), start=fleet.at):
-            error: ServiceError | None = owner.refusal()
-            if failure is not None:
-                error = EngineFailed()
-            elif error is None and bad is not None and bad[row - fleet.at]:
+            error: ServiceError | None = EngineFailed() if failure is not None else owner.refusal()
+            if error is None and bad is not None and bad[row - fleet.at]:
                 error = StateNotFinite()
             if error is None:
                 freed.append(owner.slot)
@@ -314,7 +352,6 @@ class Batcher:
             self._end_fleet(fleet, None)
         else:
             self._short.append(fleet)
-        self._go_on()
 
     def _end_fleet(self, fleet: FleetStep, error: ServiceError | None) -> None:
         """Answer a fleet step; rows that were not run carry the error."""

@@ -5,15 +5,18 @@ operations as the routes do, and passes everything else on.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from service.errors import ClientGone
 from service.fleets import Fleets
 from service.gate import Gate, Receive, Reply, Scope, Send
 from service.operations import Operations
+from service.protocol import EXTENSION
 from service.routes.stream import Streams
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_NONE: dict[str, Any] = {}
 _STEP = ("/v1/sessions/", "/steps")
 _PREDICT = ("/v1/models/", "/predict")
 _FLEET = ("/v1/models/", "/fleet")
@@ -43,7 +46,11 @@ class HotLane:
                             reply = await self._gate.run(name, operation, argument, scope, receive)
                         except ClientGone:
                             return
-                        await send_reply(reply, send)
+                        answer = scope.get("extensions", _NONE).get(EXTENSION)
+                        if answer is not None:
+                            answer(*reply)
+                        else:
+                            await send_reply(reply, send)
                         return
         elif kind == "websocket":
             path, (prefix, suffix) = scope["path"], _STREAM
