@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import structlog
 
 from service.arena import SINK
@@ -23,6 +24,8 @@ LONG_REST = 2.0
 """After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
 SHORT_PAUSE = 0.005
 """Seconds without a short chunk after which the long lane need not rest."""
+
+_Settle = Callable[[list[int], Outputs | None, np.ndarray | None], None]
 
 _log = structlog.get_logger()
 
@@ -65,8 +68,6 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<Batcher {self.waiting} waiting, {len(self._short)} short and {len(self._long)} long ready>"
 
-    # ------------------------------------------------------------------ in
-
     def submit(self, chunks: Sequence[Chunk]) -> "asyncio.Future[None]":
         """Queue chunks as one entry; the future is done when each has its results or its error.
 
@@ -80,6 +81,7 @@ class Batcher:
             if owner is not None:
                 before, owner.last = owner.last, chunk
                 if before is not None:
+                    owner.behind += 1
                     if isinstance(before, FleetStep):
                         before.following[id(owner)] = chunk
                     else:
@@ -113,7 +115,8 @@ class Batcher:
         return Entry(parts, loop.create_future(), self._clock() + self._deadline)
 
     def _lane(self, chunk: Chunk) -> deque[Chunk | FleetStep]:
-        return self._short if chunk.steps <= SHORT else self._long
+        """Return where a chunk waits: a session's short ones go before predictions and before long ones."""
+        return self._short if chunk.owner is not None and chunk.steps <= SHORT else self._long
 
     def close(self) -> None:
         """Answer everybody who waits that the service is going away."""
@@ -128,48 +131,62 @@ class Batcher:
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
-    # ------------------------------------------------------------------ a turn
-
     def _turn(self) -> None:
         """Take a batch, run it, settle it: on the loop, or in the engine's thread."""
         now = self._clock()
         lane = self._lane_to_run(now)
         work, steps = self._take(lane, now)
-        if isinstance(work, FleetStep):
-            binding, write = self._prepare_fleet(work, steps)
-            settle = partial(self._settle_fleet, work, binding, write)
-        elif work:
-            binding, write = self._prepare(work, steps)
-            settle = partial(self._settle, work, binding, write)
-        else:
+        if not work:
             self._go_on()
             return
-        if self._thread is not None:
-            done = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
-            done.add_done_callback(lambda run: self._end_turn(lane, now, settle, run.exception()))
-            return
-        failure = None
-        try:
+        prepare: Callable[[], tuple[Binding, list[int]]]
+        settle: _Settle
+        if isinstance(work, FleetStep):
+            prepare, settle = partial(self._prepare_fleet, work, steps), partial(self._settle_fleet, work)
+        else:
+            prepare, settle = partial(self._prepare, work, steps), partial(self._settle, work)
+        failure: BaseException | None = None
+        binding: Binding | None = None
+        write: list[int] = []
+        try:  # whatever is raised from here on, every waiter is answered
+            binding, write = prepare()
+            if self._thread is not None:
+                run = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
+                run.add_done_callback(lambda run: self._end_turn(lane, now, settle, binding, write, run.exception()))
+                return
             self._engine.run(binding)
-        except Exception as exc:  # whatever onnxruntime raises, every waiter is answered
+        except Exception as exc:
             failure = exc
-        self._end_turn(lane, now, settle, failure)
+        self._end_turn(lane, now, settle, binding, write, failure)
 
     def _end_turn(
         self,
-        lane: "deque[Chunk | FleetStep]",
+        lane: deque[Chunk | FleetStep],
         start: float,
-        settle: Callable[[BaseException | None], None],
+        settle: _Settle,
+        binding: Binding | None,
+        write: list[int],
         failure: BaseException | None,
     ) -> None:
-        """Settle a run and note when the long lane may go again."""
-        settle(failure)
+        """Read what a run gave, settle its work, and note when the long lane may go again."""
+        outputs, bad = None, None
+        if binding is not None and failure is None:
+            try:
+                outputs = Outputs([tensor.copy() for tensor in binding.outputs])
+                bad = binding.unfinite_rows()
+            except Exception as exc:
+                outputs, failure = None, exc
+        if outputs is None:
+            _log.error("engine_failed", model=self._engine.card.name, error=repr(failure))
+        else:
+            self.runs += 1
+        settle(write, outputs, bad)
         if lane is self._long:
             end = self._clock()
             self._long_after = end + LONG_REST * (end - start)
         self._go_on()
 
-    def _lane_to_run(self, now: float) -> "deque[Chunk | FleetStep]":
+    def _lane_to_run(self, now: float) -> deque[Chunk | FleetStep]:
         """Return whose turn it is: while short chunks keep coming, long ones get a third of the time."""
         rested = now >= self._long_after and not (self._short and self._long_was_last)
         self._long_was_last = bool(self._long) and (rested or not self._short_are_coming(now))
@@ -199,10 +216,11 @@ class Batcher:
         if not self._scheduled:
             self._go_on()
 
-    def _take(self, lane: "deque[Chunk | FleetStep]", now: float) -> tuple[list[Chunk] | FleetStep, int]:
+    def _take(self, lane: deque[Chunk | FleetStep], now: float) -> tuple[list[Chunk] | FleetStep, int]:
         """Return a lane's next batch, or the fleet step that is next, and how many time steps it runs."""
+        seconds = self._turn_seconds / (4 if self._short_are_coming(now) else 2)
         batch: list[Chunk] = []
-        room = self.max_rows
+        room = self.max_rows if lane is self._short else min(self.max_rows, self.costs.rows_within(seconds))
         while lane and room:
             chunk = lane.popleft()
             if isinstance(chunk, FleetStep):
@@ -223,7 +241,6 @@ class Batcher:
                 entry.started = True
                 batch.append(chunk)
                 room -= 1
-        seconds = self._turn_seconds / (4 if self._short_are_coming(now) else 2)
         return batch, self._steps_to_run(batch, seconds)
 
     def _steps_to_run(self, batch: list[Chunk], seconds: float) -> int:
@@ -247,7 +264,7 @@ class Batcher:
         """Fill a binding: inputs, lengths, the slot each chunk reads and a fresh one that it writes."""
         binding = self._engine.binding(len(batch), steps)
         lengths = None
-        if all(chunk.steps == steps for chunk in batch):
+        if all(chunk.steps == steps and not chunk.done for chunk in batch):  # whole payloads, one behind the other
             for index, raw in enumerate(binding.raw):
                 raw[:] = b"".join([chunk.inputs[index] for chunk in batch])
         else:
@@ -255,25 +272,25 @@ class Batcher:
             for row, (chunk, length) in enumerate(zip(batch, lengths, strict=True)):
                 chunk.fill(binding, row, length)
         binding.set_lengths(lengths)
-        lease = self._slots.lease
-        write = [SINK if chunk.owner is None and chunk.steps - chunk.done <= steps else lease() for chunk in batch]
-        binding.set_slots(
-            [chunk.slot if chunk.owner is None or chunk.done else chunk.owner.slot for chunk in batch], write
-        )
+        ends = [chunk.owner is None and chunk.steps - chunk.done <= steps for chunk in batch]
+        slots = iter(self._slots.lease_many(len(batch) - sum(ends)))
+        write = [SINK if end else next(slots) for end in ends]
+        read = [chunk.slot if chunk.owner is None or chunk.done else chunk.owner.slot for chunk in batch]
+        binding.set_slots(read, write)
         return binding, write
 
-    def _settle(self, batch: list[Chunk], binding: Binding, write: list[int], failure: BaseException | None) -> None:
-        """Flip what went well, let go of what did not, answer who is done, queue the rest again."""
-        if failure is not None:
-            _log.error("engine_failed", model=self._engine.card.name, batch=len(batch), error=str(failure))
-            for chunk, slot in zip(batch, write, strict=True):
+    def _settle(self, batch: list[Chunk], write: list[int], outputs: Outputs | None, bad: np.ndarray | None) -> None:
+        """Flip what went well, let go of what did not, answer who is done, queue the rest again.
+
+        Without outputs the run failed; without slots it was not even prepared.
+        """
+        if outputs is None:
+            for slot in write:
                 self._release(slot)
+            for chunk in batch:
                 self._fail(chunk, EngineFailed())
             return
-        steps, now = binding.steps, self._clock()
-        outputs = Outputs([tensor.copy() for tensor in binding.outputs])
-        bad = binding.unfinite_rows()
-        self.runs += 1
+        steps, now = outputs.tensors[0].shape[1], self._clock()
         self.rows += len(batch)
         again: list[Chunk] = []
         for row, chunk in enumerate(batch):
@@ -297,8 +314,6 @@ class Batcher:
         for chunk in reversed(again):
             self._lane(chunk).appendleft(chunk)
 
-    # ------------------------------------------------------------------ a fleet's turn
-
     def _fleet_waits(self, fleet: FleetStep, now: float) -> bool:
         """Tell whether a fleet step is still to be run; end it where it is not."""
         entry = fleet.entry
@@ -315,38 +330,38 @@ class Batcher:
         binding = self._engine.binding(len(owners), steps)
         fleet.fill(binding)
         binding.set_lengths(None)
+        read = [owner.slot for owner in owners]
         write = self._slots.lease_many(len(owners))
-        binding.set_slots([owner.slot for owner in owners], write)
+        binding.set_slots(read, write)
         return binding, write
 
     def _settle_fleet(
-        self, fleet: FleetStep, binding: Binding, write: list[int], failure: BaseException | None
+        self, fleet: FleetStep, write: list[int], outputs: Outputs | None, bad: np.ndarray | None
     ) -> None:
         """Flip the rows that went well; answer when all rows have been run, else queue the rest."""
-        owners, steps, now = fleet.rows(binding.batch), fleet.steps, self._clock()
-        if failure is not None:
-            _log.error("engine_failed", model=self._engine.card.name, batch=len(owners), error=str(failure))
-        bad = binding.unfinite_rows() if failure is None else None
-        self.runs += failure is None
+        if outputs is None:
+            self._slots.release_many(write)
+            self._end_fleet(fleet, EngineFailed())
+            return
+        owners, steps, now = fleet.rows(len(write)), fleet.steps, self._clock()
         self.rows += len(owners)
         freed: list[int] = []
-        taken = 0
-        for row, (owner, slot) in enumerate(zip(owners, write, strict=True), start=fleet.at):
-            error: ServiceError | None = EngineFailed() if failure is not None else owner.refusal()
-            if error is None and bad is not None and bad[row - fleet.at]:
+        for row, (owner, slot) in enumerate(zip(owners, write, strict=True)):
+            error = owner.refusal()
+            if error is None and bad is not None and bad[row]:
                 error = StateNotFinite()
             if error is None:
-                freed.append(owner.slot)
+                if owner.slot > SINK:
+                    freed.append(owner.slot)
                 owner.advanced(slot, steps, now)
-                taken += steps
+                self.row_steps += steps
             else:
                 freed.append(slot)
-                fleet.errors[row] = error
+                fleet.errors[fleet.at + row] = error
             fleet.last_steps.append(owner.step)
             self._pass_on(owner, fleet)
-        self.row_steps += taken
-        self._slots.release_many([slot for slot in freed if slot > SINK])
-        fleet.parts.append(Outputs([tensor.copy() for tensor in binding.outputs]))
+        self._slots.release_many(freed)
+        fleet.parts.append(outputs)
         fleet.at += len(owners)
         if fleet.at == len(fleet.owners):
             self._end_fleet(fleet, None)
@@ -366,9 +381,8 @@ class Batcher:
             owner.last = None
         else:
             following = fleet.following[id(owner)]
+            owner.behind -= 1
             self._lane(following).append(following)
-
-    # ------------------------------------------------------------------ out
 
     def _finish(self, chunk: Chunk, now: float) -> None:
         """Commit a chunk whose steps have all been run."""
@@ -398,6 +412,7 @@ class Batcher:
             if owner.last is chunk:
                 owner.last = None
             elif chunk.following is not None:
+                owner.behind -= 1
                 self._lane(chunk.following).append(chunk.following)
         self._answer_entry(chunk.entry)
 

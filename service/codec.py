@@ -4,6 +4,7 @@ Tensors travel through the service as raw little-endian bytes, row-major (steps,
 copied once, straight into the run's input.
 """
 
+import asyncio
 import math
 import struct
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ import orjson
 from models.card import ModelCard, TensorSpec
 from service.errors import InvalidInput, MalformedJson
 from service.work import Chunk, Outputs
+
+_GROUP = 256
+"""So many sequences are read or written before others get a turn."""
 
 _FORMATS = {"float32": "f", "float16": "e", "float64": "d", "int64": "q", "int32": "i", "bool": "?"}
 _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
@@ -128,15 +132,18 @@ class Codec:
         value = self._only_inputs(body)
         return self._chunk(value, "inputs", max_steps, max_elements, _has_booleans(body))
 
-    def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
+    async def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
         """Read a predict request {"inputs": [sequence, …]} into a chunk for each sequence."""
         value = self._only_inputs(body)
         if type(value) is not list or not value:
             raise InvalidInput("inputs", "an array of at least one sequence", kind(value))
-        return self.decode_all(value, body, max_steps, max_elements)
+        return await self.decode_all(value, body, max_steps, max_elements)
 
-    def decode_all(self, sequences: list[Any], body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
-        """Read sequences that stand in a JSON body into a chunk for each; the limits are for all together."""
+    async def decode_all(self, sequences: list[Any], body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
+        """Read sequences that stand in a JSON body into a chunk for each; the limits are for all together.
+
+        Many sequences take long, so others get a turn in between.
+        """
         booleans = _has_booleans(body)
         chunks, steps_left = [], max_steps
         for index, sequence in enumerate(sequences):
@@ -146,7 +153,18 @@ class Codec:
             if steps_left < 0 or max_elements < 0:
                 raise InvalidInput("inputs", "fewer steps in all sequences together", "more than one request may have")
             chunks.append(chunk)
+            if index % _GROUP == _GROUP - 1:
+                await asyncio.sleep(0)
         return chunks
+
+    async def encode_all(self, chunks: list[Chunk]) -> list[bytes]:
+        """Return the outputs of many chunks, each as JSON; others get a turn in between."""
+        parts = []
+        for index, chunk in enumerate(chunks):
+            parts.append(self.encode_steps(chunk))
+            if index % _GROUP == _GROUP - 1:
+                await asyncio.sleep(0)
+        return parts
 
     def decode_binary(self, body: bytes, max_steps: int, max_elements: int) -> Chunk:
         """Read a raw little-endian tensor (steps, *shape) into a chunk without an owner.
@@ -159,10 +177,6 @@ class Codec:
         if len(tensor) > max_steps:
             raise InvalidInput("body", f"at most {max_steps} steps", f"{len(tensor)}")
         return Chunk(None, (body,), len(tensor))
-
-    def decode_binary_sequence(self, body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
-        """Read one raw whole sequence (steps, *shape) for a prediction."""
-        return [self.decode_binary(body, max_steps, max_elements)]
 
     def checked(self, raw: bytes, where: str, max_elements: int) -> np.ndarray:
         """Return the raw bytes of the one input as an array (steps, *shape) of finite numbers."""

@@ -59,16 +59,14 @@ class Fleets:
     async def step(self, call: Call) -> Reply:
         """Advance many sessions of one model: read → find → run → answer."""
         model = self._repository.find(call.argument)
-        body = await call.body(self._settings.predict_body, self._settings.body_timeout)
+        body = await call.body(self._settings.predict_body)
         length = call.headers.get(HEAD_LENGTH)
         model.codec.needs_one_tensor("body")
-        request = self._read_json(model, body) if length is None else self._read_frame(model, body, length)
+        request = await self._read_json(model, body) if length is None else self._read_frame(model, body, length)
         result = await self._run(model, request, call.tenant)
         return _json_answer(result) if length is None else _framed_answer(model, request, result)
 
-    # ------------------------------------------------------------------ reading
-
-    def _read_json(self, model: ServedModel, body: bytes) -> _Request:
+    async def _read_json(self, model: ServedModel, body: bytes) -> _Request:
         """Read {"sessions": [id or name, …], "inputs": [chunk, …], "create": false}."""
         fields = load_json(body)
         keys, create = _keys(fields, {"sessions", "inputs", "create"})
@@ -77,7 +75,7 @@ class Fleets:
             got = f"one of {len(inputs)}" if type(inputs) is list else kind(inputs)
             raise InvalidInput("inputs", f"an array of {len(keys)} chunks, one for each session", got)
         limits = self._settings.predict_steps, self._settings.predict_elements
-        chunks = model.codec.decode_all(inputs, body, *limits)
+        chunks = await model.codec.decode_all(inputs, body, *limits)
         steps = [chunk.steps for chunk in chunks]
         return _Request(keys, steps, b"".join([chunk.inputs[0] for chunk in chunks]), create)
 
@@ -102,8 +100,6 @@ class Fleets:
         if len(tensor) > self._settings.predict_steps:
             raise InvalidInput("inputs[0]", f"at most {self._settings.predict_steps} steps in all", f"{len(tensor)}")
         return _Request(keys, [shape[1]] * len(keys), raw, create)
-
-    # ------------------------------------------------------------------ running
 
     async def _run(self, model: ServedModel, request: _Request, tenant: str) -> _Result:
         found = self._sessions.find_fleet(request.keys, tenant, model)

@@ -9,7 +9,7 @@ from typing import Any
 
 from service.errors import ClientGone
 from service.fleets import Fleets
-from service.gate import Gate, Receive, Reply, Scope, Send
+from service.gate import Gate, Operation, Receive, Reply, Scope, Send
 from service.operations import Operations
 from service.protocol import EXTENSION
 from service.routes.stream import Streams
@@ -17,10 +17,7 @@ from service.routes.stream import Streams
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _NONE: dict[str, Any] = {}
-_STEP = ("/v1/sessions/", "/steps")
-_PREDICT = ("/v1/models/", "/predict")
-_FLEET = ("/v1/models/", "/fleet")
-_STREAM = ("/v1/models/", "/stream")
+_SESSIONS, _MODELS, _STEPS, _STREAM = "/v1/sessions/", "/v1/models/", "/steps", "/stream"
 
 
 class HotLane:
@@ -28,35 +25,37 @@ class HotLane:
 
     def __init__(self, app: App, gate: Gate, operations: Operations, fleets: Fleets, streams: Streams) -> None:
         self._app, self._gate, self._streams = app, gate, streams
-        self._ways = (
-            (*_STEP, "step", operations.step),
-            (*_FLEET, "fleet", fleets.step),
-            (*_PREDICT, "predict", operations.predict),
-        )
+        self._step = operations.step
+        self._of_models = {"predict": operations.predict, "fleet": fleets.step}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http" and scope["method"] == "POST":
-            path = scope["path"]
-            for prefix, suffix, name, operation in self._ways:
-                if path.startswith(prefix) and path.endswith(suffix):
-                    argument = path[len(prefix) : -len(suffix)]
-                    if argument and "/" not in argument:
-                        try:
-                            reply = await self._gate.run(name, operation, argument, scope, receive)
-                        except ClientGone:
-                            return
-                        answer = scope.get("extensions", _NONE).get(EXTENSION)
-                        if answer is not None:
-                            answer(*reply)
-                        else:
-                            await send_reply(reply, send)
-                        return
+            path: str = scope["path"]
+            if path.startswith(_SESSIONS) and path.endswith(_STEPS):
+                argument, name = path[len(_SESSIONS) : -len(_STEPS)], "step"
+                operation: Operation | None = self._step
+            elif path.startswith(_MODELS):
+                argument, _, name = path[len(_MODELS) :].rpartition("/")
+                operation = self._of_models.get(name)
+            else:
+                operation, argument, name = None, "", ""
+            if operation is not None and argument and "/" not in argument:
+                try:
+                    reply = await self._gate.run(name, operation, argument, scope, receive)
+                except ClientGone:
+                    return
+                answer = scope.get("extensions", _NONE).get(EXTENSION)
+                if answer is not None:
+                    answer(*reply)
+                else:
+                    await send_reply(reply, send)
+                return
         elif kind == "websocket":
-            path, (prefix, suffix) = scope["path"], _STREAM
-            argument = path[len(prefix) : -len(suffix)]
-            if path == f"{prefix}{argument}{suffix}" and argument and "/" not in argument:
-                await self._streams.open(argument, scope, receive, send)
+            path = scope["path"]
+            model = path[len(_MODELS) : -len(_STREAM)]
+            if path == f"{_MODELS}{model}{_STREAM}" and model and "/" not in model:
+                await self._streams.open(model, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

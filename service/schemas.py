@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Number = float | int
 Tensor = list[Any] | dict[str, Any]
 
 

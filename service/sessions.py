@@ -44,11 +44,25 @@ class Session:
     """One live sequence.
 
     `slot` is the row of its committed state (0 before the first step), `step` the steps committed; both change only
-    in `advanced`. `last` is the newest of its chunks on the way. `used` is when it was last created or advanced.
+    in `advanced`. `last` is the newest of its chunks on the way, `behind` counts those behind the
+    first. `used` is when it was last created or advanced.
     `bucket` is the second of the table's bucket that holds it. `name` is what the client calls it, if it does.
     """
 
-    __slots__ = ("bucket", "id", "idle_limit", "last", "model", "name", "phase", "slot", "step", "tenant", "used")
+    __slots__ = (
+        "behind",
+        "bucket",
+        "id",
+        "idle_limit",
+        "last",
+        "model",
+        "name",
+        "phase",
+        "slot",
+        "step",
+        "tenant",
+        "used",
+    )
 
     def __init__(
         self, session_id: str, tenant: str, model: "ServedModel", idle_limit: float, now: float, name: str | None
@@ -57,7 +71,7 @@ class Session:
         self.id, self.tenant, self.model, self.idle_limit = session_id, tenant, model, idle_limit
         self.phase, self.slot, self.step, self.used = Phase.LIVE, INITIAL, 0, now
         self.last: Chunk | FleetStep | None = None
-        self.bucket = 0
+        self.behind = self.bucket = 0
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.phase.value} at step {self.step}, slot {self.slot}>"

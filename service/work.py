@@ -26,11 +26,15 @@ class Outputs:
 
 
 class Owner(Protocol):
-    """Whose state a chunk advances; a session is one. `last` is the newest of its chunks that is not settled."""
+    """Whose state a chunk advances; a session is one.
+
+    `last` is the newest of its chunks that are not settled, `behind` counts those behind the first.
+    """
 
     slot: int
     step: int
     last: "Chunk | FleetStep | None"
+    behind: int
 
     def advanced(self, slot: int, steps: int, now: float) -> None:
         """Point at the row that was written, `steps` time steps on."""
