@@ -22,6 +22,8 @@ from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner
 
 LONG_REST = 2.0
 """After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
+MAX_FLEET_ROW_STEPS = 512
+"""Rows × steps of one run of a fleet step: more of them no longer fit the caches, and each costs more."""
 SHORT_PAUSE = 0.005
 """Seconds without a short chunk after which the long lane need not rest."""
 
@@ -235,8 +237,8 @@ class Batcher:
                 self._fail(chunk, None)
             elif now > entry.deadline and not entry.started:
                 self._fail(chunk, DeadlineExceeded(self._deadline))
-            elif owner is not None and (refusal := owner.refusal()) is not None:
-                self._fail(chunk, refusal)
+            elif owner is not None and owner.ended is not None:
+                self._fail(chunk, owner.ended)
             else:
                 entry.started = True
                 batch.append(chunk)
@@ -326,7 +328,7 @@ class Batcher:
     def _prepare_fleet(self, fleet: FleetStep, steps: int) -> tuple[Binding, list[int]]:
         """Fill a binding with as many of the fleet's rows as fit a turn."""
         turn = self.costs.rows_within(self._turn_seconds / steps) if self.inline else self.max_rows
-        owners = fleet.rows(min(self.max_rows, turn, MAX_ROW_STEPS // steps))
+        owners = fleet.rows(max(1, min(self.max_rows, turn, MAX_FLEET_ROW_STEPS // steps)))
         binding = self._engine.binding(len(owners), steps)
         fleet.fill(binding)
         binding.set_lengths(None)
@@ -345,21 +347,22 @@ class Batcher:
             return
         owners, steps, now = fleet.rows(len(write)), fleet.steps, self._clock()
         self.rows += len(owners)
+        self.row_steps += steps * len(owners)
         freed: list[int] = []
-        for row, (owner, slot) in enumerate(zip(owners, write, strict=True)):
-            error = owner.refusal()
-            if error is None and bad is not None and bad[row]:
-                error = StateNotFinite()
-            if error is None:
+        for row, owner in enumerate(owners):  # a microsecond a row would be as much as the model takes: no calls
+            if owner.ended is not None or (bad is not None and bad[row]):
+                fleet.errors[fleet.at + row] = owner.ended or StateNotFinite()
+                freed.append(write[row])
+                self.row_steps -= steps
+            else:
                 if owner.slot > SINK:
                     freed.append(owner.slot)
-                owner.advanced(slot, steps, now)
-                self.row_steps += steps
-            else:
-                freed.append(slot)
-                fleet.errors[fleet.at + row] = error
+                owner.slot, owner.step, owner.used = write[row], owner.step + steps, now
             fleet.last_steps.append(owner.step)
-            self._pass_on(owner, fleet)
+            if owner.last is fleet:
+                owner.last = None
+            else:
+                self._pass_on(owner, fleet)
         self._slots.release_many(freed)
         fleet.parts.append(outputs)
         fleet.at += len(owners)
@@ -389,8 +392,8 @@ class Batcher:
         owner = chunk.owner
         if owner is None:
             self._release(chunk.slot)
-        elif (refusal := owner.refusal()) is not None:  # it ended while the engine ran
-            chunk.error = refusal
+        elif owner.ended is not None:  # while the engine ran
+            chunk.error = owner.ended
             self._release(chunk.slot)
         else:
             self._release(owner.slot)

@@ -1,7 +1,9 @@
 """The fleet step: many sessions advanced by one request, each row for itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import cast
 
 import numpy as np
 import orjson
@@ -27,7 +29,7 @@ class _Request:
     raw: bytes
     create: bool
 
-    def row_inputs(self, rows: list[int]) -> list[bytes]:
+    def row_inputs(self, rows: Sequence[int]) -> list[bytes]:
         """Return the inputs of some rows."""
         size = len(self.raw) // sum(self.steps)
         ends = [count * size for count in accumulate(self.steps, initial=0)]
@@ -102,41 +104,50 @@ class Fleets:
         return _Request(keys, [shape[1]] * len(keys), raw, create)
 
     async def _run(self, model: ServedModel, request: _Request, tenant: str) -> _Result:
-        found = self._sessions.find_fleet(request.keys, tenant, model)
-        created = self._create(model, request, tenant, found) if request.create else []
-        errors = {row: session for row, session in enumerate(found) if isinstance(session, ServiceError)}
-        rows = [row for row in range(len(found)) if row not in errors] if errors else list(range(len(found)))
-        sessions = [session for session in found if isinstance(session, Session)]
+        found, errors = self._sessions.find_fleet(request.keys, tenant, model)
+        created = self._create(model, request, tenant, found, errors) if request.create and errors else []
+        rows: Sequence[int] = range(len(found))
+        sessions = cast(list[Session], found)
+        if errors:
+            rows = [row for row, session in enumerate(found) if session is not None]
+            sessions = [session for session in found if session is not None]
         if not sessions:
-            return _Result([None] * len(found), [None] * len(found), errors, created)
+            return _Result([None] * len(found), [None] * len(found), errors)
         run = self._one_piece if _in_one_piece(sessions, request) else self._row_by_row
         result = await run(model, request, rows, sessions, errors)
         result.created = created
         return result
 
     def _create(
-        self, model: ServedModel, request: _Request, tenant: str, found: list[Session | ServiceError]
+        self,
+        model: ServedModel,
+        request: _Request,
+        tenant: str,
+        found: list[Session | None],
+        errors: dict[int, ServiceError],
     ) -> list[int]:
-        """Open a session under each name that has none; return their rows."""
+        """Open a session under each name that has none, in place of its error; return their rows."""
         opened: dict[str, Session] = {}
         created = []
-        for row, key in enumerate(request.keys):
-            if not isinstance(found[row], ServiceError) or self._sessions.is_id(key):
+        for row in list(errors):
+            key = request.keys[row]
+            if self._sessions.is_id(key):
                 continue
             try:
                 if key not in opened:
                     opened[key] = self._sessions.create(tenant, model, self._settings.idle_limit, key)
                     created.append(row)
                 found[row] = opened[key]
+                del errors[row]
             except ServiceError as error:
-                found[row] = error
+                errors[row] = error
         return created
 
     async def _one_piece(
         self,
         model: ServedModel,
         request: _Request,
-        rows: list[int],
+        rows: Sequence[int],
         sessions: list[Session],
         errors: dict[int, ServiceError],
     ) -> _Result:
@@ -161,7 +172,7 @@ class Fleets:
         self,
         model: ServedModel,
         request: _Request,
-        rows: list[int],
+        rows: Sequence[int],
         sessions: list[Session],
         errors: dict[int, ServiceError],
     ) -> _Result:

@@ -47,11 +47,13 @@ class Session:
     in `advanced`. `last` is the newest of its chunks on the way, `behind` counts those behind the
     first. `used` is when it was last created or advanced.
     `bucket` is the second of the table's bucket that holds it. `name` is what the client calls it, if it does.
+    `ended` is what it answers once `phase` is another than LIVE.
     """
 
     __slots__ = (
         "behind",
         "bucket",
+        "ended",
         "id",
         "idle_limit",
         "last",
@@ -72,6 +74,7 @@ class Session:
         self.phase, self.slot, self.step, self.used = Phase.LIVE, INITIAL, 0, now
         self.last: Chunk | FleetStep | None = None
         self.behind = self.bucket = 0
+        self.ended: ServiceError | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.phase.value} at step {self.step}, slot {self.slot}>"
@@ -79,10 +82,6 @@ class Session:
     def advanced(self, slot: int, steps: int, now: float) -> None:
         """Point at the row that was written, `steps` time steps on."""
         self.slot, self.step, self.used = slot, self.step + steps, now
-
-    def refusal(self) -> ServiceError | None:
-        """Return why no further step can be taken, if so."""
-        return None if self.phase is Phase.LIVE else _GONE[self.phase](self.step)
 
     def expires(self) -> float:
         """Return the time at which it ends unless it is used before."""
@@ -152,22 +151,25 @@ class SessionTable:
             return session
         raise self._why_missing(session_id, tenant)
 
-    def find_fleet(self, keys: list[str], tenant: str, model: "ServedModel") -> list[Session | ServiceError]:
-        """Return for each key the live session of the model that has it as its id or its name, or why there is none."""
-        now, sessions, named = self._clock(), self._sessions, self._named
-        found: list[Session | ServiceError] = []
+    def find_fleet(
+        self, keys: list[str], tenant: str, model: "ServedModel"
+    ) -> tuple[list[Session | None], dict[int, ServiceError]]:
+        """Return for each key the model's live session of that id or name, and by row why there is none."""
+        now, sessions, named, name = self._clock(), self._sessions, self._named, model.name
+        found: list[Session | None] = []
+        errors: dict[int, ServiceError] = {}
         for key in keys:
-            session = sessions.get(key) or named.get((tenant, model.name, key))
+            session = sessions.get(key) or named.get((tenant, name, key))
             if session is None:
-                found.append(self._why_missing(key, tenant))
+                errors[len(found)] = self._why_missing(key, tenant)
             elif session.tenant != tenant or session.model is not model:
-                found.append(SessionNotFound())
+                session, errors[len(found)] = None, SessionNotFound()
             elif session.last is None and session.used + session.idle_limit <= now:
                 self._end(session, Phase.EXPIRED)
-                found.append(SessionExpired(session.step))
-            else:
-                found.append(session)
-        return found
+                errors[len(found)] = SessionExpired(session.step)
+                session = None
+            found.append(session)
+        return found, errors
 
     def close(self, session: Session) -> None:
         """End a session at its tenant's wish; its chunks that wait are refused, its row is let go."""
@@ -212,7 +214,7 @@ class SessionTable:
     def _end(self, session: Session, phase: Phase) -> None:
         if session.phase is not Phase.LIVE:
             raise ValueError(f"expected a live session, found {session!r}")
-        session.phase = phase
+        session.phase, session.ended = phase, _GONE[phase](session.step)
         del self._sessions[session.id]
         if session.name is not None:
             del self._named[session.tenant, session.model.name, session.name]

@@ -28,19 +28,19 @@ class Outputs:
 class Owner(Protocol):
     """Whose state a chunk advances; a session is one.
 
-    `last` is the newest of its chunks that are not settled, `behind` counts those behind the first.
+    `last` is the newest of its chunks that are not settled, `behind` counts those behind the first, `used` is when
+    it was last advanced, and `ended` says why no further step can be taken, if so.
     """
 
     slot: int
     step: int
     last: "Chunk | FleetStep | None"
     behind: int
+    used: float
+    ended: ServiceError | None
 
     def advanced(self, slot: int, steps: int, now: float) -> None:
         """Point at the row that was written, `steps` time steps on."""
-
-    def refusal(self) -> ServiceError | None:
-        """Return why no further step can be taken, if so."""
 
 
 class Chunk:
