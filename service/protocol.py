@@ -7,6 +7,7 @@ not know of it sends the two ordinary messages.
 """
 
 import asyncio
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -121,7 +122,11 @@ class AnsweringProtocol(HttpToolsProtocol):
 class StreamingProtocol(WebSocketsSansIOProtocol):
     """The protocol of one WebSocket; a handshake that was refused by an HTTP answer counts as complete."""
 
-    async def send(self, message: Any) -> None:
+    def send(self, message: Any) -> Coroutine[Any, Any, None]:
+        if message["type"] == "websocket.http.response.body":
+            return self._end_refusal(message)
+        return super().send(message)
+
+    async def _end_refusal(self, message: Any) -> None:
         await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
+        self.handshake_complete = not message.get("more_body", False)

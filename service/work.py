@@ -17,12 +17,14 @@ SHORT = 16
 class Outputs:
     """What one run gave: a tensor (batch, time, *shape) for each output, shared by all rows of that run."""
 
-    __slots__ = ("json", "tensors")
+    __slots__ = ("json", "raw", "tensors")
 
     def __init__(self, tensors: list[np.ndarray]) -> None:
         self.tensors = tensors
         self.json: list[bytes] | None = None
         """Each row's first output as JSON, filled by the codec when the first row asks."""
+        self.raw: bytes | None = None
+        """The first output of all rows as raw bytes, likewise."""
 
 
 class Owner(Protocol):
