@@ -24,6 +24,8 @@ LONG_REST = 2.0
 """After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
 MAX_FLEET_ROW_STEPS = 512
 """Rows × steps of one run of a fleet step: more of them no longer fit the caches, and each costs more."""
+ALONE = 1e-4
+"""Seconds since the last turn after which nobody is expected to join: waiting for the loop would be for nothing."""
 SHORT_PAUSE = 0.005
 """Seconds without a short chunk after which the long lane need not rest."""
 
@@ -61,6 +63,7 @@ class Batcher:
         self._long: deque[Chunk | FleetStep] = deque()
         self._last_short = self._long_after = -math.inf
         self._long_was_last = False
+        self._turn_ended = clock()
         self._scheduled = False
         self._closed = False
         self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine.card.name}")
@@ -76,7 +79,8 @@ class Batcher:
         Raises:
             QueueFull: As many entries as allowed are waiting; nothing was queued.
         """
-        entry = self._admit(len(chunks))
+        now = self._clock()
+        entry = self._admit(len(chunks), now)
         for chunk in chunks:
             chunk.entry = entry
             owner = chunk.owner
@@ -90,6 +94,7 @@ class Batcher:
                         before.following = chunk
                     continue
             self._lane(chunk).append(chunk)
+        self._call_turn(now)
         return entry.future
 
     def submit_fleet(self, fleet: FleetStep) -> "asyncio.Future[None]":
@@ -98,23 +103,31 @@ class Batcher:
         Raises:
             QueueFull: As many entries as allowed are waiting; nothing was queued.
         """
-        fleet.entry = self._admit(1)
+        now = self._clock()
+        fleet.entry = self._admit(1, now)
         for owner in fleet.owners:
             owner.last = fleet
         self._short.append(fleet)
+        self._call_turn(now)
         return fleet.entry.future
 
-    def _admit(self, parts: int) -> Entry:
+    def _admit(self, parts: int, now: float) -> Entry:
         if self._closed:
             raise ShuttingDown
         if self.waiting >= self._queue_limit:
             raise QueueFull(self._queue_limit)
         self.waiting += 1
-        loop = asyncio.get_running_loop()
-        if not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._turn)
-        return Entry(parts, loop.create_future(), self._clock() + self._deadline)
+        return Entry(parts, asyncio.get_running_loop().create_future(), now + self._deadline)
+
+    def _call_turn(self, now: float) -> None:
+        """Have a turn taken: soon, so that others can join it, or at once where nobody has been seen for a while."""
+        if self._scheduled:
+            return
+        self._scheduled = True
+        if self.inline and now - self._turn_ended > ALONE:
+            self._turn()
+        else:
+            asyncio.get_running_loop().call_soon(self._turn)
 
     def _lane(self, chunk: Chunk) -> deque[Chunk | FleetStep]:
         """Return where a chunk waits: a session's short ones go before predictions and before long ones."""
@@ -183,8 +196,8 @@ class Batcher:
         else:
             self.runs += 1
         settle(write, outputs, bad)
+        self._turn_ended = end = self._clock()
         if lane is self._long:
-            end = self._clock()
             self._long_after = end + LONG_REST * (end - start)
         self._go_on()
 
