@@ -106,12 +106,14 @@ def main(
     target: Annotated[str, typer.Option(help="cpu or cuda: whose kernels the forms are chosen for.")] = "cpu",
 ) -> None:
     """Train, save, export, verify, serve and time every cell; exit 1 where a row fails."""
-    names = cells or list(entries())
+    names = cells or entries()
     if unknown := sorted(set(names) - set(entries())):
         raise typer.BadParameter(f"no cell is called {unknown[0]!r}; there are {', '.join(entries())}")
     if target not in ("cpu", "cuda"):
         raise typer.BadParameter(f"the target is cpu or cuda, and is {target!r}")
     console = Console()
+    if not console.is_terminal:  # a line a cell, however narrow the pipe claims to be
+        console = Console(width=200)
     with tempfile.TemporaryDirectory(prefix="cellstream-cells-") as folder:
         rows = run(names, Path(folder), cast(Target, target), console)
     console.print(parity_table(rows))
@@ -121,5 +123,8 @@ def main(
     raise typer.Exit(1 if failed else 0)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app(prog_name="python -m export.cells")

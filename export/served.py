@@ -36,6 +36,10 @@ class Client:
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def post(self, path: str, body: Any = None) -> Any:
         """Send a request and return what was answered.
 
@@ -57,7 +61,8 @@ def running_service(artifacts: Path, *flags: str) -> Iterator[Client]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stderr is not None
-            yield Client(_port(process.stderr))
+            with contextlib.closing(Client(_port(process.stderr))) as client:
+                yield client
         finally:
             process.terminate()
             process.communicate(timeout=20)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -35,10 +35,9 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 """What is made of cells, beside the cells themselves: name → fields of the network's configuration."""
 
 
-def entries() -> Iterator[str]:
+def entries() -> list[str]:
     """Return the names of all that goes through the suite: every cell, and what is made of cells."""
-    yield from CELLS
-    yield from COMPOSITIONS
+    return [*CELLS, *COMPOSITIONS]
 
 
 def small_network(name: str, **fields: Any) -> Network:

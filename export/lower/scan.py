@@ -59,7 +59,9 @@ def lower_step(
 def _one_step(graph: GraphBuilder, cell: Cell, x: str, states: Sequence[str], step: Step) -> Any:
     branch = graph.inner("one_step", own_constants=True)
     y, after = step(cell, Value(branch, x).squeeze(0), tuple(Value(branch, name) for name in states))
-    _outputs(branch, cell, y.unsqueeze(0).name, [value.name for value in after], time=True)
+    # a branch may not give a value that it only passes on
+    new = [value.op("Identity").name if value.name in states else value.name for value in after]
+    _outputs(branch, cell, y.unsqueeze(0).name, new, time=True)
     return branch.build()
 
 

@@ -31,7 +31,7 @@ class AttentionLSTM(Cell):
     The pair (h, c) is kept and the oldest is dropped. `n` counts the states kept so far, at most K.
     """
 
-    source = "Cheng, Dong & Lapata 2016 (arXiv 1601.06733), equations 4 to 9; score of Bahdanau et al. 2015"
+    source = "Cheng, Dong & Lapata 2016 (arXiv 1601.06733); score of Bahdanau et al. 2015"
     Options = AttentionOptions
     options: AttentionOptions
     places: Tensor

@@ -1,7 +1,7 @@
 """The contract that every cell keeps: one time step in, one time step out, and the state carried between them."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +16,16 @@ class CellOptions(BaseModel):
     """Hold what can be chosen for a cell besides its sizes; a cell with choices of its own extends it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OnnxForms(NamedTuple):
+    """Name the recurrent ONNX operator that a cell is exported to, for a CPU and for CUDA.
+
+    Declared here because the models know nothing of the export; a test holds it against the export's own table.
+    """
+
+    cpu: str
+    cuda: str
 
 
 class Cell(nn.Module, ABC):
@@ -34,6 +44,8 @@ class Cell(nn.Module, ABC):
     """Where the equations come from."""
     square: ClassVar[bool] = False
     """Whether the equations need an input as wide as the hidden state."""
+    onnx: ClassVar[OnnxForms] = OnnxForms("Scan", "Scan")
+    """What the export makes of the cell."""
     streams: ClassVar[bool] = True
     """Whether a step's output depends on nothing that comes after it."""
 

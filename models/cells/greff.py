@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import State, vector_states
+from models.cells.base import OnnxForms, State, vector_states
 from models.cells.gates import weight
 from models.cells.peephole import DiagonalPeepholes, ForgetPeepholeOptions, PeepholeOptions
 
@@ -83,6 +83,7 @@ class FGR(DiagonalPeepholes):
     """
 
     source = _SOURCE + "FGR"
+    onnx = OnnxForms("Scan", "Scan")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)

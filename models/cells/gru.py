@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, State, vector_states
+from models.cells.base import Cell, OnnxForms, State, vector_states
 from models.cells.gates import Gates, weight
 
 
@@ -22,6 +22,7 @@ class GRUResetBefore(Cell):
     """
 
     source = "Cho et al. 2014, equations 5 to 8"
+    onnx = OnnxForms("GRU", "Scan")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
@@ -64,6 +65,7 @@ class GRUResetAfter(Cell):
     """
 
     source = "cuDNN; torch.nn.GRU"
+    onnx = OnnxForms("GRU", "GRU")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)

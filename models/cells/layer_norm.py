@@ -29,7 +29,7 @@ class LayerNormLSTM(Cell):
     with one LN over all four blocks of a product
     """
 
-    source = "Ba, Kiros & Hinton 2016 (arXiv 1607.06450), equations 20 to 22"
+    source = "Ba, Kiros & Hinton 2016 (arXiv 1607.06450)"
     Options = LayerNormOptions
     options: LayerNormOptions
 

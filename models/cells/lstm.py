@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, CellOptions, State, vector_states
+from models.cells.base import Cell, CellOptions, OnnxForms, State, vector_states
 from models.cells.gates import Gates, weight
 
 GATE_WORDS = {"i": "input", "f": "forget", "o": "output"}
@@ -29,6 +29,7 @@ class GatedLSTM(Cell):
     sees the memory through a diagonal p: c' for i and f, the new c for o.
     """
 
+    onnx = OnnxForms("LSTM", "LSTM")
     removed: ClassVar[str] = ""
     coupled: ClassVar[Mapping[str, str]] = {}
 

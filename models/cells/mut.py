@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, State, vector_states
+from models.cells.base import Cell, OnnxForms, State, vector_states
 from models.cells.gates import Gates, weight
 
 _SOURCE = "Jozefowicz, Zaremba & Sutskever 2015, "
@@ -27,6 +27,7 @@ class MUT1(_Mutation):
     """z = σ(W_z x + b);  r = σ(W_r x + R_r h' + b);  g = tanh(R_h (r h') + tanh(x) + b);  h = z g + (1 − z) h'."""
 
     source = _SOURCE + "MUT1"
+    onnx = OnnxForms("GRU", "Scan")
     square = True
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
@@ -50,6 +51,7 @@ class MUT2(_Mutation):
     """z = σ(W_z x + R_z h' + b);  r = σ(x + R_r h' + b);  g = tanh(R_h (r h') + W_h x + b);  h = z g + (1 − z) h'."""
 
     source = _SOURCE + "MUT2"
+    onnx = OnnxForms("GRU", "Scan")
     square = True
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:

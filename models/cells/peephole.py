@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, CellOptions, State, vector_states
+from models.cells.base import Cell, CellOptions, OnnxForms, State, vector_states
 from models.cells.gates import Gates, weight
 from models.cells.lstm import GATE_WORDS, GatedLSTM, LSTMOptions
 
@@ -33,6 +33,7 @@ class DiagonalPeepholes(GatedLSTM):
         ValueError: A peephole is named twice, or for a gate that is not there; or there is none at all.
     """
 
+    onnx = OnnxForms("LSTM", "Scan")
     Options: ClassVar[type[PeepholeOptions | ForgetPeepholeOptions]] = ForgetPeepholeOptions
     options: PeepholeOptions | ForgetPeepholeOptions
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, State, vector_states
+from models.cells.base import Cell, OnnxForms, State, vector_states
 from models.cells.gates import Gates, weight
 from models.cells.lstm import LSTMOptions
 
@@ -30,6 +30,7 @@ class ProjectionLSTM(Cell):
     """
 
     source = "Sak, Senior & Beaufays 2014 (arXiv 1402.1128), without peepholes; torch.nn.LSTM(proj_size)"
+    onnx = OnnxForms("LSTM", "LSTM")
     Options = ProjectionOptions
     options: ProjectionOptions
 
