@@ -1,10 +1,11 @@
 """The command line: `python -m export CHECKPOINT --out artifacts/NAME/VERSION`, and `python -m export show FILE`."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from export.artefact import read_card
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
+from export.lower import Target
 from export.pipeline import check_target, export_network
 from export.verify import TOLERANCE
 from models.card import ModelCard, Parity
@@ -59,6 +61,13 @@ def export_checkpoint(
     out: Annotated[Path, typer.Option(help="Where to: …/NAME/VERSION.", metavar="FOLDER", show_default=False)],
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
     max_batch: Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")] = 256,
+    target: Annotated[
+        str, typer.Option(help="cpu or cuda: whose kernels the graph is made for. It runs on both, at another speed.")
+    ] = "cpu",
+    cells: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="A module that registers cells of your own.", metavar="MODULE"),
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="The largest difference allowed, of the scale.")] = TOLERANCE,
     force: Annotated[bool, typer.Option("--force", help="Replace a version that exists.")] = False,
 ) -> None:
@@ -70,6 +79,10 @@ def export_checkpoint(
     with _told_in_one_sentence():
         if not 0 < tolerance < 1:
             raise typer.BadParameter(f"the tolerance must lie between 0 and 1, and is {tolerance}")
+        if target not in ("cpu", "cuda"):
+            raise typer.BadParameter(f"the target is cpu or cuda, and is {target!r}")
+        for module in cells or ():
+            _import_cells(module)
         check_target(out, force=force)
         network = Network.load(checkpoint)
         with console.status("exporting") as status:
@@ -81,6 +94,7 @@ def export_checkpoint(
                 description=description,
                 max_batch=max_batch,
                 tolerance=tolerance,
+                target=cast(Target, target),
                 force=force,
                 on_progress=status.update,
             )
@@ -95,6 +109,17 @@ def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx fi
         card = read_card(file)
     console.print(_card_table(card))
     console.print(_parity_table(card.parity))
+
+
+def _import_cells(module: str) -> None:
+    """Import a module of the user's, from the working folder or from where Python looks otherwise."""
+    sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except ImportError as exc:
+        raise typer.BadParameter(f"--import {module}: {exc}") from exc
+    finally:
+        sys.path.remove("")
 
 
 @contextmanager

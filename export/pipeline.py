@@ -12,6 +12,7 @@ from pathlib import Path
 from export.arena_graph import build_arena_graph
 from export.artefact import FILE_NAME, artefact_bytes, read_card
 from export.errors import BadTargetError, TargetExistsError
+from export.lower import Target
 from export.structure import check_arenas_stay
 from export.verify import TOLERANCE, verify
 from models.card import ModelCard, Parity
@@ -28,21 +29,22 @@ def export_network(
     description: str = "",
     max_batch: int = 256,
     tolerance: float = TOLERANCE,
+    target: Target = "cpu",
     force: bool = False,
     on_progress: Callable[[str], None] = lambda what: None,
 ) -> Path:
     """Write `root/name/version/model.onnx` and return its path; either the whole artefact is there, or nothing is.
 
-    `on_progress` is told what begins.
+    `target` is the kind of device whose kernels the graph is made for. `on_progress` is told what begins.
 
     Raises:
         ExportError: No artefact was written; see its subclasses in `export.errors`.
     """
-    target = Path(root) / name / str(version)
-    check_target(target, force=force)
+    place = Path(root) / name / str(version)
+    check_target(place, force=force)
 
     on_progress("lowering to ONNX")
-    model = build_arena_graph(network)
+    model = build_arena_graph(network, target)
     graph_bytes = model.SerializeToString(deterministic=True)
     on_progress("checking that no arena is copied")
     check_arenas_stay(graph_bytes, (spec.name for spec in network.states))
@@ -52,12 +54,12 @@ def export_network(
     card = build_card(network, name, version, description=description, max_batch=max_batch, parity=parity)
 
     on_progress("writing")
-    with _temporary_folder(target) as folder:
+    with _temporary_folder(place) as folder:
         file = folder / FILE_NAME
         file.write_bytes(artefact_bytes(model, card))
         read_card(file)
-        _put(folder, target, force=force)
-    return target / FILE_NAME
+        _put(folder, place, force=force)
+    return place / FILE_NAME
 
 
 def check_target(target: Path, *, force: bool = False) -> None:
@@ -96,6 +98,7 @@ def build_card(
         states=network.states,
         max_batch=max_batch,
         ragged=True,
+        streams=network.streams,
         feedback={OUTPUT_NAME: INPUT_NAME} if config.feedback else {},
         weights_sha256=network.weights_sha256(),
         parity=parity,

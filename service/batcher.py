@@ -59,6 +59,8 @@ class Batcher:
         self.max_rows = min(engine.card.max_batch, MAX_ROW_STEPS)
         if inline:
             self.max_rows = min(self.max_rows, costs.rows_within(turn))
+        if not engine.card.streams:  # its sequences are never cut, so each runs alone and for as long as it is
+            self.max_rows = 1
         self._short: deque[Chunk | FleetStep] = deque()
         self._long: deque[Chunk | FleetStep] = deque()
         self._last_short = self._long_after = -math.inf
@@ -262,8 +264,8 @@ class Batcher:
         """Return for how many steps all rows run; a row that ends sooner is padded while that is cheaper than a run."""
         left = [chunk.steps - chunk.done for chunk in batch]
         steps, longest = min(left, default=1), max(left, default=1)
-        if longest == 1:
-            return 1
+        if longest == 1 or not self._engine.card.streams:
+            return longest
         if steps < longest and self._engine.card.ragged:
             left.sort()
             padding = 0.0

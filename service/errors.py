@@ -99,6 +99,13 @@ class ModelNotFound(ServiceError):
         super().__init__(f"no model {shown} is served here; GET /v1/models lists those that are")
 
 
+class NotStreamable(ServiceError):
+    code, status, close = "not_streamable", 409, 4409
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the model {name} reads whole sequences and has no sessions: POST /v1/models/{name}/predict")
+
+
 class SessionNotFound(ServiceError):
     """Unknown, or another tenant's: the answer is the same."""
 

@@ -110,7 +110,7 @@ class Repository:
         engine = Engine(session, card, Arena(card.states, slots, settings.provider))
         costs = engine.measure()
         turn = settings.turn_ms / 1000
-        inline = settings.provider == "cpu" and costs.of(min(card.max_batch, 64), 1) <= turn
+        inline = settings.provider == "cpu" and card.streams and costs.of(min(card.max_batch, 64), 1) <= turn
         batcher = Batcher(
             engine,
             costs,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from service.arena import INITIAL, SINK
 from service.errors import (
+    NotStreamable,
     ServiceError,
     SessionClosed,
     SessionExpired,
@@ -119,8 +120,11 @@ class SessionTable:
         """Open a session at the model's initial state, under a name of the tenant's where it gives one.
 
         Raises:
+            NotStreamable: The model's card says that it reads whole sequences only.
             TableFull: The model has as many sessions as it may have.
         """
+        if not model.card.streams:
+            raise NotStreamable(model.name)
         if model.sessions >= model.max_sessions:
             raise TableFull(model.max_sessions)
         now = self._clock()

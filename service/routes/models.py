@@ -66,7 +66,7 @@ def models_router(gate: Gate, operations: Operations, fleets: Fleets) -> APIRout
         status_code=201,
         tags=["sessions"],
         response_model=SessionAnswer,
-        responses=errors(400, 404, 413, 422, 429),
+        responses=errors(400, 404, 409, 413, 422, 429),
         openapi_extra=body_of(OpenSession, required=False),
     )
     async def open_session(request: Request, model: str) -> Response:
