@@ -67,7 +67,7 @@ class Batcher:
         self._long: deque[Chunk | FleetStep] = deque()
         self._last_short = self._long_after = -math.inf
         self._long_was_last = False
-        self._turn_ended = clock()
+        self._turn_ended, self._was_alone = clock(), True
         self._scheduled = False
         self._closed = False
         self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine.card.name}")
@@ -98,7 +98,8 @@ class Batcher:
                         before.following = chunk
                     continue
             self._lane(chunk).append(chunk)
-        self._call_turn(now)
+        if not self._scheduled:
+            self._call_turn(now)
         return entry.future
 
     def submit_fleet(self, fleet: FleetStep) -> "asyncio.Future[None]":
@@ -112,7 +113,8 @@ class Batcher:
         for owner in fleet.owners:
             owner.last = fleet
         self._short.append(fleet)
-        self._call_turn(now)
+        if not self._scheduled:
+            self._call_turn(now)
         return fleet.entry.future
 
     def _admit(self, parts: int, now: float) -> Entry:
@@ -124,11 +126,9 @@ class Batcher:
         return Entry(parts, asyncio.get_running_loop().create_future(), now + self._deadline)
 
     def _call_turn(self, now: float) -> None:
-        """Have a turn taken: soon, so that others can join it, or at once where nobody has been seen for a while."""
-        if self._scheduled:
-            return
+        """Have a turn taken: soon, so that others can join it, or at once where nobody else has been seen lately."""
         self._scheduled = True
-        if self.inline and now - self._turn_ended > ALONE:
+        if self.inline and self._was_alone and now - self._turn_ended > ALONE:
             self._turn()
         else:
             asyncio.get_running_loop().call_soon(self._turn)
@@ -201,6 +201,7 @@ class Batcher:
             self.runs += 1
         settle(write, outputs, bad)
         self._turn_ended = end = self._clock()
+        self._was_alone = len(write) == 1
         if lane is self._long:
             self._long_after = end + LONG_REST * (end - start)
         self._go_on()
@@ -286,12 +287,15 @@ class Batcher:
         if all(chunk.steps == steps and not chunk.done for chunk in batch):  # whole payloads, one behind the other
             for index, raw in enumerate(binding.raw):
                 raw[:] = b"".join([chunk.inputs[index] for chunk in batch])
+            ends = [chunk.owner is None for chunk in batch]
         else:
-            lengths = [min(steps, chunk.steps - chunk.done) for chunk in batch]
-            for row, (chunk, length) in enumerate(zip(batch, lengths, strict=True)):
-                chunk.fill(binding, row, length)
+            left = [chunk.steps - chunk.done for chunk in batch]
+            lengths = [min(steps, count) for count in left]
+            for index, raw in enumerate(binding.raw):
+                pieces = zip(batch, lengths, strict=True)
+                raw[:] = b"".join([chunk.piece(index, length, steps) for chunk, length in pieces])
+            ends = [chunk.owner is None and count <= steps for chunk, count in zip(batch, left, strict=True)]
         binding.set_lengths(lengths)
-        ends = [chunk.owner is None and chunk.steps - chunk.done <= steps for chunk in batch]
         slots = iter(self._slots.lease_many(len(batch) - sum(ends)))
         write = [SINK if end else next(slots) for end in ends]
         read = [chunk.slot if chunk.owner is None or chunk.done else chunk.owner.slot for chunk in batch]

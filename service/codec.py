@@ -277,8 +277,8 @@ def kind(value: Any) -> str:
 
 
 def to_json(tensor: np.ndarray) -> bytes:
-    """Return a tensor as nested JSON arrays."""
-    return orjson.dumps(np.ascontiguousarray(tensor), option=orjson.OPT_SERIALIZE_NUMPY)
+    """Return a contiguous tensor as nested JSON arrays."""
+    return orjson.dumps(tensor, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def outputs_of(chunk: Chunk, output: int = 0) -> np.ndarray:

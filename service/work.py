@@ -54,7 +54,6 @@ class Chunk:
     """
 
     __slots__ = (
-        "_views",
         "done",
         "entry",
         "error",
@@ -73,19 +72,15 @@ class Chunk:
         self.results: list[tuple[Outputs, int, int]] = []
         self.error: ServiceError | None = None
         self.following: Chunk | None = None
-        self._views: list[np.ndarray] | None = None
         self.entry: Entry
 
-    def fill(self, binding: Binding, row: int, steps: int) -> None:
-        """Copy the next `steps` steps into a row of a binding."""
-        if self._views is None:
-            self._views = [
-                np.frombuffer(data, view.dtype).reshape(self.steps, *view.shape[2:])
-                for data, view in zip(self.inputs, binding.inputs, strict=True)
-            ]
-        for view, into in zip(self._views, binding.inputs, strict=True):
-            into[row, :steps] = view[self.done : self.done + steps]
-            into[row, steps:] = 0
+    def piece(self, index: int, steps: int, padded: int) -> bytes:
+        """Return the next `steps` steps of an input, behind which zeros make up `padded` steps."""
+        data = self.inputs[index]
+        size = len(data) // self.steps
+        if steps == self.steps:
+            return data if steps == padded else data.ljust(padded * size, b"\0")
+        return data[self.done * size : (self.done + steps) * size].ljust(padded * size, b"\0")
 
 
 class FleetStep:
