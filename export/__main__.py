@@ -8,15 +8,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
+from export.adopt.command import adopt
 from export.artefact import read_card
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
 from export.pipeline import check_target, export_network
+from export.tables import card_table, parity_table
 from export.verify import TOLERANCE
-from models.card import ModelCard, Parity
 from models.network import CheckpointError, Network
 
 REFUSED = 1
@@ -84,7 +83,7 @@ def export_checkpoint(
                 force=force,
                 on_progress=status.update,
             )
-        console.print(_parity_table(read_card(path).parity))
+        console.print(parity_table(read_card(path).parity))
         console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, markup=False)
 
 
@@ -93,8 +92,11 @@ def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx fi
     """Check an artefact's seal and print its card."""
     with _told_in_one_sentence():
         card = read_card(file)
-    console.print(_card_table(card))
-    console.print(_parity_table(card.parity))
+    console.print(card_table(card))
+    console.print(parity_table(card.parity))
+
+
+app.command()(adopt)
 
 
 @contextmanager
@@ -108,24 +110,6 @@ def _told_in_one_sentence() -> Iterator[None]:
     except (ExportError, CheckpointError, OSError) as exc:
         print(exc, file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
-
-
-def _parity_table(parity: Parity) -> Table:
-    table = Table("comparison", "largest difference", "tolerance", title="torch and onnxruntime")
-    for comparison, error in parity.errors.items():
-        table.add_row(comparison, f"{error:.2e}", f"{parity.tolerance:.0e}")
-    return table
-
-
-def _card_table(card: ModelCard) -> Table:
-    table = Table(title=f"{card.name} {card.version}", show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in card.model_dump(mode="json", exclude={"name", "version", "parity"}).items():
-        if isinstance(value, list):
-            value = "\n".join(str(entry) for entry in value)
-        table.add_row(key, escape(str(value)))
-    return table
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from onnx import ModelProto
+
 from export.arena_graph import build_arena_graph
 from export.artefact import FILE_NAME, artefact_bytes, read_card
 from export.errors import BadTargetError, TargetExistsError
@@ -52,6 +54,11 @@ def export_network(
     card = build_card(network, name, version, description=description, max_batch=max_batch, parity=parity)
 
     on_progress("writing")
+    return write_artefact(target, model, card, force=force)
+
+
+def write_artefact(target: Path, model: ModelProto, card: ModelCard, *, force: bool = False) -> Path:
+    """Write a verified model and its card to the folder `target` and return the file; it is there whole, or not."""
     with _temporary_folder(target) as folder:
         file = folder / FILE_NAME
         file.write_bytes(artefact_bytes(model, card))

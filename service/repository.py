@@ -18,12 +18,14 @@ from service.codec import Codec
 from service.engine import Engine
 from service.errors import ArtefactRefused, ModelNotFound, RefusedToStart
 from service.settings import Settings
+from service.wireformat import WireError, has_external_data
 
 PROOF_SLOTS = (1_000, 100_000)
 """A step on the larger arena may take at most PROOF_RATIO times one on the smaller: nothing copies the arena."""
 PROOF_RATIO = 1.5
 PROOF_TRIES = 5
 _PROOF_MEMORY = 256 << 20
+_MOST_BYTES = 2**31 - 1
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TYPES = {
@@ -167,11 +169,15 @@ def open_artefact(path: Path, provider: str = "cpu", threads: int = 1) -> tuple[
         ArtefactRefused: The file is damaged, no artefact, or its graph is not what its card says.
     """
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ArtefactRefused(f"{path}: larger than {_MOST_BYTES} bytes, the most that a model file can be")
         data = path.read_bytes()
         check_seal(data)
+        if has_external_data(data):
+            raise ArtefactRefused(f"{path}: a tensor's values lie outside the file: an artefact holds all of them")
     except OSError as exc:
         raise ArtefactRefused(f"{path} cannot be read: {exc}") from exc
-    except SealError as exc:
+    except (SealError, WireError) as exc:
         raise ArtefactRefused(f"{path}: {exc}") from exc
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
