@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from export.adopt.command import adopt
 from export.artefact import read_card
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
+from export.module.command import module
 from export.pipeline import check_target, export_network
 from export.tables import card_table, parity_table
 from export.verify import TOLERANCE
@@ -97,6 +98,7 @@ def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx fi
 
 
 app.command()(adopt)
+app.command()(module)
 
 
 @contextmanager

@@ -226,6 +226,8 @@ def graph_disagreement(session: ort.InferenceSession, card: ModelCard) -> str | 
         actual = {
             node.name: (node.type, tuple(d if isinstance(d, int) else None for d in node.shape)) for node in nodes
         }
+        if card.max_batch == 1:  # a graph that runs one row alone may say so
+            actual = {name: (dtype, _open_batch(shape)) for name, (dtype, shape) in actual.items()}
         for name, described in expected.items():
             if name not in actual:
                 return f"expected an {what} {name}, the graph has {', '.join(sorted(actual))}"
@@ -235,6 +237,10 @@ def graph_disagreement(session: ort.InferenceSession, card: ModelCard) -> str | 
         if extra:
             return f"the graph has an {what} {extra[0]} that the card does not know"
     return None
+
+
+def _open_batch(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    return (None, *shape[1:]) if shape[:1] == (1,) else shape
 
 
 def _shown(described: tuple[str, tuple[int | None, ...]]) -> str:

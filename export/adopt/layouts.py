@@ -39,16 +39,16 @@ def readings(foreign: Foreign, pairs: tuple[Pair, ...], wishes: Wishes) -> list[
     ports = {name: port for name, port in foreign.inputs.items() if name not in wishes.constants}
     _check_names(foreign, ports, sources, wishes)
     choices = []
-    refusals: list[NotServableError | AmbiguousError] = []
     for name, port in ports.items():
         found = []
+        refusals: list[NotServableError | AmbiguousError] = []
         for axis in _batch_axes(port, wishes):
             try:
                 found.append(_read(foreign, port, axis, sources.get(name), wishes))
             except (NotServableError, AmbiguousError) as exc:
                 refusals.append(exc)
         if not found:
-            raise refusals[-1]
+            raise refusals[0]
         choices.append([(name, layout) for layout in found])
     candidates = []
     for combination in itertools.islice(itertools.product(*choices), 16 * _MOST_READINGS):

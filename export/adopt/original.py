@@ -99,7 +99,7 @@ class Original:
             after[name] = np.take(whole[name], range(size - count, size), axis=1 + place)
         for pair in self.pairs:
             whole[pair.source] = states[pair.source]
-        feeds = {name: np.ascontiguousarray(from_rows(rows, self.reading[name])) for name, rows in whole.items()}
+        feeds = {name: np.asarray(from_rows(rows, self.reading[name]), order="C") for name, rows in whole.items()}
         outputs = self.foreign.run(feeds | self.constants)
         for pair in self.pairs:
             after[pair.source] = to_rows(outputs[pair.target], self.reading[pair.source])

@@ -65,7 +65,9 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
     while True:
         sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
         rest = [port for port in open_inputs if port.name not in sources]
-        left = {port.name: [name for name in fits[port.name] if name not in targets] for port in rest}
+        left = {
+            port.name: _best([outputs[name] for name in fits[port.name] if name not in targets], port) for port in rest
+        }
         lone = [
             Pair(name, found[0], *_reason(name, found[0]))
             for name, found in left.items()
@@ -77,6 +79,9 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
             break
         pairs += lone
     _refuse_open(left, outputs, inputs)
+    if len(pairs) == len(inputs):
+        # something must be left for clients to send
+        pairs = [pair for pair in pairs if pair.sure]
     return tuple(pairs)
 
 
@@ -91,6 +96,13 @@ def fitting(source: Port, target: Port) -> bool:
     return all(
         a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(source.dims, target.dims, strict=True)
     )
+
+
+def _best(fits: list[Port], source: Port) -> list[str]:
+    """Return the names of the outputs that fit, only those of the same fixed sizes where there are such."""
+    fixed = [dim if isinstance(dim, int) else None for dim in source.dims]
+    same = [port.name for port in fits if [dim if isinstance(dim, int) else None for dim in port.dims] == fixed]
+    return same or [port.name for port in fits]
 
 
 def words(name: str) -> list[str]:

@@ -56,7 +56,8 @@ def settle(original: Original, candidates: list[Candidate]) -> Found:
             return Found(tried, _single(tried), batched=False, why_not_batched=why)
         except RunFailedError as exc:
             failures.append(str(exc))
-    raise NotServableError(_does_not_run(original, failures[0] if failures else why))
+    likeliest = replace(original, reading=candidates[0].layouts)
+    raise NotServableError(_does_not_run(likeliest, failures[0] if failures else why))
 
 
 def check_finite(original: Original) -> Original:
@@ -102,8 +103,11 @@ def runs_many_steps(original: Original, outputs: Reading) -> Reading | None:
         one = {name: _step_of(rows, original.reading[name], step) for name, rows in inputs.items()}
         single, states = original.step(one, states)
         singles.append(single)
-    found = {}
+    found = dict(outputs)
+    fed = {pair.target for pair in original.pairs}
     for name, layout in outputs.items():
+        if name in fed and fed != set(outputs):
+            continue
         grown = [a for a, (n, m) in enumerate(zip(singles[0][name].shape, together[name].shape, strict=True)) if n != m]
         if len(grown) != 1 or together[name].shape[grown[0]] != _STEPS or singles[0][name].shape[grown[0]] != 1:
             return None
