@@ -15,8 +15,8 @@ from export.artefact import read_card
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
 from export.module.command import module
 from export.pipeline import check_target, export_network
+from export.precision import TOLERANCES, Precision, choose
 from export.tables import card_table, parity_table
-from export.verify import TOLERANCE
 from models.network import CheckpointError, Network
 
 REFUSED = 1
@@ -59,7 +59,15 @@ def export_checkpoint(
     out: Annotated[Path, typer.Option(help="Where to: …/NAME/VERSION.", metavar="FOLDER", show_default=False)],
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
     max_batch: Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")] = 256,
-    tolerance: Annotated[float, typer.Option(help="The largest difference allowed, of the scale.")] = TOLERANCE,
+    dtype: Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")] = "float32",
+    quantize: Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")] = "",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help=f"The largest difference allowed, of the scale ({TOLERANCES[Precision.FLOAT32]:g}).",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a version that exists.")] = False,
 ) -> None:
     """Export a checkpoint and verify it (the default: the word may be left out).
@@ -68,7 +76,7 @@ def export_checkpoint(
     """
     out = Path(out.absolute())
     with _told_in_one_sentence():
-        if not 0 < tolerance < 1:
+        if tolerance is not None and not 0 < tolerance < 1:
             raise typer.BadParameter(f"the tolerance must lie between 0 and 1, and is {tolerance}")
         check_target(out, force=force)
         network = Network.load(checkpoint)
@@ -81,6 +89,8 @@ def export_checkpoint(
                 description=description,
                 max_batch=max_batch,
                 tolerance=tolerance,
+                precision=choose(dtype, quantize),
+                on_finding=lambda finding: console.print(finding, soft_wrap=True, markup=False, highlight=False),
                 force=force,
                 on_progress=status.update,
             )

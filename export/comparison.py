@@ -56,7 +56,7 @@ def compare(
         ForeignRowError: A run changed a row that it was not told to write.
     """
     errors = {}
-    bench = _Bench(oracle, _Runner(model, card, seed), np.random.default_rng(seed))
+    bench = _Bench(oracle, Runner(model, card, seed), np.random.default_rng(seed))
     for name, run in _COMPARISONS.items():
         if card.max_batch == 1 and "strangers" in name:
             continue
@@ -92,7 +92,7 @@ class _Figure:
         return 0.0 if self.difference == 0.0 else self.difference / max(self.scale, float(np.finfo(np.float32).tiny))
 
 
-class _Runner:
+class Runner:
     """Runs a served graph over arenas of noise, as the service does; checks that no foreign row changes."""
 
     def __init__(self, model: bytes, card: ModelCard, seed: int) -> None:
@@ -135,7 +135,7 @@ class _Runner:
 @dataclass(slots=True)
 class _Bench:
     oracle: Oracle
-    runner: _Runner
+    runner: Runner
     random: np.random.Generator
     figures: dict[str, _Figure] = field(default_factory=dict)
 

@@ -14,6 +14,9 @@ from onnx import ModelProto
 from export.arena_graph import build_arena_graph
 from export.artefact import FILE_NAME, artefact_bytes, read_card
 from export.errors import BadTargetError, TargetExistsError
+from export.network_oracle import NetworkOracle
+from export.precision import Precision
+from export.proving import prove
 from export.structure import check_arenas_stay
 from export.verify import TOLERANCE, verify
 from models.card import ModelCard, Parity
@@ -29,13 +32,15 @@ def export_network(
     *,
     description: str = "",
     max_batch: int = 256,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
+    precision: Precision = Precision.FLOAT32,
     force: bool = False,
     on_progress: Callable[[str], None] = lambda what: None,
+    on_finding: Callable[[str], None] = lambda finding: None,
 ) -> Path:
     """Write `root/name/version/model.onnx` and return its path; either the whole artefact is there, or nothing is.
 
-    `on_progress` is told what begins.
+    `on_progress` is told what begins, `on_finding` what a lower precision saves and costs.
 
     Raises:
         ExportError: No artefact was written; see its subclasses in `export.errors`.
@@ -48,10 +53,14 @@ def export_network(
     graph_bytes = model.SerializeToString(deterministic=True)
     on_progress("checking that no arena is copied")
     check_arenas_stay(graph_bytes, (spec.name for spec in network.states))
+    exact = TOLERANCE if tolerance is None or precision is not Precision.FLOAT32 else tolerance
     parity = verify(
-        network, graph_bytes, tolerance=tolerance, on_comparison=lambda which: on_progress(f"comparing: {which}")
+        network, graph_bytes, tolerance=exact, on_comparison=lambda which: on_progress(f"comparing: {which}")
     )
     card = build_card(network, name, version, description=description, max_batch=max_batch, parity=parity)
+    if precision is not Precision.FLOAT32:
+        oracle = NetworkOracle(network)
+        model, card = prove(model, card, oracle, precision=precision, tolerance=tolerance, on_finding=on_finding)
 
     on_progress("writing")
     return write_artefact(target, model, card, force=force)

@@ -11,6 +11,7 @@ from export.adopt.pipeline import adopt_model
 from export.adopt.wishes import Wishes
 from export.artefact import read_card
 from export.errors import ExportError
+from export.precision import choose
 from export.tables import parity_table
 
 REFUSED = 1
@@ -40,6 +41,8 @@ def adopt(
     ] = None,
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
     max_batch: Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")] = 256,
+    dtype: Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")] = "float32",
+    quantize: Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")] = "",
     tolerance: Annotated[
         float | None, typer.Option(min=0, max=1, help="The largest difference allowed, of the scale.")
     ] = None,
@@ -63,6 +66,7 @@ def adopt(
                 description=description,
                 max_batch=max_batch,
                 tolerance=tolerance,
+                precision=choose(dtype, quantize),
                 force=force,
                 on_progress=status.update,
                 on_finding=lambda finding: console.print(finding, soft_wrap=True, markup=False, highlight=False),

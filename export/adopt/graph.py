@@ -8,7 +8,7 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, nump
 
 from export.adopt.errors import NotServableError
 from export.adopt.plan import InputPlan, Layout, OutputPlan, Plan
-from export.adopt.reading import subgraphs
+from export.graphs import subgraphs
 from export.lower.builder import ELEMENT_TYPES, Dim, GraphBuilder
 from models.card import StateSpec, TensorSpec
 

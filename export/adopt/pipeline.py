@@ -12,10 +12,9 @@ from export.adopt.oracle import OriginalOracle
 from export.adopt.planning import Planned, make_plan
 from export.adopt.reading import read_foreign
 from export.adopt.wishes import Wishes
-from export.comparison import compare
 from export.pipeline import check_target, write_artefact
-from export.structure import check_arenas_stay
-from export.verify import TOLERANCE
+from export.precision import Precision
+from export.proving import prove
 from models.card import ModelCard, Parity
 
 HALF_TOLERANCE = 5e-3
@@ -32,6 +31,7 @@ def adopt_model(
     description: str = "",
     max_batch: int = 256,
     tolerance: float | None = None,
+    precision: Precision = Precision.FLOAT32,
     force: bool = False,
     on_progress: Callable[[str], None] = lambda what: None,
     on_finding: Callable[[str], None] = lambda finding: None,
@@ -52,20 +52,19 @@ def adopt_model(
     plan = planned.plan
     on_progress("building the served graph")
     served = build_served_graph(model, plan)
-    data = served.SerializeToString(deterministic=True)
-    on_progress("checking that no arena is copied")
-    check_arenas_stay(data, (spec.name for spec in plan.state_specs))
     half = "float16" in {spec.dtype for spec in plan.state_specs} | {one.spec.dtype for one in plan.outputs}
     card = _card(model, planned, name, version, description, max_batch if plan.batched else 1)
-    parity = compare(
-        OriginalOracle(planned),
-        data,
+    served, card = prove(
+        served,
         card,
-        tolerance=tolerance or (HALF_TOLERANCE if half else TOLERANCE),
-        on_comparison=lambda which: on_progress(f"comparing: {which}"),
+        OriginalOracle(planned),
+        precision=precision,
+        tolerance=HALF_TOLERANCE if half and tolerance is None else tolerance,
+        on_progress=on_progress,
+        on_finding=on_finding,
     )
     on_progress("writing")
-    return write_artefact(target, served, card.model_copy(update={"parity": parity}), force=force)
+    return write_artefact(target, served, card, force=force)
 
 
 def _card(model: ModelProto, planned: Planned, name: str, version: int, description: str, max_batch: int) -> ModelCard:

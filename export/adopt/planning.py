@@ -14,8 +14,8 @@ from export.adopt.original import Original, initial_value
 from export.adopt.pairs import Pair, find_pairs
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.probe import Found, check_finite, effects, runs_many_steps, settle
-from export.adopt.reading import all_graphs
 from export.adopt.wishes import Wishes
+from export.graphs import all_graphs
 from models.card import StateSpec, TensorSpec
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.adopt.errors import UnsafeFileError
+from export.graphs import all_graphs, subgraphs
 
 MAX_BYTES = 2**31 - 1
 """The most that a file and its tensors may hold: the limit of a protobuf message."""
@@ -42,22 +43,6 @@ def read_foreign(path: Path) -> ModelProto:
         _check_tensor(path, where, tensor)
     del model.training_info[:]
     return model
-
-
-def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs in a node's attributes, as If, Loop and Scan have them."""
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and every graph inside it."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from all_graphs(inner)
 
 
 def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:

@@ -12,8 +12,8 @@ from export.errors import ExportError
 from export.module.example import Example
 from export.module.loading import load_weights, make_module
 from export.module.pipeline import export_module
+from export.precision import choose
 from export.tables import parity_table
-from export.verify import TOLERANCE
 
 REFUSED = 1
 
@@ -28,7 +28,11 @@ def module(
     time_first: Annotated[bool, typer.Option("--time-first", help="SHAPE is TIMExBATCHxFEATURES.")] = False,
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
     max_batch: Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")] = 256,
-    tolerance: Annotated[float, typer.Option(help="The largest difference allowed, of the scale.")] = TOLERANCE,
+    dtype: Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")] = "float32",
+    quantize: Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")] = "",
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The largest difference allowed, of the scale.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a version that exists.")] = False,
 ) -> None:
     """Export your own torch module that contains nn.LSTM, nn.GRU, nn.RNN or their cells, and verify it.
@@ -52,6 +56,7 @@ def module(
                 description=description,
                 max_batch=max_batch,
                 tolerance=tolerance,
+                precision=choose(dtype, quantize),
                 force=force,
                 on_progress=status.update,
                 on_finding=lambda finding: console.print(finding, soft_wrap=True, markup=False, highlight=False),

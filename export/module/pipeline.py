@@ -14,7 +14,6 @@ from export.adopt.graph import build_served_graph
 from export.adopt.plan import Plan
 from export.adopt.planning import Planned, make_plan
 from export.adopt.wishes import Wishes
-from export.comparison import compare
 from export.errors import ExportError, ParityError
 from export.module.errors import NotStreamableError
 from export.module.example import Example
@@ -23,8 +22,8 @@ from export.module.oracle import ModuleOracle
 from export.module.recording import Carried, Leaf, input_names, record
 from export.module.tracing import trace
 from export.pipeline import check_target, write_artefact
-from export.structure import check_arenas_stay
-from export.verify import TOLERANCE
+from export.precision import Precision
+from export.proving import prove
 from models.card import ModelCard, Parity
 from models.threads import torch_threads
 
@@ -40,7 +39,8 @@ def export_module(
     *,
     description: str = "",
     max_batch: int = 256,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
+    precision: Precision = Precision.FLOAT32,
     force: bool = False,
     on_progress: Callable[[str], None] = lambda what: None,
     on_finding: Callable[[str], None] = lambda finding: None,
@@ -55,13 +55,18 @@ def export_module(
     module = module.float().cpu().eval()
     check_weights(module, "the module")
     sent = input_names(module, len(examples))
+    # in a lower precision the float32 form is proved first, to its own tolerance
+    exact = tolerance if precision is Precision.FLOAT32 else None
     with torch_threads(1):
         on_progress("watching a run")
         carried, leaves = record(module, examples)
         made = _Making(
-            module, examples, sent, carried, leaves, name, version, description, max_batch, tolerance, on_progress
+            module, examples, sent, carried, leaves, name, version, description, max_batch, exact, on_progress
         )
         served, card, planned = made.best()
+        if precision is not Precision.FLOAT32:
+            oracle = made.oracle(planned.plan)
+            served, card = prove(served, card, oracle, precision=precision, tolerance=tolerance, on_finding=on_finding)
     for one in carried:
         on_finding(f"{one.path}: {len(one.layers)} layer{'s' * (len(one.layers) > 1)}, carried from step to step")
     on_finding(
@@ -85,7 +90,7 @@ class _Making:
         version: int,
         description: str,
         max_batch: int,
-        tolerance: float,
+        tolerance: float | None,
         on_progress: Callable[[str], None],
     ) -> None:
         self._module, self._examples, self._carried, self._leaves = module, examples, carried, leaves
@@ -119,24 +124,15 @@ class _Making:
         if plan.native_time != (steps > 1):
             raise NotStreamableError("the module gives something else for several steps than for one after another")
         served = build_served_graph(model, plan)
-        data = served.SerializeToString(deterministic=True)
-        check_arenas_stay(data, (spec.name for spec in plan.state_specs))
-        card = self._card(plan)
-        oracle = ModuleOracle(
-            self._module,
-            self._examples,
-            self._leaves,
-            [one.spec.name for one in plan.inputs],
-            [one.spec.name for one in plan.outputs],
+        served, card = prove(
+            served, self._card(plan), self.oracle(plan), tolerance=self._tolerance, on_progress=self._on_progress
         )
-        parity = compare(
-            oracle,
-            data,
-            card,
-            tolerance=self._tolerance,
-            on_comparison=lambda which: self._on_progress(f"comparing: {which}"),
-        )
-        return served, card.model_copy(update={"parity": parity}), planned
+        return served, card, planned
+
+    def oracle(self, plan: Plan) -> ModuleOracle:
+        """Return what answers by the module itself, under the plan's names."""
+        inputs, outputs = [one.spec.name for one in plan.inputs], [one.spec.name for one in plan.outputs]
+        return ModuleOracle(self._module, self._examples, self._leaves, inputs, outputs)
 
     def _wishes(self) -> Wishes:
         names = [name for one in self._carried for layer in range(len(one.layers)) for name in one.names(layer)]
@@ -161,7 +157,7 @@ class _Making:
             max_batch=self._max_batch if plan.batched else 1,
             ragged=False,
             weights_sha256=_weights_sha256(self._module),
-            parity=Parity(tolerance=self._tolerance, errors={}),
+            parity=Parity(tolerance=1.0, errors={}),
             created_by=" ".join(f"{p} {installed_version(p)}" for p in ("torch", "onnx", "onnxruntime")),
         )
 
