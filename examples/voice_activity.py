@@ -89,19 +89,20 @@ def stream(url: str, steps: np.ndarray) -> list[float]:
 
 def timeline(probabilities: Sequence[float]) -> Iterator[tuple[float, float, bool]]:
     """Yield (begin, end, is speech) in seconds; stretches shorter than a quarter of a second join the one before."""
-    stretches: list[list[int]] = []  # [first step, is speech]
+    stretches: list[list[int]] = []  # first step, step behind the last, is speech
     for step, probability in enumerate(probabilities):
         spoken = int(probability >= THRESHOLD)
-        if not stretches or stretches[-1][1] != spoken:
-            stretches.append([step, spoken])
-    ends = [first for first, _ in stretches[1:]] + [len(probabilities)]
-    joined: list[list[int]] = []
-    for (first, spoken), end in zip(stretches, ends, strict=True):
-        if joined and (end - first < SHORTEST or joined[-1][1] == spoken):
-            joined[-1][2] = end
+        if stretches and stretches[-1][2] == spoken:
+            stretches[-1][1] = step + 1
         else:
-            joined.append([first, spoken, end])
-    for first, spoken, end in joined:
+            stretches.append([step, step + 1, spoken])
+    joined: list[list[int]] = []
+    for first, end, spoken in stretches:
+        if joined and (end - first < SHORTEST or joined[-1][2] == spoken):
+            joined[-1][1] = end
+        else:
+            joined.append([first, end, spoken])
+    for first, end, spoken in joined:
         yield first * STEP / RATE, end * STEP / RATE, bool(spoken)
 
 

@@ -73,9 +73,10 @@ def lower_precision(model: ModelProto, card: ModelCard, precision: Precision) ->
         lowered = _int8(model)
         card = card.model_copy(update={"max_batch": 1})
         if lowered.ByteSize() >= before:
+            after = lowered.ByteSize()
             raise PrecisionError(
-                f"int8 would save nothing: {before:,} bytes become {lowered.ByteSize():,} (small weights, or GRU and RNN "
-                "nodes, of which onnxruntime has no int8 form)"
+                f"int8 would save nothing: {before:,} bytes become {after:,} (weights are small, or in nodes like "
+                "GRU and RNN, of which onnxruntime has no int8 form)"
             )
     config = card.config | {"precision": precision.value, "bytes_in_float32": before, "bytes": lowered.ByteSize()}
     return lowered, card.model_copy(update={"config": config})

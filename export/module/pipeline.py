@@ -17,10 +17,11 @@ from export.adopt.wishes import Wishes
 from export.errors import ExportError, ParityError
 from export.module.errors import NotStreamableError
 from export.module.example import Example
+from export.module.given import Given, find_given
 from export.module.loading import check_weights
 from export.module.oracle import ModuleOracle
 from export.module.recording import Carried, Leaf, input_names, record
-from export.module.tracing import trace
+from export.module.tracing import make_explicit, trace
 from export.pipeline import check_target, write_artefact
 from export.precision import Precision
 from export.proving import prove
@@ -60,8 +61,11 @@ def export_module(
     with torch_threads(1):
         on_progress("watching a run")
         carried, leaves = record(module, examples)
+        given = None if carried else find_given(module, examples)
+        if given is not None:
+            leaves = leaves[: len(leaves) - len(given.names)]
         made = _Making(
-            module, examples, sent, carried, leaves, name, version, description, max_batch, exact, on_progress
+            module, examples, sent, carried, given, leaves, name, version, description, max_batch, exact, on_progress
         )
         served, card, planned = made.best()
         if precision is not Precision.FLOAT32:
@@ -69,6 +73,8 @@ def export_module(
             served, card = prove(served, card, oracle, precision=precision, tolerance=tolerance, on_finding=on_finding)
     for one in carried:
         on_finding(f"{one.path}: {len(one.layers)} layer{'s' * (len(one.layers) > 1)}, carried from step to step")
+    if given is not None:
+        on_finding(f"forward takes and returns its state: {', '.join(given.names)}")
     on_finding(
         "several steps run at once" if planned.plan.native_time else "one step is exported: a Scan carries it over time"
     )
@@ -85,6 +91,7 @@ class _Making:
         examples: Sequence[Example],
         sent: Sequence[str],
         carried: Sequence[Carried],
+        given: Given | None,
         leaves: Sequence[Leaf],
         name: str,
         version: int,
@@ -96,6 +103,7 @@ class _Making:
         self._module, self._examples, self._carried, self._leaves = module, examples, carried, leaves
         self._name, self._version, self._description = name, version, description
         self._sent = sent
+        self._explicit = make_explicit(module, carried, given, leaves, len(examples))
         self._max_batch, self._tolerance, self._on_progress = max_batch, tolerance, on_progress
 
     def best(self) -> tuple[ModelProto, ModelCard, Planned]:
@@ -118,7 +126,7 @@ class _Making:
 
     def _make(self, steps: int) -> tuple[ModelProto, ModelCard, Planned]:
         self._on_progress("tracing")
-        model = trace(self._module, self._examples, self._sent, self._carried, self._leaves, steps=steps)
+        model = trace(self._explicit, self._examples, self._sent, self._leaves, steps=steps)
         planned = make_plan(model, self._wishes(), self._on_progress)
         plan = planned.plan
         if plan.native_time != (steps > 1):
@@ -135,11 +143,11 @@ class _Making:
         return ModuleOracle(self._module, self._examples, self._leaves, inputs, outputs)
 
     def _wishes(self) -> Wishes:
-        names = [name for one in self._carried for layer in range(len(one.layers)) for name in one.names(layer)]
+        explicit = self._explicit
         axes = {name: example.batch_axis for name, example in zip(self._sent, self._examples, strict=True)}
         return Wishes(
-            states={name: f"after/{name}" for name in names} | dict.fromkeys(self._sent, ""),
-            batch_axes=axes | dict.fromkeys(names, 0),
+            states={name: f"after/{name}" for name in explicit.names} | dict.fromkeys(self._sent, ""),
+            batch_axes=axes | dict(zip(explicit.names, explicit.axes, strict=True)),
             initial={name: row for one in self._carried for name, row in one.initial.items()},
         )
 

@@ -50,7 +50,7 @@ class Leaf:
 
 
 def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried], list[Leaf]]:
-    """Run a module on random examples; return what it carries and what it returns.
+    """Run a module on random examples; return what its layers carry, and what it returns.
 
     Raises:
         NotStreamableError: A recurrent layer is called twice in a step, starts from a state that depends on the

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from export.lower import GraphBuilder
 from export.module.errors import NotStreamableError
 from export.module.example import Example
+from export.module.given import Given, TakesState
 from export.module.layers import Layer
 from export.module.recording import Carried, Leaf, leaves_of
 
@@ -24,44 +25,67 @@ _DOMAIN = "cellstream"
 _OP = "Layer"
 
 
+@dataclass(frozen=True, slots=True)
+class Explicit:
+    """A module that takes and returns its states as tensors, ready to be traced.
+
+    It takes inputs, then states; it returns the leaves, then states. `axes` are the states' batch axes, `zeros` ones
+    for a batch of 2. Placeholders in its trace stand for `layers`.
+    """
+
+    module: nn.Module
+    names: list[str]
+    axes: list[int]
+    zeros: list[Tensor]
+    layers: list[Layer]
+
+
+def make_explicit(
+    module: nn.Module, carried: Sequence[Carried], given: Given | None, leaves: Sequence[Leaf], inputs: int
+) -> Explicit:
+    """Return a copy of a module whose states are explicit: those of its layers, or those that it takes itself."""
+    if given is not None:
+        places = [leaf.place for leaf in leaves]
+        return Explicit(TakesState(module, given, inputs, places), given.names, given.axes, given.zeros, [])
+    layers = [layer for one in carried for layer in one.layers]
+    names = [name for one in carried for layer in range(len(one.layers)) for name in one.names(layer)]
+    wrapper = _Explicit(copy.deepcopy(module), _Book(), carried, leaves, inputs)
+    zeros = [torch.zeros(2, *spec.shape) for layer in layers for spec in layer.cell.states]
+    return Explicit(wrapper, names, [0] * len(names), zeros, layers)
+
+
 def trace(
-    module: nn.Module,
-    examples: Sequence[Example],
-    sent: Sequence[str],
-    carried: Sequence[Carried],
-    leaves: Sequence[Leaf],
-    *,
-    steps: int,
+    explicit: Explicit, examples: Sequence[Example], sent: Sequence[str], leaves: Sequence[Leaf], *, steps: int
 ) -> ModelProto:
     """Trace a module over some steps; recurrent layers are lowered by us, all else by torch's exporter.
 
-    Inputs are those of `sent` and the states; outputs the leaves' names, and each state's name behind `after/`. States
-    are (batch, hidden). The time is an axis of no fixed size where more than one step is traced.
+    Inputs are those of `sent` and the states; outputs the leaves' names, and each state's name behind `after/`. The
+    time is an axis of no fixed size where more than one step is traced.
 
     Raises:
         NotStreamableError: torch cannot export the module.
     """
-    book = _Book([layer for one in carried for layer in one.layers])
-    wrapper = _Explicit(copy.deepcopy(module), book, carried, leaves, len(examples))
     generator = torch.Generator().manual_seed(1)
     inputs = [example.draw(2, steps, generator) for example in examples]
-    states = [torch.zeros(2, *spec.shape) for one in carried for layer in one.layers for spec in layer.cell.states]
-    names = [name for one in carried for layer in range(len(one.layers)) for name in one.names(layer)]
-    given = [leaf.name for leaf in leaves]
     axes = {name: {example.batch_axis: "batch"} for name, example in zip(sent, examples, strict=True)}
     if steps > 1:
         for name, example in zip(sent, examples, strict=True):
             axes[name][example.time_axis] = "time"
-    axes |= {name: {0: "batch"} for name in names} | {f"after/{name}": {0: "batch"} for name in names}
+    after = [f"after/{name}" for name in explicit.names]
+    axes |= {
+        name: {axis: "batch"}
+        for names in (explicit.names, after)
+        for name, axis in zip(names, explicit.axes, strict=True)
+    }
     try:
         with tempfile.TemporaryDirectory(prefix="cellstream-") as folder, warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of what tracing may freeze: the comparison that follows finds it
             torch.onnx.export(
-                wrapper,
-                (*inputs, *states),
+                explicit.module,
+                (*inputs, *explicit.zeros),
                 str(Path(folder) / "traced.onnx"),
-                input_names=[*sent, *names],
-                output_names=[*given, *(f"after/{name}" for name in names)],
+                input_names=[*sent, *explicit.names],
+                output_names=[*(leaf.name for leaf in leaves), *after],
                 dynamic_axes=axes,
                 opset_version=OPSET,
                 custom_opsets={_DOMAIN: 1},
@@ -70,16 +94,15 @@ def trace(
             model = onnx.load(Path(folder) / "traced.onnx")
     except Exception as exc:  # torch raises a dozen types of its own
         raise NotStreamableError(f"torch cannot export the module: {' '.join(str(exc).split())[:300]}") from exc
-    for name in {*sent, *names} - {value.name for value in model.graph.input}:
+    for name in {*sent, *explicit.names} - {value.name for value in model.graph.input}:
         raise NotStreamableError(f"{name} is given to the module, but nothing in it depends on it")
-    return _lowered(model, book.layers)
+    return _lowered(model, explicit.layers)
 
 
 @dataclass(slots=True)
 class _Book:
     """The states of the trace under way: what comes in by name, and what goes out."""
 
-    layers: list[Layer]
     before: dict[str, Tensor] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
 

@@ -145,6 +145,27 @@ class OwnCells(nn.Module):
         return torch.stack(outputs, 1)
 
 
+class OwnMaths(nn.Module):
+    """A recurrence of the user's own in a loop; the state is an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keep, self.add = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if state is None:
+            state = (x.new_zeros(x.shape[0], 5), x.new_zeros(2, x.shape[0], 3))
+        h, last = state
+        outputs = []
+        for t in range(x.shape[1]):
+            seen = torch.cat([h, x[:, t]], dim=-1)
+            gate = torch.sigmoid(self.keep(seen))
+            h = gate * h + (1 - gate) * torch.tanh(self.add(seen))
+            last = torch.stack([last[1], x[:, t]])
+            outputs.append(h + last.sum(0).mean(-1, keepdim=True))
+        return torch.stack(outputs, 1), (h, last)
+
+
 class Bidirectional(nn.Module):
     """It reads the future."""
 
