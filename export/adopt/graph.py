@@ -1,20 +1,16 @@
 """The served graph of a foreign model: its nodes in the middle, arenas, layouts and overlaps around them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
-import onnx
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
-from export.adopt.errors import NotServableError
 from export.adopt.plan import InputPlan, Layout, OutputPlan, Plan
-from export.graphs import subgraphs
+from export.adopt.source import PREFIX, modern, renamed
 from export.lower.builder import ELEMENT_TYPES, Dim, GraphBuilder
 from models.card import StateSpec, TensorSpec
 
 IR_VERSION = 10  # newer ones are not read by every onnxruntime in use
-_OLDEST_OPSET = 11  # ScatterND came with it; from here on all nodes made here have one form
-_PREFIX = "model/"  # names that clients see hold no slash, so nothing made here meets them
 
 
 class _Builder(GraphBuilder):
@@ -34,8 +30,8 @@ def build_served_graph(model: ModelProto, plan: Plan) -> ModelProto:
     Raises:
         NotServableError: The model's opset is too old to be converted.
     """
-    source = _modern(model)
-    body = _renamed(source.graph, plan)
+    source = modern(model)
+    body = renamed(source.graph, plan.constants)
     graph = _Builder("cellstream")
     for one in plan.inputs:
         graph.input(one.spec.name, one.spec.dtype, ["batch", "time", *one.spec.shape])
@@ -57,57 +53,6 @@ def build_served_graph(model: ModelProto, plan: Plan) -> ModelProto:
     return served
 
 
-def _modern(model: ModelProto) -> ModelProto:
-    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if not opsets or opsets[0] >= _OLDEST_OPSET:
-        found = ModelProto()
-        found.CopyFrom(model)
-        if not opsets:
-            found.opset_import.append(helper.make_opsetid("", _OLDEST_OPSET))
-        return found
-    try:
-        return onnx.version_converter.convert_version(_with_inputs_alone(model), _OLDEST_OPSET)
-    except Exception as exc:  # the converter raises whatever its C++ part does
-        raise NotServableError(
-            f"the model is of opset {opsets[0]}, and onnx cannot convert it to {_OLDEST_OPSET}: {str(exc)[:200]}"
-        ) from exc
-
-
-def _with_inputs_alone(model: ModelProto) -> ModelProto:
-    """Return the model with its IR raised to one that need not list its weights among the inputs."""
-    found = ModelProto()
-    found.CopyFrom(model)
-    found.ir_version = max(found.ir_version, 4)
-    return found
-
-
-def _renamed(graph: GraphProto, plan: Plan) -> GraphProto:
-    """Return a copy in which no name meets one made here, constants are weights, and no shape is declared."""
-    found = GraphProto()
-    found.CopyFrom(graph)
-    _rename(found, lambda name: _PREFIX + name if name else "")
-    for name, value in plan.constants.items():
-        found.initializer.append(numpy_helper.from_array(value, _PREFIX + name))
-    return found
-
-
-def _rename(graph: GraphProto, new: Callable[[str], str]) -> None:
-    del graph.value_info[:]
-    del graph.quantization_annotation[:]
-    for value in [*graph.input, *graph.output]:
-        value.name = new(value.name)
-    for tensor in graph.initializer:
-        tensor.name = new(tensor.name)
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = new(sparse.values.name)
-    for node in graph.node:
-        node.input[:] = [new(name) for name in node.input]
-        node.output[:] = [new(name) for name in node.output]
-        node.name = new(node.name)
-        for inner in subgraphs(node):
-            _rename(inner, new)
-
-
 def _gather(graph: GraphBuilder, spec: StateSpec) -> str:
     arena = graph.input(f"arena.{spec.name}", spec.dtype, ["slots", *spec.shape])
     return graph.node("Gather", [arena, "read_slots"], axis=0)
@@ -126,14 +71,14 @@ def _inline(graph: GraphBuilder, body: GraphProto, plan: Plan, rows: dict[str, s
     """Lead inputs, outputs and states to and from nodes that run all steps at once."""
     for one in plan.inputs:
         time, batch = one.layout.time_axis, one.layout.batch
-        _arrange(graph, one.spec.name, _PREFIX + one.name, _to_foreign(len(one.layout.inner), batch, time))
+        _arrange(graph, one.spec.name, PREFIX + one.name, _to_foreign(len(one.layout.inner), batch, time))
     for state in plan.states:
-        _to_foreign_state(graph, rows[state.spec.name], _PREFIX + state.source, state.layout.batch, state.layout.inner)
+        _to_foreign_state(graph, rows[state.spec.name], PREFIX + state.source, state.layout.batch, state.layout.inner)
     for output in plan.outputs:
         perm = _to_foreign(len(output.layout.inner), output.layout.batch, output.layout.time_axis)
-        _arrange(graph, _PREFIX + output.name, output.spec.name, [perm.index(axis) for axis in range(len(perm))])
+        _arrange(graph, PREFIX + output.name, output.spec.name, [perm.index(axis) for axis in range(len(perm))])
     return {
-        state.spec.name: _from_foreign_state(graph, _PREFIX + state.target, state.layout.batch, state.layout.inner)
+        state.spec.name: _from_foreign_state(graph, PREFIX + state.target, state.layout.batch, state.layout.inner)
         for state in plan.states
     }
 
@@ -193,9 +138,9 @@ def _scan(graph: GraphBuilder, body: GraphProto, plan: Plan, rows: dict[str, str
         ready = graph.fresh("state")
         _to_foreign_state(graph, rows[state.spec.name], ready, state.layout.batch, state.layout.inner)
         outer.append(ready)
-        out = inner.node("Identity", [_PREFIX + state.target])
+        out = inner.node("Identity", [PREFIX + state.target])
         sizes = _whole(state.layout)
-        carried.append((_value(_PREFIX + state.source, state.spec.dtype, sizes), _value(out, state.spec.dtype, sizes)))
+        carried.append((_value(PREFIX + state.source, state.spec.dtype, sizes), _value(out, state.spec.dtype, sizes)))
     for one in plan.inputs:
         if one.overlap:
             outer.append(rows[one.overlap_state])
@@ -233,7 +178,7 @@ def _scan(graph: GraphBuilder, body: GraphProto, plan: Plan, rows: dict[str, str
 
 def _step_input(inner: GraphBuilder, one: InputPlan) -> None:
     """Lead one step of an input, (batch, *shape), to the foreign tensor."""
-    layout, target = one.layout, _PREFIX + one.name
+    layout, target = one.layout, PREFIX + one.name
     value = f"step/in/{one.spec.name}"
     if layout.time is not None:
         value = _reshape(inner, value, [-1, *layout.inner])
@@ -251,7 +196,7 @@ def _step_input(inner: GraphBuilder, one: InputPlan) -> None:
 
 def _step_output(inner: GraphBuilder, output: OutputPlan) -> None:
     layout = output.layout
-    value = _from_foreign_state(inner, _PREFIX + output.name, layout.batch, layout.inner)
+    value = _from_foreign_state(inner, PREFIX + output.name, layout.batch, layout.inner)
     if layout.time is not None:
         value = _reshape(inner, value, [-1, *layout.shape])
     inner.node("Identity", [value], output=f"step/out/{output.spec.name}")

@@ -104,8 +104,8 @@ def _time_place(dims: list[int | str]) -> int | None:
 
 
 def _fixed_time(sizes: tuple[int, ...]) -> int | None:
-    """Return the place of a time axis that is fixed to one step: a leading 1 before further axes."""
-    return 0 if len(sizes) > 1 and sizes[0] == 1 else None
+    """Return the place of a time axis that is fixed to one step: a leading 1 before the features."""
+    return 0 if len(sizes) == 2 and sizes[0] == 1 else None
 
 
 def _state_sizes(foreign: Foreign, port: Port, pair: Pair, axes: list[int], wishes: Wishes) -> tuple[int, ...]:

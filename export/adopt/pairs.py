@@ -1,7 +1,7 @@
 """Which outputs are fed back to which inputs: by name, shape and dtype; a later run shows whether it matters."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from export.adopt.errors import AmbiguousError, BadWishError, NotServableError
@@ -15,9 +15,9 @@ def _listed(text: str) -> frozenset[str]:
 
 _TIMES = _listed(
     "in out input output inp outp new next nxt prev previous old past present cur current curr now init initial final"
-    " last first updated update ret returned from to t tm1 t1 n i o 0 1 x y src dst state states"
+    " last first updated update ret returned from to t tm1 t1 n i o x y src dst state states onnx"
 )
-"""Words that tell when a state is read or written, not which one it is."""
+"""Words that tell when a state is read or written, or nothing, but not which one it is."""
 _STATE_WORDS = _listed(
     "h c hx cx hn cn h0 c0 hidden cell state states cache caches mem memory buf buffer fifo past present carry context"
     " hin hout cin cout hiddens rnn lstm gru kv history queue ring delay counter"
@@ -54,25 +54,21 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
     free = {name: port for name, port in outputs.items() if name not in {pair.target for pair in pairs}}
     fits = {port.name: [name for name, out in free.items() if fitting(port, out)] for port in open_inputs}
 
-    by_name: list[Pair] = []
-    for port in open_inputs:
-        named = [name for name in fits[port.name] if _key(name) == _key(port.name) and _key(name)]
-        if len(named) == 1:
-            by_name.append(Pair(port.name, named[0], "the names agree, and shape and dtype"))
-    counts = [pair.target for pair in by_name]
-    pairs += [pair for pair in by_name if counts.count(pair.target) == 1]
+    for key in (_key, _bare_key):
+        pairs += _by_name(open_inputs, fits, {pair.source for pair in pairs}, {pair.target for pair in pairs}, key)
 
     while True:
         sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
         rest = [port for port in open_inputs if port.name not in sources]
         left = {
-            port.name: _best([outputs[name] for name in fits[port.name] if name not in targets], port) for port in rest
+            port.name: _likely([outputs[name] for name in fits[port.name] if name not in targets], port)
+            for port in rest
         }
         lone = [
             Pair(name, found[0], *_reason(name, found[0]))
             for name, found in left.items()
             if len(found) == 1
-            and [other for other, its in left.items() if found[0] in its] == [name]
+            and [other for other, its in left.items() if found[0] in its and not _is_data(other)] == [name]
             and not (_is_data(name) or _is_data(found[0]))
         ]
         if not lone:
@@ -98,11 +94,11 @@ def fitting(source: Port, target: Port) -> bool:
     )
 
 
-def _best(fits: list[Port], source: Port) -> list[str]:
-    """Return the names of the outputs that fit, only those of the same fixed sizes where there are such."""
+def _likely(fits: list[Port], source: Port) -> list[str]:
+    """Return the names of the outputs that fit, without those of other fixed sizes or named as data, if any is left."""
     fixed = [dim if isinstance(dim, int) else None for dim in source.dims]
-    same = [port.name for port in fits if [dim if isinstance(dim, int) else None for dim in port.dims] == fixed]
-    return same or [port.name for port in fits]
+    same = [port for port in fits if [dim if isinstance(dim, int) else None for dim in port.dims] == fixed] or fits
+    return [port.name for port in same if not _is_data(port.name)] or [port.name for port in same]
 
 
 def words(name: str) -> list[str]:
@@ -111,21 +107,39 @@ def words(name: str) -> list[str]:
     return [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
 
 
+def _by_name(
+    inputs: list[Port], fits: dict[str, list[str]], sources: set[str], targets: set[str], key: Callable[[str], object]
+) -> list[Pair]:
+    """Pair inputs and outputs that fit and of which no other says the same."""
+    found: list[Pair] = []
+    for port in inputs:
+        named = [name for name in fits[port.name] if name not in targets and key(name) == key(port.name) != ()]
+        if port.name not in sources and len(named) == 1:
+            found.append(Pair(port.name, named[0], "the names agree, and shape and dtype"))
+    taken = [pair.target for pair in found]
+    return [pair for pair in found if taken.count(pair.target) == 1]
+
+
 def _key(name: str) -> tuple[str, ...]:
-    """Return what a state's name says once the words for its time are gone: h0, hn, h_in and new_h are all `h`."""
+    """Return what a state's name says once the words for its time are gone: h_in, hn and new_h are all `h`."""
     found = []
     for word in words(name):
         match = re.fullmatch(r"([hc]|hidden|cell|state|cache|mem|buf|buffer)(n|x|t|in|out|new|next|prev)", word)
         found.append(match[1] if match else word)
-    kept = [word for word in found if word not in _TIMES]
-    # a number that stands alone may be a layer: it stays where it is not the time (h0 with hn)
-    layers = [word for word in found[1:] if word.isdigit() and len(words(name)) > 2]
-    return tuple(kept) + tuple(layers) if kept else tuple(word for word in found if word in ("state", "states"))[:1]
+    kept = tuple(word for word in found if word not in _TIMES)
+    if kept:
+        return kept
+    return tuple(word for word in found if word in ("state", "states"))[:1]
+
+
+def _bare_key(name: str) -> tuple[str, ...]:
+    """Return the same without numbers, which may be times too: h0 and hn."""
+    return tuple(word for word in _key(name) if not word.isdigit())
 
 
 def _is_data(name: str) -> bool:
     named = set(words(name))
-    return bool(named & _DATA_WORDS) and not named & (_STATE_WORDS - {"h", "c"})
+    return bool(named & _DATA_WORDS) and not named & _STATE_WORDS
 
 
 def _is_state(name: str) -> bool:
@@ -134,8 +148,8 @@ def _is_state(name: str) -> bool:
 
 def _reason(source: str, target: str) -> tuple[str, bool]:
     if _is_state(source) or _is_state(target):
-        return "the only pair of its shape and dtype, named as a state", True
-    return "the only pair of its shape and dtype", False
+        return "the only pair left of its shape and dtype, named as a state", True
+    return "the only pair left of its shape and dtype", False
 
 
 def _wished(source: str, target: str, inputs: dict[str, Port], outputs: dict[str, Port]) -> Pair:
@@ -152,21 +166,15 @@ def _wished(source: str, target: str, inputs: dict[str, Port], outputs: dict[str
 
 
 def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:
-    """Refuse where an input that is named as a state, or no longer as data, has several outputs to choose from."""
-    taken: Collection[str] = ()
+    """Refuse where an input that is not named as data has outputs to choose from, and nothing chooses."""
     for name, found in left.items():
-        if not found or _is_data(name):
+        if _is_data(name):
             continue
-        candidates = [target for target in found if not _is_data(target)] or (found if _is_state(name) else [])
+        candidates = found if _is_state(name) else [target for target in found if not _is_data(target)]
         if candidates:
-            listed = [f"{outputs[target]}" for target in candidates if target not in taken]
+            options = " or ".join(f"--state {name}={target}" for target in [*candidates, ""])
             raise AmbiguousError(
                 f"the input {inputs[name]} may be a state, fed from any of",
-                listed,
-                " or ".join(f"--state {name}={target}" for target in [*candidates, ""])
-                + f" (the last: {name} is no state)",
-            )
-        if _is_state(name):
-            raise AmbiguousError(
-                f"the input {inputs[name]} is named as a state, but may be fed from", [], f"--state {name}=OUT"
+                [str(outputs[target]) for target in candidates],
+                f"{options} (the last: {name} is no state)",
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto
 
+from export.adopt.behaviour import check_finite, effects, runs_many_steps
 from export.adopt.errors import AmbiguousError, BadWishError, NotServableError
 from export.adopt.foreign import Foreign, RunFailedError
 from export.adopt.layouts import readings
@@ -13,7 +14,7 @@ from export.adopt.naming import public_names
 from export.adopt.original import Original, initial_value
 from export.adopt.pairs import Pair, find_pairs
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
-from export.adopt.probe import Found, check_finite, effects, runs_many_steps, settle
+from export.adopt.probe import Found, settle
 from export.adopt.wishes import Wishes
 from export.graphs import all_graphs
 from models.card import StateSpec, TensorSpec

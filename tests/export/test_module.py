@@ -73,6 +73,12 @@ def test_a_module_is_exported_as_users_write_it(kind: type[nn.Module], tmp_path:
     assert card.max_batch == 256
 
 
+def test_ids_are_bounded_by_the_table_they_choose_from(tmp_path: Path) -> None:
+    """The card says how many ids there are, so that the service refuses others."""
+    card, _ = exported(made(Tokens), tmp_path, "1x9:int64:30")
+    assert (card.inputs[0].dtype, card.inputs[0].vocabulary) == ("int64", 30)
+
+
 def test_a_learned_initial_state_is_kept(tmp_path: Path) -> None:
     """The state before the first step is the one the module starts from."""
     card, _ = exported(made(CellLoop), tmp_path, "1x9x4")
