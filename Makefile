@@ -1,5 +1,5 @@
 # Everything runs in .venv. It is made when it is missing, and installed into again when pyproject.toml or constraints.txt
-# has changed: .venv/.core marks what the demo and the export need, .venv/.dev the checks on top of it.
+# has changed: .venv/.core marks what the demo and the export need, .venv/.dev the checks on top of it, .venv/.bench the plot.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test serve lint format clean
+.PHONY: help venv demo test serve bench lint format clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [ARGS='flags for the command']"
@@ -28,6 +28,9 @@ test: $(VENV)/.dev ## Check formatting, lint and types, then run every test
 
 serve: $(VENV)/.core ## Serve what is in artifacts/; ARGS='--port 9000' passes flags
 	@$(BIN)/python -m service --artifacts artifacts $(ARGS)
+
+bench: $(VENV)/.bench ## Measure the service and print ratios; ARGS='--rounds 9' for more, figures in results/
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.dev ## Check formatting, lint and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy --strict
@@ -53,4 +56,9 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: $(VENV)/.core
 	@echo "==> installing ruff, mypy, pytest and the rest of the checks"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.core
+	@echo "==> installing what draws the plot"
+	@$(PIP) install -c constraints.txt -e '.[bench]'
 	@touch $@

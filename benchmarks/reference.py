@@ -43,18 +43,22 @@ def reference_network() -> Network:
     return network.eval()
 
 
-def main(out: Annotated[Path, typer.Option(help="folder of artefacts to write lstm/1/model.onnx into")]) -> None:
-    """Export the reference model."""
-    path = export_network(
+def write_reference(folder: Path) -> Path:
+    """Export the reference network to FOLDER/lstm/1/model.onnx and return that path."""
+    return export_network(
         reference_network(),
-        out,
+        folder,
         "lstm",
         1,
         description="the reference model of the benchmarks",
         max_batch=1024,
         force=True,
     )
-    print(path)
+
+
+def main(out: Annotated[Path, typer.Option(help="folder of artefacts to write lstm/1/model.onnx into")]) -> None:
+    """Export the reference model."""
+    print(write_reference(out))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from rich.progress import track
 
 from examples import report, series
 from examples.baselines import fit_autoregression, persistence
-from examples.client import Client, Session
+from examples.client import Client, ServiceUnavailableError, Session
 from examples.forecaster import Recipe, forecast, trained, with_epochs
 from examples.running import HOST, free_port, running_service
 from examples.series import FIRST_YEAR, LAST_TRAINING_YEAR, TEST_SPANS, Series
-from export import export_network, read_card
+from export import ExportError, export_network, read_card
 from models.card import ModelCard
 from models.network import Network
 
@@ -66,6 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.rule("3 of 4 · serve and stream", align="left")
     port = free_port(options.port)
     log = options.checkpoints / "service.log"
+    try:
+        serve_and_compare(options, port, log, network, sunspots, console)
+    except ServiceUnavailableError as exc:
+        console.print(f"the service did not start: {exc}")
+        return 1
+    return 0
+
+
+def serve_and_compare(
+    options: Options, port: int, log: Path, network: Network, sunspots: Series, console: Console
+) -> None:
+    """Serve the artefacts, stream the held-out years through a session, and compare."""
     with running_service(options.artifacts, port, log) as process, Client(f"http://{HOST}:{port}") as client:
         console.print(f"service ready at {client.base_url}, its log in {log}")
         session = client.open_session(MODEL, IDLE_LIMIT)
@@ -79,25 +91,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print("service stopped")
         else:
             linger(client, session, process, sunspots, console)
-    return 0
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m examples.sunspots", description=__doc__)
-    parser.add_argument("--epochs", type=int, help="train for so many epochs (default: those of the recipe)")
-    parser.add_argument("--port", type=int, default=8000, help="port of the service (default: 8000, or a free one)")
+    parser.add_argument(
+        "--epochs", type=_whole(1, 1_000_000), help="train for so many epochs (default: those of the recipe)"
+    )
+    parser.add_argument(
+        "--port", type=_whole(0, 65_535), default=8000, help="port of the service (default: 8000, or a free one)"
+    )
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of artefacts")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="folder of the trained network")
     parser.add_argument("--stop", action="store_true", help="stop the service at the end on a terminal, too")
     return Options(**vars(parser.parse_args(arguments)))
 
 
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers within bounds, for argparse."""
+
+    def read(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text}")
+        return number
+
+    return read
+
+
 def exported(network: Network, artifacts: Path, console: Console) -> tuple[Path, ModelCard, bool]:
     """Return the artefact, its card and whether it was written now; one of the same weights is reused."""
     artefact = artifacts / MODEL / str(VERSION) / "model.onnx"
     if artefact.is_file():
-        with suppress(ValueError):  # damaged, or not ours: written again below
+        with suppress(ValueError, ExportError):  # damaged, or not ours: written again below
             card = read_card(artefact)
             if card.weights_sha256 == network.weights_sha256():
                 return artefact, card, False

@@ -1,10 +1,11 @@
 """The command line: `python -m export CHECKPOINT --out artifacts/NAME/VERSION`, and `python -m export show FILE`."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 from export.adopt.command import adopt
 from export.artefact import read_card
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
+from export.lower import Target
 from export.module.command import module
 from export.pipeline import check_target, export_network
 from export.precision import TOLERANCES, Precision, choose
@@ -59,6 +61,13 @@ def export_checkpoint(
     out: Annotated[Path, typer.Option(help="Where to: …/NAME/VERSION.", metavar="FOLDER", show_default=False)],
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
     max_batch: Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")] = 256,
+    target: Annotated[
+        str, typer.Option(help="cpu or cuda: whose kernels the graph is made for. It runs on both, at another speed.")
+    ] = "cpu",
+    cells: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="A module that registers cells of your own.", metavar="MODULE"),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")] = "float32",
     quantize: Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")] = "",
     tolerance: Annotated[
@@ -78,6 +87,10 @@ def export_checkpoint(
     with _told_in_one_sentence():
         if tolerance is not None and not 0 < tolerance < 1:
             raise typer.BadParameter(f"the tolerance must lie between 0 and 1, and is {tolerance}")
+        if target not in ("cpu", "cuda"):
+            raise typer.BadParameter(f"the target is cpu or cuda, and is {target!r}")
+        for own in cells or ():
+            _import_cells(own)
         check_target(out, force=force)
         network = Network.load(checkpoint)
         with console.status("exporting") as status:
@@ -91,6 +104,7 @@ def export_checkpoint(
                 tolerance=tolerance,
                 precision=choose(dtype, quantize),
                 on_finding=lambda finding: console.print(finding, soft_wrap=True, markup=False, highlight=False),
+                target=cast(Target, target),
                 force=force,
                 on_progress=status.update,
             )
@@ -109,6 +123,17 @@ def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx fi
 
 app.command()(adopt)
 app.command()(module)
+
+
+def _import_cells(module: str) -> None:
+    """Import a module of the user's, from the working folder or from where Python looks otherwise."""
+    sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except ImportError as exc:
+        raise typer.BadParameter(f"--import {module}: {exc}") from exc
+    finally:
+        sys.path.remove("")
 
 
 @contextmanager

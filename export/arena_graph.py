@@ -3,7 +3,7 @@
 import onnx
 from onnx import ModelProto, helper
 
-from export.lower import CellInput, GraphBuilder, lower_cell
+from export.lower import CellInput, GraphBuilder, Target, lower_cell
 from models.card import StateSpec
 from models.network import Network
 from models.stack import state_name
@@ -12,8 +12,8 @@ OPSET = 21
 IR_VERSION = 10  # onnx's own default is newer than onnxruntime reads
 
 
-def build_arena_graph(network: Network) -> ModelProto:
-    """Return the model of a network, without card or seal.
+def build_arena_graph(network: Network, target: Target = "cpu") -> ModelProto:
+    """Return the model of a network, without card or seal, in the forms that the target's kernels take.
 
     Inputs: x (batch, time, features) or int64 ids (batch, time); lengths, read_slots and write_slots int64 (batch,);
     arena.<s> (slots, *shape) for each state s. Outputs: y (batch, time, outputs); state.<s> (batch, *shape), the new
@@ -35,9 +35,9 @@ def build_arena_graph(network: Network) -> ModelProto:
     for layer, cell in enumerate(network.stack.cells):
         names = [state_name(layer, spec.name) for spec in cell.states]
         cell_input = CellInput(x=value, lengths=lengths, states=tuple(states[name] for name in names))
-        cell_output = lower_cell(graph, cell, cell_input)
+        cell_output = lower_cell(graph, cell, cell_input, target)
         after.update(zip(names, cell_output.states, strict=True))
-        value = cell_output.y
+        value = graph.node("Add", [value, cell_output.y]) if network.config.residual else cell_output.y
 
     _write_output(graph, network, value, y.name)
     graph.output(y.name, y.dtype, ["batch", "time", *y.shape])

@@ -22,10 +22,12 @@ class TargetExistsError(ExportError):
 
 
 class NoLoweringError(ExportError):
-    """The cell has no ONNX form here."""
+    """The cell has no ONNX form here, and its step cannot be traced."""
 
-    def __init__(self, cell: type) -> None:
-        super().__init__(f"no ONNX form is known for the cell {cell.__name__}")
+    def __init__(self, cell: type, reason: str) -> None:
+        super().__init__(
+            f"no ONNX form is known for the cell {cell.__name__}, and torch cannot trace its step: {reason}"
+        )
 
 
 class ArenaCopiedError(ExportError):

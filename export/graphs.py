@@ -1,6 +1,6 @@
 """Walks through ONNX graphs and the graphs inside them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from onnx import AttributeProto, GraphProto, NodeProto
 
@@ -19,3 +19,21 @@ def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
     for node in graph.node:
         for inner in subgraphs(node):
             yield from all_graphs(inner)
+
+
+def rename_values(graph: GraphProto, new: Callable[[str], str]) -> None:
+    """Rename every value and node in a graph and all graphs inside it; declared shapes between them are dropped."""
+    del graph.value_info[:]
+    del graph.quantization_annotation[:]
+    for value in [*graph.input, *graph.output]:
+        value.name = new(value.name)
+    for tensor in graph.initializer:
+        tensor.name = new(tensor.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = new(sparse.values.name)
+    for node in graph.node:
+        node.input[:] = [new(name) for name in node.input]
+        node.output[:] = [new(name) for name in node.output]
+        node.name = new(node.name)
+        for inner in subgraphs(node):
+            rename_values(inner, new)

@@ -14,6 +14,7 @@ from onnx import ModelProto
 from export.arena_graph import build_arena_graph
 from export.artefact import FILE_NAME, artefact_bytes, read_card
 from export.errors import BadTargetError, TargetExistsError
+from export.lower import Target
 from export.network_oracle import NetworkOracle
 from export.precision import Precision
 from export.proving import prove
@@ -34,22 +35,24 @@ def export_network(
     max_batch: int = 256,
     tolerance: float | None = None,
     precision: Precision = Precision.FLOAT32,
+    target: Target = "cpu",
     force: bool = False,
     on_progress: Callable[[str], None] = lambda what: None,
     on_finding: Callable[[str], None] = lambda finding: None,
 ) -> Path:
     """Write `root/name/version/model.onnx` and return its path; either the whole artefact is there, or nothing is.
 
-    `on_progress` is told what begins, `on_finding` what a lower precision saves and costs.
+    `target` is the kind of device whose kernels the graph is made for. `on_progress` is told what begins, `on_finding`
+    what a lower precision saves and costs.
 
     Raises:
         ExportError: No artefact was written; see its subclasses in `export.errors`.
     """
-    target = Path(root) / name / str(version)
-    check_target(target, force=force)
+    place = Path(root) / name / str(version)
+    check_target(place, force=force)
 
     on_progress("lowering to ONNX")
-    model = build_arena_graph(network)
+    model = build_arena_graph(network, target)
     graph_bytes = model.SerializeToString(deterministic=True)
     on_progress("checking that no arena is copied")
     check_arenas_stay(graph_bytes, (spec.name for spec in network.states))
@@ -63,7 +66,7 @@ def export_network(
         model, card = prove(model, card, oracle, precision=precision, tolerance=tolerance, on_finding=on_finding)
 
     on_progress("writing")
-    return write_artefact(target, model, card, force=force)
+    return write_artefact(place, model, card, force=force)
 
 
 def write_artefact(target: Path, model: ModelProto, card: ModelCard, *, force: bool = False) -> Path:
@@ -112,6 +115,7 @@ def build_card(
         states=network.states,
         max_batch=max_batch,
         ragged=True,
+        streams=network.streams,
         feedback={OUTPUT_NAME: INPUT_NAME} if config.feedback else {},
         weights_sha256=network.weights_sha256(),
         parity=parity,

@@ -1,6 +1,7 @@
 """onnxruntime behind an arena, as the service runs it, for one model under test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,20 +46,27 @@ class ArenaRunner:
         x is (batch, time, …), lengths, read and write are int64 (batch,). Returns y (batch, time, outputs) and the new
         rows of each state, (batch, *shape).
         """
+        binding = self._bind(x, lengths, read, write)
+        self._session.run_with_iobinding(binding)
+        # outputs come in the order they were bound; copying them all would copy the arenas too
+        values = binding.get_outputs()
+        y, *rows = (values[place].numpy() for place in range(1 + len(self._states)))
+        return y, dict(zip((spec.name for spec in self._states), rows, strict=True))
+
+    def prepare(self, x: Array, lengths: Array, read: Array, write: Array) -> Callable[[], None]:
+        """Return the run of these very rows and inputs, to be done again and again."""
+        return partial(self._session.run_with_iobinding, self._bind(x, lengths, read, write))
+
+    def _bind(self, x: Array, lengths: Array, read: Array, write: Array) -> ort.IOBinding:
         binding = self._session.io_binding()
         for name, value in (("x", x), ("lengths", lengths), ("read_slots", read), ("write_slots", write)):
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)))
-        fetched = ["y", *(f"state.{spec.name}" for spec in self._states)]
-        for name in fetched:
+        for name in ("y", *(f"state.{spec.name}" for spec in self._states)):
             binding.bind_output(name, "cpu")
         for name, arena in self._values.items():
             binding.bind_ortvalue_input(f"arena.{name}", arena)
             binding.bind_ortvalue_output(f"arena_out.{name}", arena)
-        self._session.run_with_iobinding(binding)
-        # outputs come in the order they were bound; copying them all would copy the arenas too
-        values = binding.get_outputs()
-        y, *rows = (values[place].numpy() for place in range(len(fetched)))
-        return y, dict(zip((spec.name for spec in self._states), rows, strict=True))
+        return binding
 
     def snapshot(self) -> Mapping[str, Array]:
         """Return a copy of all arenas."""

@@ -39,7 +39,7 @@ def verify(
     errors: dict[str, float] = {}
     with torch_threads(1):
         bench = _Bench(network, model, seed)
-        for name, compare in _COMPARISONS.items():
+        for name, compare in comparisons_of(network).items():
             on_comparison(name)
             bench.begin(name)
             for length in LENGTHS:
@@ -185,11 +185,10 @@ def _random_chunks(bench: _Bench, length: int, batch: int) -> None:
 def _initial_state(bench: _Bench, length: int, batch: int) -> None:
     """Start from random rows that stand in slots, as a restored or warm session does."""
     slots = bench.fresh_slots(batch, np.array([], np.int64))
-    state = {}
-    for spec in bench.network.states:
-        arena = bench.runner.arenas[spec.name]
-        arena[slots] = bench.random.uniform(-1.0, 1.0, (batch, *spec.shape)).astype(spec.dtype)
-        state[spec.name] = arena[slots]
+    generator = torch.Generator().manual_seed(int(bench.random.integers(2**31)))
+    state = {name: rows.numpy() for name, rows in bench.network.stack.random_state(batch, generator).items()}
+    for name, rows in state.items():
+        bench.runner.arenas[name][slots] = rows
     sequences = bench.sequences(length, batch, state)
     bench.compare(sequences, *bench.step(sequences.x, slots))
 
@@ -211,3 +210,10 @@ _COMPARISONS: dict[str, Callable[[_Bench, int, int], None]] = {
     "ragged_batch": _ragged_batch,
     "initial_state": _initial_state,
 }
+
+_IN_PIECES = {"one_step_at_a_time", "random_chunks"}
+
+
+def comparisons_of(network: Network) -> dict[str, Callable[[_Bench, int, int], None]]:
+    """Return the comparisons that a network can be put to, by name; one that cannot stream is never cut in pieces."""
+    return {name: run for name, run in _COMPARISONS.items() if network.streams or name not in _IN_PIECES}

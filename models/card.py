@@ -86,6 +86,10 @@ class ModelCard(_Frozen):
     states: tuple[StateSpec, ...] = Field(description="What is carried from step to step; empty for a stateless model.")
     max_batch: int = Field(default=256, ge=1, description="The most sequences in one run.")
     ragged: bool = Field(default=True, description="Whether the graph takes the true lengths of padded chunks.")
+    streams: bool = Field(
+        default=True,
+        description="Whether sequences may be cut into steps; if not, the model has no sessions.",
+    )
     feedback: dict[str, str] = Field(default_factory=dict, description="Output → input, for roll-outs.")
     sampling: dict[str, Any] = Field(default_factory=dict)
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

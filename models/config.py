@@ -2,10 +2,12 @@
 
 from typing import Any, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.card import TensorSpec
-from models.cells import CELLS
+from models.cells import CELLS, Bidirectional, Cell
+from models.stack import Stack
 
 INPUT_NAME = "x"
 OUTPUT_NAME = "y"
@@ -32,7 +34,7 @@ class NetworkConfig(BaseModel):
     """Describe a network: embedding or scaler → stack of cells → linear head → raw units.
 
     With a `vocabulary` the network reads token ids, embedded in `input_size` dimensions; without one, `input_size`
-    features in raw units. `cell_options` are checked by the cell itself.
+    features in raw units. Sizes and `cell_options` are checked by the cell itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +45,10 @@ class NetworkConfig(BaseModel):
     output_size: int = Field(ge=1)
     num_layers: int = Field(default=1, ge=1)
     cell_options: dict[str, Any] = Field(default_factory=dict)
+    residual: bool = Field(default=False, description="Whether each layer's input is added to its output.")
+    bidirectional: bool = Field(
+        default=False, description="Whether a second cell reads each sequence from its end: whole sequences only."
+    )
     vocabulary: int | None = Field(default=None, ge=1)
     input_scaler: Scaler | None = None
     output_scaler: Scaler | None = None
@@ -56,7 +62,8 @@ class NetworkConfig(BaseModel):
     def _is_whole(self) -> Self:
         if self.cell not in CELLS:
             raise ValueError(f"no cell is called {self.cell!r}; there are {', '.join(sorted(CELLS))}")
-        CELLS[self.cell].Options(**self.cell_options)
+        with torch.device("meta"):  # sizes and options that make no cell are refused here, and no weights are made
+            self.make_stack()
         if self.vocabulary is not None and self.input_scaler is not None:
             raise ValueError("token ids cannot be scaled: choose a vocabulary or an input scaler")
         scalers = (("input", self.input_scaler, self.input_size), ("output", self.output_scaler, self.output_size))
@@ -64,12 +71,30 @@ class NetworkConfig(BaseModel):
             if scaler is not None and len(scaler.mean) != size:
                 raise ValueError(f"the {side} scaler is for {len(scaler.mean)} features, the network has {size}")
         fed_back = self.vocabulary or self.input_size
+        if self.feedback and self.bidirectional:
+            raise ValueError("a bidirectional network reads whole sequences: no output can be fed back to it")
         if self.feedback and self.output_size != fed_back:
             raise ValueError(f"feedback needs outputs as wide as the input: {self.output_size} are not {fed_back}")
         # built here so that names which do not fit are refused with the configuration
         self.input_spec()
         self.output_spec()
         return self
+
+    def make_stack(self) -> Stack:
+        """Return the stack of cells, with new weights."""
+        cells: list[Cell] = []
+        width = self.input_size
+        for _ in range(self.num_layers):
+            cells.append(self._make_layer(width))
+            width = cells[-1].output_size
+        return Stack(cells, self.residual)
+
+    def _make_layer(self, width: int) -> Cell:
+        cell = CELLS[self.cell]
+        onward = cell(width, self.hidden_size, **self.cell_options)
+        if not self.bidirectional:
+            return onward
+        return Bidirectional(onward, cell(width, self.hidden_size, **self.cell_options))
 
     def input_spec(self) -> TensorSpec:
         """Return how the card describes the input of a step."""

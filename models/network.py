@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.card import StateSpec, TensorSpec
-from models.cells import CELLS
 from models.config import NetworkConfig, Scaler
-from models.stack import NamedState, Stack
+from models.stack import NamedState
 
 __all__ = ["CheckpointError", "Network", "NetworkConfig", "Scaler"]
 
@@ -42,13 +41,8 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.input_size) if config.vocabulary else None
-        widths = [config.input_size]
-        cells = []
-        for _ in range(config.num_layers):
-            cells.append(CELLS[config.cell](widths[-1], config.hidden_size, **config.cell_options))
-            widths.append(cells[-1].output_size)
-        self.stack = Stack(cells)
-        self.head = nn.Linear(widths[-1], config.output_size)
+        self.stack = config.make_stack()
+        self.head = nn.Linear(self.stack.cells[-1].output_size, config.output_size)
         for side, scaler in (("input", config.input_scaler), ("output", config.output_scaler)):
             # not in the state_dict: they are read from the configuration, which stands in the same file
             if scaler is not None:
@@ -69,6 +63,11 @@ class Network(nn.Module):
     def states(self) -> tuple[StateSpec, ...]:
         """Return the card's description of the carried state."""
         return self.stack.states
+
+    @property
+    def streams(self) -> bool:
+        """Return whether the network can take one step at a time; else it reads whole sequences only."""
+        return self.stack.streams
 
     def initial_state(self, batch: int) -> NamedState:
         """Return the state before the first step, each tensor (batch, *shape)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from models.card import StateSpec
@@ -11,19 +12,34 @@ NamedState = dict[str, Tensor]
 
 
 class Stack(nn.Module):
-    """Run each cell over the outputs of the one below it.
+    """Run each cell over the outputs of the one below it; a residual stack adds a layer's input to its output.
 
     States are named `layer0.h`, `layer0.c`, `layer1.h`, …; each is (batch, *shape).
+
+    Raises:
+        ValueError: The stack is residual, and a layer's output is not as wide as its input.
     """
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], residual: bool = False) -> None:
         super().__init__()
+        for layer, cell in enumerate(cells):
+            if residual and cell.input_size != cell.output_size:
+                raise ValueError(
+                    f"a residual stack adds each layer's input to its output, but layer {layer} reads "
+                    f"{cell.input_size} values and gives {cell.output_size}"
+                )
         self.layers = nn.ModuleList(cells)
+        self.residual = residual
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Return the cells, lowest first."""
         return tuple(layer for layer in self.layers if isinstance(layer, Cell))
+
+    @property
+    def streams(self) -> bool:
+        """Return whether every cell can take one step at a time."""
+        return all(cell.streams for cell in self.cells)
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
@@ -39,12 +55,18 @@ class Stack(nn.Module):
         rows = (row for cell in self.cells for row in cell.initial_state(batch))
         return dict(zip((spec.name for spec in self.states), rows, strict=True))
 
+    def random_state(self, batch: int, generator: torch.Generator) -> NamedState:
+        """Return some state that a run could have left behind."""
+        rows = (row for cell in self.cells for row in cell.random_state(batch, generator))
+        return dict(zip((spec.name for spec in self.states), rows, strict=True))
+
     def forward(self, x: Tensor, state: NamedState) -> tuple[Tensor, NamedState]:
         """Advance over sequences: x (time, batch, input) → y (time, batch, hidden), last state."""
         after: NamedState = {}
         for layer, cell in enumerate(self.cells):
             names = [state_name(layer, spec.name) for spec in cell.states]
-            x, rows = cell.sequence(x, tuple(state[name] for name in names))
+            y, rows = cell.sequence(x, tuple(state[name] for name in names))
+            x = x + y if self.residual else y
             after.update(zip(names, rows, strict=True))
         return x, after
 

@@ -1,7 +1,11 @@
 """The command line: python -m service."""
 
+import math
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 import uvicorn
@@ -14,7 +18,7 @@ from service.app import Service
 from service.arena import row_bytes
 from service.errors import RefusedToStart
 from service.logs import configure_logs
-from service.protocol import GatheringProtocol
+from service.protocol import AnsweringProtocol, StreamingProtocol
 from service.settings import Settings
 
 _log = structlog.get_logger()
@@ -24,7 +28,7 @@ KEEP_ALIVE_SECONDS = 75
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which shows a table of the models once it listens."""
+    """uvicorn, which shows a table of the models once it listens, and ends well on a signal."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -34,6 +38,16 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             show_start(self._service, self.servers[0].sockets[0].getsockname()[1])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM stop the server, and nothing more: a clean stop is a success."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def main() -> int:
@@ -46,26 +60,41 @@ def main() -> int:
     try:
         service = Service(settings)
         service.load()
+        listener = listen(settings.host, settings.port)
     except RefusedToStart as exc:
         return refuse(str(exc))
+    AnsweringProtocol.request_seconds = settings.request_timeout
     config = uvicorn.Config(
         service.app,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
-        http=GatheringProtocol,
-        ws="websockets-sansio",
+        http=AnsweringProtocol,
+        ws=StreamingProtocol,
         ws_max_size=int(settings.frame_size),
         ws_per_message_deflate=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.grace),
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
         lifespan="on",
     )
-    Server(config, service).run()
+    Server(config, service).run([listener])
     return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        RefusedToStart: The address is not ours, or taken.
+    """
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except (OSError, UnicodeError) as exc:
+        raise RefusedToStart(f"cannot listen on {host}, port {port}: {exc}") from exc
 
 
 def refuse(why: str) -> int:
@@ -87,28 +116,26 @@ def sentence(exc: ValidationError | SettingsError) -> str:
 def show_start(service: Service, port: int) -> None:
     """Print what is served, and where."""
     settings = service.settings
-    table = Table(title=f"cellstream on http://{settings.host}:{port}", title_justify="left")
-    for column in ("model", "cell", "version"):
-        table.add_column(column)
-    for column in ("sessions", "slots", "bytes a session", "state memory", "µs a step alone"):
-        table.add_column(column, justify="right")
-    table.add_column("runs on")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    table = Table(title=f"cellstream on http://{host}:{port}", title_justify="left")
+    for column in ("model", "cell"):
+        table.add_column(column, overflow="fold")
+    for column in ("slots", "state memory", "µs a step"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("runs on", no_wrap=True)
     for model in service.repository.models.values():
-        size, slots, batcher = row_bytes(model.card.states), model.arena.slots.count, model.batcher
+        slots, batcher = model.arena.slots.count, model.batcher
         table.add_row(
-            model.name,
+            f"{model.name} {model.card.version}",
             model.card.cell,
-            str(model.card.version),
-            f"{model.max_sessions:,}",
             f"{slots:,}",
-            f"{size:,}",
-            f"{size * slots / (1 << 20):,.1f} MiB",
+            f"{row_bytes(model.card.states) * slots / (1 << 20):,.1f} MiB",
             f"{batcher.costs.of(1, 1) * 1e6:.0f}",
             "the loop" if batcher.inline else "a thread",
         )
     keys = "API keys" if settings.api_key_file is not None else "no API keys, loopback only"
-    table.caption = f"provider {settings.provider} · intra-op threads {settings.threads} · {keys} · docs at /docs"
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    table.caption = f"provider {settings.provider} · threads {settings.threads} · {keys} · docs at /docs"
+    Console().print(table)
     _log.info("started", port=port, models=len(service.repository.models))
 
 

@@ -14,7 +14,8 @@ from starlette.routing import WebSocketRoute
 
 from service.auth import Authenticator
 from service.errors import MethodNotAllowed, NotFound, ServiceError
-from service.gate import Gate, error_reply
+from service.fleets import Fleets
+from service.gate import REQUEST_ID, Gate, Headers, Message, Receive, Scope, Send, error_reply
 from service.hotlane import App, HotLane
 from service.metrics import Metrics
 from service.operations import Operations
@@ -23,7 +24,7 @@ from service.routes.answering import response
 from service.routes.models import models_router
 from service.routes.ops import ops_router
 from service.routes.sessions import sessions_router
-from service.routes.stream import Streams
+from service.routes.stream import Nowhere, Streams
 from service.sessions import SessionTable
 from service.settings import Settings
 
@@ -48,11 +49,14 @@ class Service:
         self.metrics = Metrics(lambda: [(model.name, model.counts()) for model in self.repository.models.values()])
         self.gate = Gate(authenticator, self.metrics, boot)
         self.operations = Operations(settings, self.repository, self.sessions, clock)
+        self.fleets = Fleets(settings, self.repository, self.sessions)
         self.ready = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._streams = Streams(self.gate, self.operations)
         routes = self._fastapi()
-        self.app: App = HotLane(routes, self.gate, self.operations, self._streams) if settings.hot_lane else routes
+        self.app: App = (
+            HotLane(routes, self.gate, self.operations, self.fleets, self._streams) if settings.hot_lane else routes
+        )
 
     def load(self) -> None:
         """Load every model; raises RefusedToStart."""
@@ -92,10 +96,13 @@ class Service:
             version=version("cellstream"),
             summary="Recurrent networks, served with their state: one time step at a time.",
             lifespan=lifespan,
+            redirect_slashes=False,
         )
-        app.include_router(models_router(self.gate, self.operations))
+        app.add_middleware(RequestIds, gate=self.gate)
+        app.include_router(models_router(self.gate, self.operations, self.fleets))
         app.include_router(sessions_router(self.gate, self.operations))
         app.router.routes.append(WebSocketRoute("/v1/models/{model}/stream", self._streams))
+        app.router.routes.append(WebSocketRoute("/{path:path}", Nowhere(self.gate)))
         app.include_router(ops_router(self.gate, self.metrics, lambda: self.ready))
         app.add_exception_handler(HTTPException, _no_route)
         return app
@@ -110,8 +117,26 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.monotonic) 
     return Service(settings, clock).app
 
 
+class RequestIds:
+    """Names the requests that FastAPI answers by itself; those that passed the gate have their name already."""
+
+    def __init__(self, app: App, gate: Gate) -> None:
+        self._app, self._gate = app, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def name(message: Message) -> None:
+            if message["type"] == "http.response.start" and not any(key == REQUEST_ID for key, _ in message["headers"]):
+                message["headers"].append((REQUEST_ID, self._gate.request_id(dict(scope["headers"]))))
+            await send(message)
+
+        await self._app(scope, receive, name)
+
+
 async def _no_route(_: Request, exc: Exception) -> Response:
-    error: ServiceError = (
-        MethodNotAllowed() if isinstance(exc, HTTPException) and exc.status_code == 405 else NotFound()
-    )
-    return response(error_reply(error))
+    error: ServiceError = NotFound()
+    headers: Headers = []
+    if isinstance(exc, HTTPException) and exc.status_code == 405:
+        error = MethodNotAllowed()
+        headers = [(b"allow", value.encode()) for key, value in (exc.headers or {}).items() if key.lower() == "allow"]
+    status, standard, body = error_reply(error)
+    return response((status, [*standard, *headers], body))

@@ -51,9 +51,23 @@ class Slots:
         self._fresh += 1
         return self._fresh - 1
 
+    def lease_many(self, count: int) -> list[int]:
+        """Take several rows, or none where there are not enough."""
+        if count > self.free:
+            raise ArenaExhausted
+        reused = self._freed[len(self._freed) - min(count, len(self._freed)) :]
+        del self._freed[len(self._freed) - len(reused) :]
+        fresh = self._fresh
+        self._fresh += count - len(reused)
+        return [*reused, *range(fresh, self._fresh)]
+
     def release(self, slot: int) -> None:
         """Give a leased row back."""
         self._freed.append(slot)
+
+    def release_many(self, slots: list[int]) -> None:
+        """Give leased rows back."""
+        self._freed += slots
 
 
 class Arena:

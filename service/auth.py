@@ -29,10 +29,10 @@ class Authenticator:
             RefusedToStart: The file cannot be read, a line is of another form, or there is no key in it.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as exc:
             raise RefusedToStart(f"the API key file {path} cannot be read: {exc}") from exc
-        keys = []
+        keys: list[tuple[bytes, str]] = []
         for number, line in enumerate(map(str.strip, lines), start=1):
             if not line or line.startswith("#"):
                 continue
@@ -41,7 +41,10 @@ class Authenticator:
                 raise RefusedToStart(
                     f"{path}, line {number}: expected tenant:sha256, 64 hexadecimal digits after the colon"
                 )
-            keys.append((bytes.fromhex(match[2]), match[1]))
+            digest = bytes.fromhex(match[2])
+            if any(digest == known for known, _ in keys):
+                raise RefusedToStart(f"{path}, line {number}: the key of this line stands in an earlier one already")
+            keys.append((digest, match[1]))
         if not keys:
             raise RefusedToStart(f"{path}: expected at least one line tenant:sha256, found none")
         return cls(tuple(keys))

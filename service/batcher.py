@@ -5,103 +5,33 @@ them all, at most one of each session. There is no timer.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import structlog
 
-from service.arena import INITIAL, SINK
+from service.arena import SINK
 from service.engine import MAX_ROW_STEPS, Binding, Costs, Engine
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, ShuttingDown, StateNotFinite
+from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner
 
-SHORT = 16
-"""Chunks of up to so many steps go before longer ones, which take every other turn while short ones wait."""
+LONG_REST = 2.0
+"""After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
+MAX_FLEET_ROW_STEPS = 512
+"""Rows × steps of one run of a fleet step: more of them no longer fit the caches, and each costs more."""
+ALONE = 1e-4
+"""Seconds since the last turn after which nobody is expected to join: waiting for the loop would be for nothing."""
+SHORT_PAUSE = 0.005
+"""Seconds without a short chunk after which the long lane need not rest."""
+
+_Settle = Callable[[list[int], Outputs | None, np.ndarray | None], None]
 
 _log = structlog.get_logger()
-
-
-class Outputs:
-    """What one run gave: a tensor (batch, time, *shape) for each output, shared by all rows of that run."""
-
-    __slots__ = ("json", "tensors")
-
-    def __init__(self, tensors: list[np.ndarray]) -> None:
-        self.tensors = tensors
-        self.json: list[bytes] | None = None
-        """Each row's first output as JSON, filled by the codec when the first row asks."""
-
-
-class Owner(Protocol):
-    """Whose state a chunk advances; a session is one. `last` is the newest of its chunks that is not settled."""
-
-    slot: int
-    step: int
-    last: "Chunk | None"
-
-    def advanced(self, slot: int, steps: int, now: float) -> None:
-        """Point at the row that was written, `steps` time steps on."""
-
-    def refusal(self) -> ServiceError | None:
-        """Return why no further step can be taken, if so."""
-
-
-class Chunk:
-    """Consecutive steps of one sequence, on their way through the engine.
-
-    `done` counts the steps run. `slot` is the row that holds the state after them; once done > 0 that row is leased
-    by this chunk. `results` holds (outputs of a run, row, steps). `following` is the same owner's next chunk;
-    `last_step` the owner's step once this chunk is committed.
-    """
-
-    __slots__ = (
-        "_views",
-        "done",
-        "entry",
-        "error",
-        "following",
-        "inputs",
-        "last_step",
-        "owner",
-        "results",
-        "slot",
-        "steps",
-    )
-
-    def __init__(self, owner: "Owner | None", inputs: tuple[bytes, ...], steps: int) -> None:
-        self.owner, self.inputs, self.steps = owner, inputs, steps
-        self.done, self.slot, self.last_step = 0, INITIAL, 0
-        self.results: list[tuple[Outputs, int, int]] = []
-        self.error: ServiceError | None = None
-        self.following: Chunk | None = None
-        self._views: list[np.ndarray] | None = None
-        self.entry: Entry
-
-    def fill(self, binding: Binding, row: int, steps: int) -> None:
-        """Copy the next `steps` steps into a row of a binding."""
-        if self._views is None:
-            self._views = [
-                np.frombuffer(data, view.dtype).reshape(self.steps, *view.shape[2:])
-                for data, view in zip(self.inputs, binding.inputs, strict=True)
-            ]
-        for view, into in zip(self._views, binding.inputs, strict=True):
-            into[row, :steps] = view[self.done : self.done + steps]
-            into[row, steps:] = 0
-
-
-class Entry:
-    """One place in the queue: chunks that are answered together. `open` counts those not yet settled.
-
-    The deadline is for the wait: an entry that has been `started` is finished.
-    """
-
-    __slots__ = ("deadline", "future", "open", "started")
-
-    def __init__(self, chunks: int, future: "asyncio.Future[None]", deadline: float) -> None:
-        self.open, self.future, self.deadline, self.started = chunks, future, deadline, False
 
 
 class Batcher:
@@ -129,9 +59,13 @@ class Batcher:
         self.max_rows = min(engine.card.max_batch, MAX_ROW_STEPS)
         if inline:
             self.max_rows = min(self.max_rows, costs.rows_within(turn))
-        self._short: deque[Chunk] = deque()
-        self._long: deque[Chunk] = deque()
-        self._long_was_last = True
+        if not engine.card.streams:  # its sequences are never cut, so each runs alone and for as long as it is
+            self.max_rows = 1
+        self._short: deque[Chunk | FleetStep] = deque()
+        self._long: deque[Chunk | FleetStep] = deque()
+        self._last_short = self._long_after = -math.inf
+        self._long_was_last = False
+        self._turn_ended = clock()
         self._scheduled = False
         self._closed = False
         self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine.card.name}")
@@ -141,101 +75,197 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<Batcher {self.waiting} waiting, {len(self._short)} short and {len(self._long)} long ready>"
 
-    # ------------------------------------------------------------------ in
-
     def submit(self, chunks: Sequence[Chunk]) -> "asyncio.Future[None]":
         """Queue chunks as one entry; the future is done when each has its results or its error.
 
         Raises:
             QueueFull: As many entries as allowed are waiting; nothing was queued.
         """
-        if self._closed:
-            raise ShuttingDown
-        if self.waiting >= self._queue_limit:
-            raise QueueFull(self._queue_limit)
-        self.waiting += 1
-        loop = asyncio.get_running_loop()
-        entry = Entry(len(chunks), loop.create_future(), self._clock() + self._deadline)
+        now = self._clock()
+        entry = self._admit(len(chunks), now)
         for chunk in chunks:
             chunk.entry = entry
             owner = chunk.owner
             if owner is not None:
                 before, owner.last = owner.last, chunk
                 if before is not None:
-                    before.following = chunk
+                    owner.behind += 1
+                    if isinstance(before, FleetStep):
+                        before.following[id(owner)] = chunk
+                    else:
+                        before.following = chunk
                     continue
             self._lane(chunk).append(chunk)
-        if not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._turn)
+        self._call_turn(now)
         return entry.future
 
-    def _lane(self, chunk: Chunk) -> deque[Chunk]:
-        return self._short if chunk.steps <= SHORT else self._long
+    def submit_fleet(self, fleet: FleetStep) -> "asyncio.Future[None]":
+        """Queue a fleet step of distinct idle owners; the future is done when every row has its result or its error.
+
+        Raises:
+            QueueFull: As many entries as allowed are waiting; nothing was queued.
+        """
+        now = self._clock()
+        fleet.entry = self._admit(1, now)
+        for owner in fleet.owners:
+            owner.last = fleet
+        self._short.append(fleet)
+        self._call_turn(now)
+        return fleet.entry.future
+
+    def _admit(self, parts: int, now: float) -> Entry:
+        if self._closed:
+            raise ShuttingDown
+        if self.waiting >= self._queue_limit:
+            raise QueueFull(self._queue_limit)
+        self.waiting += 1
+        return Entry(parts, asyncio.get_running_loop().create_future(), now + self._deadline)
+
+    def _call_turn(self, now: float) -> None:
+        """Have a turn taken: soon, so that others can join it, or at once where nobody has been seen for a while."""
+        if self._scheduled:
+            return
+        self._scheduled = True
+        if self.inline and now - self._turn_ended > ALONE:
+            self._turn()
+        else:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _lane(self, chunk: Chunk) -> deque[Chunk | FleetStep]:
+        """Return where a chunk waits: a session's short ones go before predictions and before long ones."""
+        return self._short if chunk.owner is not None and chunk.steps <= SHORT else self._long
 
     def close(self) -> None:
         """Answer everybody who waits that the service is going away."""
         self._closed = True
         for lane in (self._short, self._long):
             while lane:
-                self._fail(lane.popleft(), ShuttingDown())
+                work = lane.popleft()
+                if isinstance(work, FleetStep):
+                    self._end_fleet(work, ShuttingDown())
+                else:
+                    self._fail(work, ShuttingDown())
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
-    # ------------------------------------------------------------------ a turn
-
     def _turn(self) -> None:
         """Take a batch, run it, settle it: on the loop, or in the engine's thread."""
-        batch, steps = self._take(self._clock())
-        if not batch:
+        now = self._clock()
+        lane = self._lane_to_run(now)
+        work, steps = self._take(lane, now)
+        if not work:
             self._go_on()
             return
-        binding, write = self._prepare(batch, steps)
-        if self._thread is None:
-            failure = None
+        prepare: Callable[[], tuple[Binding, list[int]]]
+        settle: _Settle
+        if isinstance(work, FleetStep):
+            prepare, settle = partial(self._prepare_fleet, work, steps), partial(self._settle_fleet, work)
+        else:
+            prepare, settle = partial(self._prepare, work, steps), partial(self._settle, work)
+        failure: BaseException | None = None
+        binding: Binding | None = None
+        write: list[int] = []
+        try:  # whatever is raised from here on, every waiter is answered
+            binding, write = prepare()
+            if self._thread is not None:
+                run = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
+                run.add_done_callback(lambda run: self._end_turn(lane, now, settle, binding, write, run.exception()))
+                return
+            self._engine.run(binding)
+        except Exception as exc:
+            failure = exc
+        self._end_turn(lane, now, settle, binding, write, failure)
+
+    def _end_turn(
+        self,
+        lane: deque[Chunk | FleetStep],
+        start: float,
+        settle: _Settle,
+        binding: Binding | None,
+        write: list[int],
+        failure: BaseException | None,
+    ) -> None:
+        """Read what a run gave, settle its work, and note when the long lane may go again."""
+        outputs, bad = None, None
+        if binding is not None and failure is None:
             try:
-                self._engine.run(binding)
-            except Exception as exc:  # whatever onnxruntime raises, every waiter is answered
-                failure = exc
-            self._settle(batch, binding, write, failure)
-            return
-        done = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
-        done.add_done_callback(lambda run: self._settle(batch, binding, write, run.exception()))
+                outputs = Outputs([tensor.copy() for tensor in binding.outputs])
+                bad = binding.unfinite_rows()
+            except Exception as exc:
+                outputs, failure = None, exc
+        if outputs is None:
+            _log.error("engine_failed", model=self._engine.card.name, error=repr(failure))
+        else:
+            self.runs += 1
+        settle(write, outputs, bad)
+        self._turn_ended = end = self._clock()
+        if lane is self._long:
+            self._long_after = end + LONG_REST * (end - start)
+        self._go_on()
+
+    def _lane_to_run(self, now: float) -> deque[Chunk | FleetStep]:
+        """Return whose turn it is: while short chunks keep coming, long ones get a third of the time."""
+        rested = now >= self._long_after and not (self._short and self._long_was_last)
+        self._long_was_last = bool(self._long) and (rested or not self._short_are_coming(now))
+        if self._long_was_last:
+            return self._long
+        if self._short:
+            self._last_short = now
+        return self._short
+
+    def _short_are_coming(self, now: float) -> bool:
+        return bool(self._short) or now - self._last_short < SHORT_PAUSE
 
     def _go_on(self) -> None:
-        """Take another turn while anybody waits."""
+        """Take another turn while anybody waits; long chunks alone may have to rest first."""
         self._scheduled = bool(self._short or self._long)
-        if self._scheduled:
-            asyncio.get_running_loop().call_soon(self._turn)
+        if not self._scheduled:
+            return
+        loop, now = asyncio.get_running_loop(), self._clock()
+        if self._short or now >= self._long_after or not self._short_are_coming(now):
+            loop.call_soon(self._turn)
+        else:
+            self._scheduled = False
+            loop.call_later(self._long_after - now, self._wake)
 
-    def _take(self, now: float) -> tuple[list[Chunk], int]:
-        """Return the next batch, and how many time steps it runs; both lanes in turn while both wait."""
-        long = bool(self._long) and (not self._short or not self._long_was_last)
-        self._long_was_last = long
-        lane = self._long if long else self._short
+    def _wake(self) -> None:
+        """Go on with long chunks that have rested, unless a turn is due anyway."""
+        if not self._scheduled:
+            self._go_on()
+
+    def _take(self, lane: deque[Chunk | FleetStep], now: float) -> tuple[list[Chunk] | FleetStep, int]:
+        """Return a lane's next batch, or the fleet step that is next, and how many time steps it runs."""
+        seconds = self._turn_seconds / (4 if self._short_are_coming(now) else 2)
         batch: list[Chunk] = []
-        room = self.max_rows
+        room = self.max_rows if lane is self._short else min(self.max_rows, self.costs.rows_within(seconds))
         while lane and room:
             chunk = lane.popleft()
+            if isinstance(chunk, FleetStep):
+                if batch:
+                    lane.appendleft(chunk)
+                    break
+                if self._fleet_waits(chunk, now):
+                    return chunk, chunk.steps
+                continue
             entry, owner = chunk.entry, chunk.owner
             if entry.future.done():  # its waiter was cancelled
                 self._fail(chunk, None)
             elif now > entry.deadline and not entry.started:
                 self._fail(chunk, DeadlineExceeded(self._deadline))
-            elif owner is not None and (refusal := owner.refusal()) is not None:
-                self._fail(chunk, refusal)
+            elif owner is not None and owner.ended is not None:
+                self._fail(chunk, owner.ended)
             else:
                 entry.started = True
                 batch.append(chunk)
                 room -= 1
-        return batch, self._steps_to_run(batch)
+        return batch, self._steps_to_run(batch, seconds)
 
-    def _steps_to_run(self, batch: list[Chunk]) -> int:
+    def _steps_to_run(self, batch: list[Chunk], seconds: float) -> int:
         """Return for how many steps all rows run; a row that ends sooner is padded while that is cheaper than a run."""
         left = [chunk.steps - chunk.done for chunk in batch]
         steps, longest = min(left, default=1), max(left, default=1)
-        if longest == 1:
-            return 1
+        if longest == 1 or not self._engine.card.streams:
+            return longest
         if steps < longest and self._engine.card.ragged:
             left.sort()
             padding = 0.0
@@ -244,14 +274,14 @@ class Batcher:
                 if padding > self.costs.run:
                     break
                 steps = longer
-        limit = min(self.costs.steps_within(self._turn_seconds / 2, len(batch)), MAX_ROW_STEPS // len(batch))
+        limit = min(self.costs.steps_within(seconds, len(batch)), MAX_ROW_STEPS // len(batch))
         return max(1, min(steps, limit))
 
     def _prepare(self, batch: list[Chunk], steps: int) -> tuple[Binding, list[int]]:
         """Fill a binding: inputs, lengths, the slot each chunk reads and a fresh one that it writes."""
         binding = self._engine.binding(len(batch), steps)
         lengths = None
-        if all(chunk.steps == steps for chunk in batch):
+        if all(chunk.steps == steps and not chunk.done for chunk in batch):  # whole payloads, one behind the other
             for index, raw in enumerate(binding.raw):
                 raw[:] = b"".join([chunk.inputs[index] for chunk in batch])
         else:
@@ -259,26 +289,25 @@ class Batcher:
             for row, (chunk, length) in enumerate(zip(batch, lengths, strict=True)):
                 chunk.fill(binding, row, length)
         binding.set_lengths(lengths)
-        lease = self._slots.lease
-        write = [SINK if chunk.owner is None and chunk.steps - chunk.done <= steps else lease() for chunk in batch]
-        binding.set_slots(
-            [chunk.slot if chunk.owner is None or chunk.done else chunk.owner.slot for chunk in batch], write
-        )
+        ends = [chunk.owner is None and chunk.steps - chunk.done <= steps for chunk in batch]
+        slots = iter(self._slots.lease_many(len(batch) - sum(ends)))
+        write = [SINK if end else next(slots) for end in ends]
+        read = [chunk.slot if chunk.owner is None or chunk.done else chunk.owner.slot for chunk in batch]
+        binding.set_slots(read, write)
         return binding, write
 
-    def _settle(self, batch: list[Chunk], binding: Binding, write: list[int], failure: BaseException | None) -> None:
-        """Flip what went well, let go of what did not, answer who is done, queue the rest again."""
-        if failure is not None:
-            _log.error("engine_failed", model=self._engine.card.name, batch=len(batch), error=str(failure))
-            for chunk, slot in zip(batch, write, strict=True):
+    def _settle(self, batch: list[Chunk], write: list[int], outputs: Outputs | None, bad: np.ndarray | None) -> None:
+        """Flip what went well, let go of what did not, answer who is done, queue the rest again.
+
+        Without outputs the run failed; without slots it was not even prepared.
+        """
+        if outputs is None:
+            for slot in write:
                 self._release(slot)
+            for chunk in batch:
                 self._fail(chunk, EngineFailed())
-            self._go_on()
             return
-        steps, now = binding.steps, self._clock()
-        outputs = Outputs([tensor.copy() for tensor in binding.outputs])
-        bad = binding.unfinite_rows()
-        self.runs += 1
+        steps, now = outputs.tensors[0].shape[1], self._clock()
         self.rows += len(batch)
         again: list[Chunk] = []
         for row, chunk in enumerate(batch):
@@ -301,17 +330,85 @@ class Batcher:
                 self._finish(chunk, now)
         for chunk in reversed(again):
             self._lane(chunk).appendleft(chunk)
-        self._go_on()
 
-    # ------------------------------------------------------------------ out
+    def _fleet_waits(self, fleet: FleetStep, now: float) -> bool:
+        """Tell whether a fleet step is still to be run; end it where it is not."""
+        entry = fleet.entry
+        if entry.future.done() or (now > entry.deadline and not entry.started):
+            self._end_fleet(fleet, DeadlineExceeded(self._deadline))
+            return False
+        entry.started = True
+        return True
+
+    def _prepare_fleet(self, fleet: FleetStep, steps: int) -> tuple[Binding, list[int]]:
+        """Fill a binding with as many of the fleet's rows as fit a turn."""
+        turn = self.costs.rows_within(self._turn_seconds / steps) if self.inline else self.max_rows
+        owners = fleet.rows(max(1, min(self.max_rows, turn, MAX_FLEET_ROW_STEPS // steps)))
+        binding = self._engine.binding(len(owners), steps)
+        fleet.fill(binding)
+        binding.set_lengths(None)
+        read = [owner.slot for owner in owners]
+        write = self._slots.lease_many(len(owners))
+        binding.set_slots(read, write)
+        return binding, write
+
+    def _settle_fleet(
+        self, fleet: FleetStep, write: list[int], outputs: Outputs | None, bad: np.ndarray | None
+    ) -> None:
+        """Flip the rows that went well; answer when all rows have been run, else queue the rest."""
+        if outputs is None:
+            self._slots.release_many(write)
+            self._end_fleet(fleet, EngineFailed())
+            return
+        owners, steps, now = fleet.rows(len(write)), fleet.steps, self._clock()
+        self.rows += len(owners)
+        self.row_steps += steps * len(owners)
+        freed: list[int] = []
+        for row, owner in enumerate(owners):  # a microsecond a row would be as much as the model takes: no calls
+            if owner.ended is not None or (bad is not None and bad[row]):
+                fleet.errors[fleet.at + row] = owner.ended or StateNotFinite()
+                freed.append(write[row])
+                self.row_steps -= steps
+            else:
+                if owner.slot > SINK:
+                    freed.append(owner.slot)
+                owner.slot, owner.step, owner.used = write[row], owner.step + steps, now
+            fleet.last_steps.append(owner.step)
+            if owner.last is fleet:
+                owner.last = None
+            else:
+                self._pass_on(owner, fleet)
+        self._slots.release_many(freed)
+        fleet.parts.append(outputs)
+        fleet.at += len(owners)
+        if fleet.at == len(fleet.owners):
+            self._end_fleet(fleet, None)
+        else:
+            self._short.append(fleet)
+
+    def _end_fleet(self, fleet: FleetStep, error: ServiceError | None) -> None:
+        """Answer a fleet step; rows that were not run carry the error."""
+        for row in range(fleet.at, len(fleet.owners)):
+            fleet.errors[row] = error or ShuttingDown()
+            self._pass_on(fleet.owners[row], fleet)
+        self._answer_entry(fleet.entry)
+
+    def _pass_on(self, owner: Owner, fleet: FleetStep) -> None:
+        """Make a chunk that came for the owner meanwhile ready."""
+        if owner.last is fleet:
+            owner.last = None
+        else:
+            following = fleet.following[id(owner)]
+            owner.behind -= 1
+            self._lane(following).append(following)
 
     def _finish(self, chunk: Chunk, now: float) -> None:
         """Commit a chunk whose steps have all been run."""
         owner = chunk.owner
         if owner is None:
             self._release(chunk.slot)
-        elif (refusal := owner.refusal()) is not None:  # it ended while the engine ran
-            chunk.error = refusal
+        elif owner.ended is not None:  # while the engine ran
+            chunk.error = owner.ended
             self._release(chunk.slot)
         else:
             self._release(owner.slot)
@@ -333,8 +430,11 @@ class Batcher:
             if owner.last is chunk:
                 owner.last = None
             elif chunk.following is not None:
+                owner.behind -= 1
                 self._lane(chunk.following).append(chunk.following)
-        entry = chunk.entry
+        self._answer_entry(chunk.entry)
+
+    def _answer_entry(self, entry: Entry) -> None:
         entry.open -= 1
         if entry.open == 0:
             self.waiting -= 1

@@ -4,6 +4,7 @@ Tensors travel through the service as raw little-endian bytes, row-major (steps,
 copied once, straight into the run's input.
 """
 
+import asyncio
 import math
 import struct
 from collections.abc import Sequence
@@ -14,8 +15,11 @@ import numpy as np
 import orjson
 
 from models.card import ModelCard, TensorSpec
-from service.batcher import Chunk, Outputs
 from service.errors import InvalidInput, MalformedJson
+from service.work import Chunk, Outputs
+
+_GROUP = 256
+"""So many sequences are read or written before others get a turn."""
 
 _FORMATS = {"float32": "f", "float16": "e", "float64": "d", "int64": "q", "int32": "i", "bool": "?"}
 _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
@@ -39,8 +43,11 @@ class _Packer:
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
         self._format = _FORMATS[spec.dtype]
-        self._one = struct.Struct(f"<{math.prod(spec.shape)}{self._format}").pack
-        self._plain = len(spec.shape) == 1 and spec.vocabulary is None and spec.dtype != "bool"
+        self.dtype = np.dtype(spec.dtype).newbyteorder("<")
+        self.step_bytes = math.prod(spec.shape) * self.dtype.itemsize
+        plain = len(spec.shape) == 1 and spec.vocabulary is None and spec.dtype != "bool"
+        self.pack_step = struct.Struct(f"<{spec.shape[0]}{self._format}").pack if plain else None
+        """Packs the numbers of one step, where they are a flat row that needs no check but its packing."""
         self._numbers = (
             "integers" if spec.dtype.startswith("int") else "booleans" if spec.dtype == "bool" else "numbers"
         )
@@ -48,13 +55,8 @@ class _Packer:
     def pack(self, value: Any, where: str, max_elements: int, booleans: bool) -> tuple[bytes, int]:
         """Return the raw tensor and its steps; `booleans` tells that true or false stand somewhere in the body."""
         spec = self.spec
-        if self._plain and not booleans and type(value) is list and len(value) == 1 and type(value[0]) is list:
-            try:  # one step of plain numbers: packing checks their count, kind and range
-                return self._one(*value[0]), 1
-            except (struct.error, OverflowError) as exc:
-                raise self._diagnosis(value, where) from exc
         if type(value) is not list or not value:
-            raise InvalidInput(where, f"an array of at least one step, each {self._step()}", _kind(value))
+            raise InvalidInput(where, f"an array of at least one step, each {self._step()}", kind(value))
         flat = value
         try:
             for dim in spec.shape:
@@ -80,17 +82,17 @@ class _Packer:
 
     def _diagnosis(self, value: Any, where: str) -> InvalidInput:
         """Return the error for the first place that does not fit."""
-        return self._misfit(value, where, self.spec.shape) or InvalidInput(where, self._step(), _kind(value))
+        return self._misfit(value, where, self.spec.shape) or InvalidInput(where, self._step(), kind(value))
 
     def _misfit(self, value: Any, where: str, shape: tuple[int, ...]) -> InvalidInput | None:
         for index, item in enumerate(value):
             here = f"{where}[{index}]"
             if not shape:
                 if not self._fits(item):
-                    return InvalidInput(here, self._number(), _kind(item))
+                    return InvalidInput(here, self._number(), kind(item))
                 continue
             if type(item) is not list or len(item) != shape[0]:
-                got = f"an array of {len(item)}" if type(item) is list else _kind(item)
+                got = f"an array of {len(item)}" if type(item) is list else kind(item)
                 return InvalidInput(here, f"an array of {shape[0]}", got)
             if (misfit := self._misfit(item, here, shape[1:])) is not None:
                 return misfit
@@ -114,6 +116,10 @@ class Codec:
 
     def __init__(self, card: ModelCard) -> None:
         self._packers = tuple(_Packer(spec) for spec in card.inputs)
+        self._pack_step = self._packers[0].pack_step if len(self._packers) == 1 else None
+        one_float = len(card.inputs) == len(card.outputs) == 1 and card.inputs[0].dtype == "float32"
+        self._raw_step_bytes = self._packers[0].step_bytes if one_float else -1
+        self._unpack_step = struct.Struct(f"<{math.prod(card.inputs[0].shape)}f").unpack
         self._step_size = sum(math.prod(spec.shape) for spec in card.inputs)
         self._outputs = tuple(spec.name for spec in card.outputs)
 
@@ -123,38 +129,112 @@ class Codec:
         Raises:
             MalformedJson, InvalidInput: The body is not that, or over a limit.
         """
-        value = self._only_inputs(body)
+        fields = load_json(body)
+        if self._pack_step is not None and type(fields) is dict and len(fields) == 1 and not _has_booleans(body):
+            rows = fields.get("inputs")
+            if type(rows) is list and len(rows) == 1 and type(rows[0]) is list:
+                try:  # one step of plain numbers, the common case: packing checks their count, kind and range
+                    return Chunk(None, (self._pack_step(*rows[0]),), 1)
+                except (struct.error, OverflowError):
+                    pass  # said below, with the place
+        value = self._only_inputs(fields)
         return self._chunk(value, "inputs", max_steps, max_elements, _has_booleans(body))
 
-    def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
+    async def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
         """Read a predict request {"inputs": [sequence, …]} into a chunk for each sequence."""
-        value = self._only_inputs(body)
+        value = self._only_inputs(load_json(body))
         if type(value) is not list or not value:
-            raise InvalidInput("inputs", "an array of at least one sequence", _kind(value))
+            raise InvalidInput("inputs", "an array of at least one sequence", kind(value))
+        return await self.decode_all(value, body, max_steps, max_elements)
+
+    async def decode_all(self, sequences: list[Any], body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
+        """Read sequences that stand in a JSON body into a chunk for each; the limits are for all together.
+
+        Many sequences take long, so others get a turn in between.
+        """
         booleans = _has_booleans(body)
         chunks, steps_left = [], max_steps
-        for index, sequence in enumerate(value):
+        for index, sequence in enumerate(sequences):
             chunk = self._chunk(sequence, f"inputs[{index}]", max_steps, max_elements, booleans)
             steps_left -= chunk.steps
             max_elements -= chunk.steps * self._step_size
             if steps_left < 0 or max_elements < 0:
                 raise InvalidInput("inputs", "fewer steps in all sequences together", "more than one request may have")
             chunks.append(chunk)
+            if index % _GROUP == _GROUP - 1:
+                await asyncio.sleep(0)
         return chunks
+
+    async def encode_all(self, chunks: list[Chunk]) -> list[bytes]:
+        """Return the outputs of many chunks, each as JSON; others get a turn in between."""
+        parts = []
+        for index, chunk in enumerate(chunks):
+            parts.append(self.encode_steps(chunk))
+            if index % _GROUP == _GROUP - 1:
+                await asyncio.sleep(0)
+        return parts
+
+    def decode_binary(self, body: bytes, max_steps: int, max_elements: int) -> Chunk:
+        """Read a raw little-endian tensor (steps, *shape) into a chunk without an owner.
+
+        Raises:
+            InvalidInput: The model has several inputs or outputs, or the bytes are not whole, finite steps.
+        """
+        if len(body) == self._raw_step_bytes and math.isfinite(sum(self._unpack_step(body))):
+            return Chunk(None, (body,), 1)  # one step of float32, the common case: a sum of doubles cannot overflow
+        self.needs_one_tensor("body")
+        tensor = self.checked(body, "body", max_elements)
+        if len(tensor) > max_steps:
+            raise InvalidInput("body", f"at most {max_steps} steps", f"{len(tensor)}")
+        return Chunk(None, (body,), len(tensor))
+
+    def checked(self, raw: bytes, where: str, max_elements: int) -> np.ndarray:
+        """Return the raw bytes of the one input as an array (steps, *shape) of finite numbers."""
+        packer = self._packers[0]
+        dtype, size = packer.dtype, packer.step_bytes
+        if not raw or len(raw) % size:
+            raise InvalidInput(
+                where, f"a multiple of {size} bytes, {packer.spec.dtype} in little-endian", f"{len(raw)}"
+            )
+        flat = np.frombuffer(raw, dtype)
+        if len(flat) > max_elements:
+            raise InvalidInput(where, f"at most {max_elements} numbers", f"{len(flat)}")
+        if dtype.kind == "f" and not np.isfinite(flat).all():
+            raise InvalidInput(where, "finite numbers", "NaN or an infinity")
+        if dtype.kind == "b" and raw.strip(b"\0\1"):
+            raise InvalidInput(where, "bytes 0 or 1", "another byte")
+        if (vocabulary := packer.spec.vocabulary) is not None and not (flat.min() >= 0 and flat.max() < vocabulary):
+            raise InvalidInput(where, f"token ids from 0 to {vocabulary - 1}", f"{flat.min()} to {flat.max()}")
+        return flat.reshape(-1, *packer.spec.shape)
+
+    def needs_one_tensor(self, where: str) -> None:
+        """Raise InvalidInput where raw bytes could not tell one tensor from another."""
+        if len(self._packers) > 1 or len(self._outputs) > 1:
+            raise InvalidInput(where, "JSON, as this model has several inputs or outputs", "raw bytes")
+
+    def encode_binary(self, chunk: Chunk) -> bytes:
+        """Return a chunk's one output as a raw little-endian tensor (steps, *shape)."""
+        outputs, row, steps = chunk.results[0]
+        tensor = outputs.tensors[0]
+        if len(chunk.results) > 1 or steps < tensor.shape[1]:
+            return outputs_of(chunk).tobytes()
+        if outputs.raw is None:
+            outputs.raw = tensor.tobytes()
+        size = len(outputs.raw) // len(tensor)
+        return outputs.raw[row * size : (row + 1) * size]
 
     def encode_steps(self, chunk: Chunk) -> bytes:
         """Return a chunk's outputs as JSON: an array (steps, *shape), or an object of them where there are several."""
         if len(self._outputs) == 1:
             if len(chunk.results) == 1:
                 return _one_run(*chunk.results[0])
-            return _json(_joined(chunk, 0))
-        fields = (b'"%b":%b' % (name.encode(), _json(_joined(chunk, k))) for k, name in enumerate(self._outputs))
+            return to_json(outputs_of(chunk, 0))
+        fields = (b'"%b":%b' % (name.encode(), to_json(outputs_of(chunk, k))) for k, name in enumerate(self._outputs))
         return b"{%b}" % b",".join(fields)
 
-    def _only_inputs(self, body: bytes) -> Any:
-        fields = load_json(body)
+    def _only_inputs(self, fields: Any) -> Any:
         if type(fields) is not dict or "inputs" not in fields:
-            raise InvalidInput("body", 'an object {"inputs": …}', _kind(fields))
+            raise InvalidInput("body", 'an object {"inputs": …}', kind(fields))
         if len(fields) > 1:
             unknown = next(name for name in fields if name != "inputs")
             raise InvalidInput("body", 'no field but "inputs"', f'a field "{unknown[:64]}"')
@@ -173,7 +253,7 @@ class Codec:
     def _several(self, value: Any, where: str, max_elements: int, booleans: bool) -> tuple[tuple[bytes, ...], int]:
         names = [packer.spec.name for packer in self._packers]
         if type(value) is not dict or sorted(value) != sorted(names):
-            got = f"an object of {', '.join(sorted(value))[:128]}" if type(value) is dict else _kind(value)
+            got = f"an object of {', '.join(sorted(value))[:128]}" if type(value) is dict else kind(value)
             raise InvalidInput(where, f"an object of {', '.join(names)}", got)
         packed = [
             packer.pack(value[name], f"{where}.{name}", max_elements, booleans)
@@ -189,18 +269,20 @@ def _has_booleans(body: bytes) -> bool:
     return b"true" in body or b"false" in body
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
     """Name a JSON value's kind; never the value itself, which the client knows and a log should not."""
     if type(value) is list and not value:
         return "an empty array"
     return _JSON_TYPES.get(type(value), "a number")
 
 
-def _json(tensor: np.ndarray) -> bytes:
+def to_json(tensor: np.ndarray) -> bytes:
+    """Return a tensor as nested JSON arrays."""
     return orjson.dumps(np.ascontiguousarray(tensor), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _joined(chunk: Chunk, output: int) -> np.ndarray:
+def outputs_of(chunk: Chunk, output: int = 0) -> np.ndarray:
+    """Return one output of a chunk that has been run, (steps, *shape)."""
     parts: Sequence[np.ndarray] = [outputs.tensors[output][row, :steps] for outputs, row, steps in chunk.results]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -209,10 +291,10 @@ def _one_run(outputs: Outputs, row: int, steps: int) -> bytes:
     """Return one row of a run; all its rows are written in one go, when the first is asked for."""
     tensor = outputs.tensors[0]
     if steps < tensor.shape[1]:
-        return _json(tensor[row, :steps])
+        return to_json(tensor[row, :steps])
     if outputs.json is None:
         depth = tensor.ndim - 1
         opening, closing = b"[" * depth, b"]" * depth
-        text = _json(tensor)[depth + 1 : -depth - 1]
+        text = to_json(tensor)[depth + 1 : -depth - 1]
         outputs.json = [opening + part + closing for part in text.split(closing + b"," + opening)]
     return outputs.json[row]

@@ -63,11 +63,32 @@ class BodyTooLarge(ServiceError):
         super().__init__(f"expected a body of at most {limit} bytes, got a larger one", limit=limit)
 
 
-class BodyTimeout(ServiceError):
-    code, status = "body_timeout", 408
+class HeadTooLarge(ServiceError):
+    code, status = "head_too_large", 431
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"expected a request line and headers of at most {limit} bytes, got more", limit=limit)
+
+
+class RequestTimeout(ServiceError):
+    code, status = "request_timeout", 408
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"expected the whole body within {seconds:g} s, but it stopped coming")
+        super().__init__(f"expected the whole request within {seconds:g} s of its first byte, but it stopped coming")
+
+
+class MalformedRequest(ServiceError):
+    code, status = "malformed_request", 400
+
+    def __init__(self) -> None:
+        super().__init__("expected an HTTP/1.1 request, got bytes that are none")
+
+
+class UnsupportedEncoding(ServiceError):
+    code, status = "unsupported_encoding", 415
+
+    def __init__(self) -> None:
+        super().__init__("expected a body without Content-Encoding")
 
 
 class ModelNotFound(ServiceError):
@@ -76,6 +97,13 @@ class ModelNotFound(ServiceError):
     def __init__(self, name: str) -> None:
         shown = name if len(name) <= 128 and name.isprintable() else "of that name"
         super().__init__(f"no model {shown} is served here; GET /v1/models lists those that are")
+
+
+class NotStreamable(ServiceError):
+    code, status, close = "not_streamable", 409, 4409
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the model {name} reads whole sequences and has no sessions: POST /v1/models/{name}/predict")
 
 
 class SessionNotFound(ServiceError):
@@ -125,6 +153,13 @@ class QueueFull(ServiceError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} requests are waiting for this model already", retry_after=1, limit=limit)
+
+
+class SessionBusy(ServiceError):
+    code, status = "session_busy", 429
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} requests of this session are waiting already", retry_after=1, limit=limit)
 
 
 class DeadlineExceeded(ServiceError):

@@ -5,48 +5,59 @@ operations as the routes do, and passes everything else on.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from service.errors import ClientGone
-from service.gate import Gate, Receive, Reply, Scope, Send
+from service.fleets import Fleets
+from service.gate import Gate, Operation, Receive, Reply, Scope, Send
 from service.operations import Operations
+from service.protocol import EXTENSION
 from service.routes.stream import Streams
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_SESSIONS, _MODELS, _STEPS, _PREDICT = "/v1/sessions/", "/v1/models/", "/steps", "/predict"
+_NONE: dict[str, Any] = {}
+_SESSIONS, _MODELS, _STEPS, _STREAM = "/v1/sessions/", "/v1/models/", "/steps", "/stream"
 
 
 class HotLane:
-    """Answers steps, predictions and streams itself; `app` answers the rest."""
+    """Answers steps, fleet steps, predictions and streams itself; `app` answers the rest."""
 
-    def __init__(self, app: App, gate: Gate, operations: Operations, streams: Streams) -> None:
-        self._app, self._gate, self._operations, self._streams = app, gate, operations, streams
+    def __init__(self, app: App, gate: Gate, operations: Operations, fleets: Fleets, streams: Streams) -> None:
+        self._app, self._gate, self._streams = app, gate, streams
+        self._step = operations.step
+        self._of_models = {"predict": operations.predict, "fleet": fleets.step}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind, path = scope["type"], scope.get("path", "")
+        kind = scope["type"]
         if kind == "http" and scope["method"] == "POST":
-            operations = self._operations
+            path: str = scope["path"]
             if path.startswith(_SESSIONS) and path.endswith(_STEPS):
-                name, operation, argument = "step", operations.step, path[len(_SESSIONS) : -len(_STEPS)]
-            elif path.startswith(_MODELS) and path.endswith(_PREDICT):
-                name, operation, argument = "predict", operations.predict, path[len(_MODELS) : -len(_PREDICT)]
+                argument, name = path[len(_SESSIONS) : -len(_STEPS)], "step"
+                operation: Operation | None = self._step
+            elif path.startswith(_MODELS):
+                argument, _, name = path[len(_MODELS) :].rpartition("/")
+                operation = self._of_models.get(name)
             else:
-                return await self._app(scope, receive, send)
-            if argument and "/" not in argument:
+                operation, argument, name = None, "", ""
+            if operation is not None and argument and "/" not in argument:
                 try:
                     reply = await self._gate.run(name, operation, argument, scope, receive)
                 except ClientGone:
-                    return None
-                return await send_reply(reply, send)
-        elif kind == "websocket" and (argument := stream_model(path)) is not None:
-            return await self._streams.open(argument, scope, receive, send)
-        return await self._app(scope, receive, send)
-
-
-def stream_model(path: str) -> str | None:
-    """Return the model's name where the path is that of a model's stream."""
-    name = path[len(_MODELS) : -len("/stream")]
-    return name if path == f"{_MODELS}{name}/stream" and name and "/" not in name else None
+                    return
+                answer = scope.get("extensions", _NONE).get(EXTENSION)
+                if answer is not None:
+                    answer(*reply)
+                else:
+                    await send_reply(reply, send)
+                return
+        elif kind == "websocket":
+            path = scope["path"]
+            model = path[len(_MODELS) : -len(_STREAM)]
+            if path == f"{_MODELS}{model}{_STREAM}" and model and "/" not in model:
+                await self._streams.open(model, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 async def send_reply(reply: Reply, send: Send) -> None:

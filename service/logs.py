@@ -25,6 +25,7 @@ def configure_logs(level: str, form: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler()
+    handler.addFilter(_without_traces_of_clients)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -35,3 +36,10 @@ def configure_logs(level: str, form: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, root.level))
+
+
+def _without_traces_of_clients(record: logging.LogRecord) -> bool:
+    """Take the trace from what uvicorn logs of a client's mistake; an error of ours keeps it."""
+    if record.name == "uvicorn.error" and str(record.msg).startswith("Invalid UTF-8"):
+        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
+    return True

@@ -7,12 +7,16 @@ from pydantic import ValidationError
 
 from service.arena import row_bytes
 from service.codec import load_json
-from service.errors import InvalidInput, ServiceError
+from service.errors import InvalidInput, ServiceError, SessionBusy
 from service.gate import Call, Reply, json_reply
 from service.repository import Repository, ServedModel
 from service.schemas import EngineAnswer, ModelAnswer, ModelList, ModelSummary, OpenSession, SessionAnswer
 from service.sessions import Session, SessionTable
 from service.settings import Settings
+from service.work import Chunk
+
+OCTETS = b"application/octet-stream"
+"""The content type of raw little-endian tensors, in the card's dtype, row-major (steps, *shape)."""
 
 _SMALL_BODY = 64 << 10
 
@@ -25,42 +29,72 @@ class Operations:
     ) -> None:
         self._settings, self._repository, self._sessions, self._clock = settings, repository, sessions, clock
 
-    # ------------------------------------------------------------------ the step
-
     async def step(self, call: Call) -> Reply:
         """Advance a session by a chunk: find → decode → run → answer."""
-        body = await call.body(self._settings.step_body, self._settings.body_timeout)
+        body = await call.body(self._settings.step_body)
         session = self._sessions.find(call.argument, call.tenant)
-        return json_reply(await self.advance(session, body))
+        binary = call.headers.get(b"content-type") == OCTETS
+        chunk = self.submit(session, body, binary)
+        await chunk.entry.future
+        if binary:
+            return (
+                200,
+                [(b"content-type", OCTETS), (b"x-step", b"%d" % chunk.last_step)],
+                self.raw_answer(session, chunk),
+            )
+        return json_reply(self.answer(session, chunk))
 
-    async def advance(self, session: Session, body: bytes) -> bytes:
-        """Run one step body on a session and return the answer's body; the step operation of HTTP and WebSocket."""
+    def submit(self, session: Session, body: bytes, binary: bool) -> Chunk:
+        """Read a step body, JSON or a raw tensor (steps, *shape), and queue it; await its entry's future.
+
+        Raises:
+            MalformedJson, InvalidInput, QueueFull: Nothing was queued.
+        """
         model, settings = session.model, self._settings
-        chunk = model.codec.decode_steps(body, settings.step_steps, settings.step_elements)
+        decode = model.codec.decode_binary if binary else model.codec.decode_steps
+        chunk = decode(body, settings.step_steps, settings.step_elements)
+        if session.behind >= settings.session_queue_limit:
+            raise SessionBusy(settings.session_queue_limit)
         chunk.owner = session
-        await model.batcher.submit((chunk,))
+        model.batcher.submit((chunk,))
+        return chunk
+
+    def answer(self, session: Session, chunk: Chunk) -> bytes:
+        """Return the JSON answer of a chunk that is done, or raise its error."""
         if chunk.error is not None:
             raise chunk.error
-        return b'{"outputs":%b,"step":%d,"replayed":false}' % (model.codec.encode_steps(chunk), chunk.last_step)
+        return b'{"outputs":%b,"step":%d,"replayed":false}' % (session.model.codec.encode_steps(chunk), chunk.last_step)
+
+    def raw_answer(self, session: Session, chunk: Chunk) -> bytes:
+        """Return the raw outputs (steps, *shape) of a chunk that is done, or raise its error."""
+        if chunk.error is not None:
+            raise chunk.error
+        return session.model.codec.encode_binary(chunk)
 
     async def predict(self, call: Call) -> Reply:
         """Run whole sequences from the initial state; nothing is kept."""
         settings = self._settings
         model = self._repository.find(call.argument)
-        body = await call.body(settings.predict_body, settings.body_timeout)
-        chunks = model.codec.decode_sequences(body, settings.predict_steps, settings.predict_elements)
+        codec = model.codec
+        body = await call.body(settings.predict_body)
+        limits = settings.predict_steps, settings.predict_elements
+        if call.headers.get(b"content-type") == OCTETS:
+            chunk = codec.decode_binary(body, *limits)
+            await model.batcher.submit((chunk,))
+            if chunk.error is not None:
+                raise chunk.error
+            return 200, [(b"content-type", OCTETS)], codec.encode_binary(chunk)
+        chunks = await codec.decode_sequences(body, *limits)
         await model.batcher.submit(chunks)
         for chunk in chunks:
             if chunk.error is not None:
                 raise chunk.error
-        return json_reply(b'{"outputs":[%b]}' % b",".join([model.codec.encode_steps(chunk) for chunk in chunks]))
-
-    # ------------------------------------------------------------------ sessions
+        return json_reply(b'{"outputs":[%b]}' % b",".join(await codec.encode_all(chunks)))
 
     async def open_session(self, call: Call) -> Reply:
         """Open a session of a model."""
         model = self._repository.find(call.argument)
-        body = await call.body(_SMALL_BODY, self._settings.body_timeout)
+        body = await call.body(_SMALL_BODY)
         session = self.new_session(model, call.tenant, body)
         return json_reply(self._describe(session), 201, (b"location", b"/v1/sessions/" + session.id.encode()))
 
@@ -91,9 +125,6 @@ class Operations:
         self._sessions.close(self._sessions.find(call.argument, call.tenant))
         return 204, [], b""
 
-    def find_session(self, session_id: str, tenant: str) -> Session:
-        return self._sessions.find(session_id, tenant)
-
     def _describe(self, session: Session) -> bytes:
         left = timedelta(seconds=session.expires() - self._clock())
         return (
@@ -108,8 +139,6 @@ class Operations:
             .model_dump_json()
             .encode()
         )
-
-    # ------------------------------------------------------------------ models
 
     async def list_models(self, call: Call) -> Reply:
         """List the models that are served."""
@@ -155,4 +184,4 @@ def _summary(model: ServedModel) -> dict[str, object]:
 def _invalid(exc: ValidationError) -> ServiceError:
     error = exc.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, error["loc"])) or "body"
-    return InvalidInput(where, f"another value ({error['msg']})", f"one that is refused as {error['type']}")
+    return InvalidInput(where, error["msg"].removeprefix("Input should be "), "another value")

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Number = float | int
 Tensor = list[Any] | dict[str, Any]
 
 
@@ -44,6 +43,31 @@ class PredictRequest(_Body):
 
 class PredictAnswer(_Body):
     outputs: list[Tensor] = Field(examples=[[[[7.2], [13.9]], [[18.4]]]])
+
+
+class FleetRequest(_Body):
+    """One chunk for each of many sessions of a model."""
+
+    sessions: list[str] = Field(description="ids, or names that the client chooses", examples=[["a", "b"]])
+    inputs: list[Tensor] = Field(description="a chunk for each session", examples=[[[[5.0]], [[11.0]]]])
+    create: bool = Field(False, description="open a session under each name that has none")
+
+
+class FleetError(BaseModel):
+    """Why a row was not taken."""
+
+    model_config = ConfigDict(extra="allow")
+
+    row: int
+    code: str
+    message: str
+
+
+class FleetAnswer(_Body):
+    outputs: list[Tensor | None] = Field(description="a row's outputs; null where it was not taken")
+    steps: list[int | None] = Field(description="index of each row's last step")
+    created: list[int] = Field(description="rows whose sessions were opened by this request")
+    errors: list[FleetError] = Field(description="rows that were not taken, and why")
 
 
 class OpenSession(_Body):

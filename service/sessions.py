@@ -1,6 +1,7 @@
 """Sessions: who owns which row of the arena, since when, and until when."""
 
 import enum
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -8,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from service.arena import INITIAL, SINK
-from service.batcher import Chunk
 from service.errors import (
+    NotStreamable,
     ServiceError,
     SessionClosed,
     SessionExpired,
@@ -18,9 +19,12 @@ from service.errors import (
     SessionNotFound,
     TableFull,
 )
+from service.work import Chunk, FleetStep
 
 if TYPE_CHECKING:
     from service.repository import ServedModel
+
+_ID = re.compile(r"[A-Za-z0-9]{1,32}-[A-Za-z0-9]+-[0-9a-f]{32}")
 
 TOMBSTONES = 100_000
 TOMBSTONE_SECONDS = 3600.0
@@ -41,17 +45,37 @@ class Session:
     """One live sequence.
 
     `slot` is the row of its committed state (0 before the first step), `step` the steps committed; both change only
-    in `advanced`. `last` is the newest of its chunks on the way. `used` is when it was last created or advanced.
-    `bucket` is the second of the table's bucket that holds it.
+    in `advanced`. `last` is the newest of its chunks on the way, `behind` counts those behind the
+    first. `used` is when it was last created or advanced.
+    `bucket` is the second of the table's bucket that holds it. `name` is what the client calls it, if it does.
+    `ended` is what it answers once `phase` is another than LIVE.
     """
 
-    __slots__ = ("bucket", "id", "idle_limit", "last", "model", "phase", "slot", "step", "tenant", "used")
+    __slots__ = (
+        "behind",
+        "bucket",
+        "ended",
+        "id",
+        "idle_limit",
+        "last",
+        "model",
+        "name",
+        "phase",
+        "slot",
+        "step",
+        "tenant",
+        "used",
+    )
 
-    def __init__(self, session_id: str, tenant: str, model: "ServedModel", idle_limit: float, now: float) -> None:
+    def __init__(
+        self, session_id: str, tenant: str, model: "ServedModel", idle_limit: float, now: float, name: str | None
+    ) -> None:
+        self.name = name
         self.id, self.tenant, self.model, self.idle_limit = session_id, tenant, model, idle_limit
         self.phase, self.slot, self.step, self.used = Phase.LIVE, INITIAL, 0, now
-        self.last: Chunk | None = None
-        self.bucket = 0
+        self.last: Chunk | FleetStep | None = None
+        self.behind = self.bucket = 0
+        self.ended: ServiceError | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.phase.value} at step {self.step}, slot {self.slot}>"
@@ -59,10 +83,6 @@ class Session:
     def advanced(self, slot: int, steps: int, now: float) -> None:
         """Point at the row that was written, `steps` time steps on."""
         self.slot, self.step, self.used = slot, self.step + steps, now
-
-    def refusal(self) -> ServiceError | None:
-        """Return why no further step can be taken, if so."""
-        return None if self.phase is Phase.LIVE else _GONE[self.phase](self.step)
 
     def expires(self) -> float:
         """Return the time at which it ends unless it is used before."""
@@ -82,6 +102,7 @@ class SessionTable:
         self._prefix, self._replica = f"{replica}-{boot}-", replica
         self._clock, self._most_tombstones = clock, tombstones
         self._sessions: dict[str, Session] = {}
+        self._named: dict[tuple[str, str, str], Session] = {}
         self._buckets: dict[int, dict[str, Session]] = {}
         self._swept = int(clock())
         self._tombstones: OrderedDict[str, tuple[Phase, int, str, float]] = OrderedDict()
@@ -95,18 +116,23 @@ class SessionTable:
     def __iter__(self) -> Iterator[Session]:
         return iter(self._sessions.values())
 
-    def create(self, tenant: str, model: "ServedModel", idle_limit: float) -> Session:
-        """Open a session at the model's initial state.
+    def create(self, tenant: str, model: "ServedModel", idle_limit: float, name: str | None = None) -> Session:
+        """Open a session at the model's initial state, under a name of the tenant's where it gives one.
 
         Raises:
+            NotStreamable: The model's card says that it reads whole sequences only.
             TableFull: The model has as many sessions as it may have.
         """
+        if not model.card.streams:
+            raise NotStreamable(model.name)
         if model.sessions >= model.max_sessions:
             raise TableFull(model.max_sessions)
         now = self._clock()
-        session = Session(self._prefix + secrets.token_hex(16), tenant, model, idle_limit, now)
+        session = Session(self._prefix + secrets.token_hex(16), tenant, model, idle_limit, now, name)
         self._sessions[session.id] = session
         self._put_in_bucket(session)
+        if name is not None:
+            self._named[tenant, model.name, name] = session
         model.sessions += 1
         model.sessions_created += 1
         return session
@@ -128,6 +154,26 @@ class SessionTable:
                 raise SessionExpired(session.step)
             return session
         raise self._why_missing(session_id, tenant)
+
+    def find_fleet(
+        self, keys: list[str], tenant: str, model: "ServedModel"
+    ) -> tuple[list[Session | None], dict[int, ServiceError]]:
+        """Return for each key the model's live session of that id or name, and by row why there is none."""
+        now, sessions, named, name = self._clock(), self._sessions, self._named, model.name
+        found: list[Session | None] = []
+        errors: dict[int, ServiceError] = {}
+        for key in keys:
+            session = sessions.get(key) or named.get((tenant, name, key))
+            if session is None:
+                errors[len(found)] = self._why_missing(key, tenant)
+            elif session.tenant != tenant or session.model is not model:
+                session, errors[len(found)] = None, SessionNotFound()
+            elif session.last is None and session.used + session.idle_limit <= now:
+                self._end(session, Phase.EXPIRED)
+                errors[len(found)] = SessionExpired(session.step)
+                session = None
+            found.append(session)
+        return found, errors
 
     def close(self, session: Session) -> None:
         """End a session at its tenant's wish; its chunks that wait are refused, its row is let go."""
@@ -157,10 +203,13 @@ class SessionTable:
         if tombstone is not None:
             phase, step, owner, _ = tombstone
             return _GONE[phase](step) if owner == tenant else SessionNotFound()
-        replica, boot, rest = [*session_id.split("-"), "", "", ""][:3]
-        made_here = replica == self._replica and not session_id.startswith(self._prefix)
-        well_formed = boot.isalnum() and len(rest) == 32 and not set(rest) - set("0123456789abcdef")
-        return SessionLost() if made_here and well_formed else SessionNotFound()
+        elsewhere = not session_id.startswith(f"{self._replica}-") or session_id.startswith(self._prefix)
+        return SessionNotFound() if elsewhere or not self.is_id(session_id) else SessionLost()
+
+    @staticmethod
+    def is_id(key: str) -> bool:
+        """Tell whether a key has the form of the ids that are made here, so that no client may choose it as a name."""
+        return _ID.fullmatch(key) is not None
 
     def _put_in_bucket(self, session: Session) -> None:
         session.bucket = max(int(session.expires()) + 1, self._swept + 1)
@@ -169,8 +218,10 @@ class SessionTable:
     def _end(self, session: Session, phase: Phase) -> None:
         if session.phase is not Phase.LIVE:
             raise ValueError(f"expected a live session, found {session!r}")
-        session.phase = phase
+        session.phase, session.ended = phase, _GONE[phase](session.step)
         del self._sessions[session.id]
+        if session.name is not None:
+            del self._named[session.tenant, session.model.name, session.name]
         if bucket := self._buckets.get(session.bucket):
             bucket.pop(session.id, None)
         model = session.model

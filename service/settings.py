@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ByteSize, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_YEAR = 366 * 86_400.0
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{1,32}$")]
 
 
@@ -36,11 +37,12 @@ class Settings(BaseSettings):
 
     state_memory: ByteSize = Field(ByteSize(1 << 30), description="memory for all sessions' states, such as 512MiB")
     max_sessions: int = Field(1_000_000, ge=1, description="most sessions of one model; fewer where memory ends sooner")
-    idle_limit: float = Field(900.0, gt=0, allow_inf_nan=False, description="seconds after which an idle session ends")
-    max_idle_limit: float = Field(86_400.0, gt=0, description="most seconds a client may ask for as its idle limit")
+    idle_limit: float = Field(900.0, gt=0, le=_YEAR, description="seconds after which an idle session ends")
+    max_idle_limit: float = Field(86_400.0, gt=0, le=_YEAR, description="most seconds a client may ask for")
 
     queue_limit: int = Field(1024, ge=1, description="most requests waiting for one model; one more is refused")
-    deadline: float = Field(5.0, gt=0, description="seconds a request may wait for its turn")
+    session_queue_limit: int = Field(64, ge=1, description="most waiting requests of one session")
+    deadline: float = Field(5.0, gt=0, le=3600, description="seconds a request may wait for its turn")
     step_body: ByteSize = Field(ByteSize(1 << 20), description="largest body of a step request")
     step_steps: int = Field(1024, ge=1, description="most time steps in one step request")
     step_elements: int = Field(65_536, ge=1, description="most numbers in one step request")
@@ -50,7 +52,10 @@ class Settings(BaseSettings):
     )
     predict_elements: int = Field(1 << 20, ge=1, description="most numbers in one predict request")
     frame_size: ByteSize = Field(ByteSize(256 << 10), description="largest WebSocket message")
-    body_timeout: float = Field(10.0, gt=0, description="seconds within which a begun body has to arrive whole")
+    request_timeout: float = Field(
+        10.0, gt=0, le=3600, description="seconds within which a begun request has to arrive whole"
+    )
+    grace: float = Field(15.0, gt=0, le=3600, description="seconds that requests under way have when the service stops")
 
     hot_lane: bool = Field(
         True, description="answer steps, predictions and streams in front of FastAPI, not through it"

@@ -1,13 +1,13 @@
 """The foreign nodes, made ready to stand inside a graph of ours: a modern opset, and names that meet no other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import onnx
 from onnx import GraphProto, ModelProto, helper, numpy_helper
 
 from export.adopt.errors import NotServableError
 from export.adopt.plan import Array
-from export.graphs import subgraphs
+from export.graphs import rename_values
 
 PREFIX = "model/"  # names that clients see hold no slash, so nothing made here meets them
 _OLDEST_OPSET = 11  # ScatterND came with it; from here on all nodes made here have one form
@@ -41,24 +41,7 @@ def renamed(graph: GraphProto, constants: Mapping[str, Array]) -> GraphProto:
     """Return a copy in which no name meets one made here, constants are weights, and no shape is declared."""
     found = GraphProto()
     found.CopyFrom(graph)
-    _rename(found, lambda name: PREFIX + name if name else "")
+    rename_values(found, lambda name: PREFIX + name if name else "")
     for name, value in constants.items():
         found.initializer.append(numpy_helper.from_array(value, PREFIX + name))
     return found
-
-
-def _rename(graph: GraphProto, new: Callable[[str], str]) -> None:
-    del graph.value_info[:]
-    del graph.quantization_annotation[:]
-    for value in [*graph.input, *graph.output]:
-        value.name = new(value.name)
-    for tensor in graph.initializer:
-        tensor.name = new(tensor.name)
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = new(sparse.values.name)
-    for node in graph.node:
-        node.input[:] = [new(name) for name in node.input]
-        node.output[:] = [new(name) for name in node.output]
-        node.name = new(node.name)
-        for inner in subgraphs(node):
-            _rename(inner, new)

@@ -1,32 +1,54 @@
-"""From cells to ONNX nodes: one function a cell, found by the cell's class."""
+"""From cells to ONNX nodes: the fastest exact form of each cell on each target, found by the cell's class.
 
-from export.errors import NoLoweringError
-from export.lower import gru, lstm, rnn
+A cell that stands in no table here (one that `models.cells.register_cell` added) is traced by torch, a step at a time.
+"""
+
+from functools import partial
+
+from export.lower import elementwise, gru, lstm, lstm_scan, mut, projection, rnn, structured
+from export.lower.bidirectional import lower_bidirectional
 from export.lower.builder import GraphBuilder
-from export.lower.contract import CellInput, CellOutput, Lowering
+from export.lower.contract import CellInput, CellOutput, Form, Forms, Lowering, Target
+from export.lower.traced import TRACED
 from models.cells.base import Cell
-from models.cells.gru import GRUResetAfter, GRUResetBefore
-from models.cells.lstm import LSTM
-from models.cells.rnn import ReluRNN, TanhRNN
+from models.cells.bidirectional import Bidirectional
 
-LOWERINGS: dict[type[Cell], Lowering] = {
-    TanhRNN: rnn.lower_tanh,
-    ReluRNN: rnn.lower_relu,
-    LSTM: lstm.lower,
-    GRUResetBefore: gru.lower_reset_before,
-    GRUResetAfter: gru.lower_reset_after,
+LOWERINGS: dict[type[Cell], Forms] = {
+    **rnn.FORMS,
+    **lstm.FORMS,
+    **lstm_scan.FORMS,
+    **projection.FORMS,
+    **gru.FORMS,
+    **mut.FORMS,
+    **elementwise.FORMS,
+    **structured.FORMS,
 }
 
-__all__ = ["LOWERINGS", "CellInput", "CellOutput", "GraphBuilder", "lower_cell"]
+__all__ = [
+    "LOWERINGS",
+    "CellInput",
+    "CellOutput",
+    "Form",
+    "Forms",
+    "GraphBuilder",
+    "Lowering",
+    "Target",
+    "forms_of",
+    "lower_cell",
+]
 
 
-def lower_cell(graph: GraphBuilder, cell: Cell, cell_input: CellInput) -> CellOutput:
+def forms_of(cell: type[Cell]) -> Forms:
+    """Return a cell's forms: those of the table, or else its traced step."""
+    return LOWERINGS.get(cell, TRACED)
+
+
+def lower_cell(graph: GraphBuilder, cell: Cell, cell_input: CellInput, target: Target = "cpu") -> CellOutput:
     """Add the cell's nodes to the graph.
 
     Raises:
-        NoLoweringError: The cell's class is not in the table.
+        NoLoweringError: The cell's class is not in the table, and its step cannot be traced.
     """
-    lowering = LOWERINGS.get(type(cell))
-    if lowering is None:
-        raise NoLoweringError(type(cell))
-    return lowering(graph, cell, cell_input)
+    if isinstance(cell, Bidirectional):
+        return lower_bidirectional(graph, cell, cell_input, partial(lower_cell, target=target))
+    return forms_of(type(cell)).on(target).lower(graph, cell, cell_input)

@@ -23,16 +23,29 @@ Dim = str | int
 class GraphBuilder:
     """Collect inputs, initialisers, nodes and outputs, in the order they are added.
 
-    Every value's name is unique in the graph; names that nobody outside reads are made here.
+    Every value's name is unique in the graph and in all graphs inside it; names that nobody outside reads are made
+    here.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._constants_of: GraphBuilder = self
         self._inputs: list[ValueInfoProto] = []
         self._outputs: list[ValueInfoProto] = []
         self._initialisers: dict[str, TensorProto] = {}
         self._nodes: list[NodeProto] = []
         self._counts: dict[str, int] = {}
+
+    def inner(self, name: str, *, own_constants: bool) -> "GraphBuilder":
+        """Return a graph for the attribute of one of this graph's nodes; it may read all values of this one.
+
+        Without constants of its own it keeps them here.
+        """
+        child = GraphBuilder(name)
+        child._counts = self._counts
+        if not own_constants:
+            child._constants_of = self._constants_of
+        return child
 
     def input(self, name: str, dtype: str, shape: Sequence[Dim]) -> str:
         """Declare an input of the graph."""
@@ -47,11 +60,12 @@ class GraphBuilder:
     def constant(self, value: npt.ArrayLike | Tensor, dtype: npt.DTypeLike = np.float32, hint: str = "const") -> str:
         """Keep a value in the graph; the same value is kept once."""
         array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, dtype=dtype)
-        for name, tensor in self._initialisers.items():
+        constants = self._constants_of._initialisers
+        for name, tensor in constants.items():
             if _same(tensor, array):
                 return name
         name = self.fresh(hint)
-        self._initialisers[name] = numpy_helper.from_array(array, name)
+        constants[name] = numpy_helper.from_array(array, name)
         return name
 
     def node(self, op: str, inputs: Sequence[str], *, output: str | None = None, **attributes: Any) -> str:
@@ -62,7 +76,7 @@ class GraphBuilder:
 
     def nodes(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
         """Add a node with several outputs; an empty name leaves an optional input or output away."""
-        self._nodes.append(helper.make_node(op, inputs, outputs, name=f"{op}_{len(self._nodes)}", **attributes))
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=self.fresh(op), **attributes))
 
     def fresh(self, hint: str) -> str:
         """Return a name that nothing in the graph bears."""

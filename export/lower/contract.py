@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 from export.lower.builder import GraphBuilder
 
@@ -29,3 +29,31 @@ class CellOutput:
 
 
 Lowering = Callable[[GraphBuilder, Any, CellInput], CellOutput]
+
+Target = Literal["cpu", "cuda"]
+"""The kind of device whose kernels a graph is made for; either graph runs on both, at another speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Name the recurrent operator that a lowering ends in, and do it."""
+
+    op: Literal["RNN", "LSTM", "GRU", "Scan"]
+    lower: Lowering
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """Hold a cell's fastest exact form on each target."""
+
+    cpu: Form
+    cuda: Form
+
+    @classmethod
+    def alike(cls, form: Form) -> Self:
+        """Return the same form for every target."""
+        return cls(form, form)
+
+    def on(self, target: Target) -> Form:
+        """Return the form for a target."""
+        return {"cpu": self.cpu, "cuda": self.cuda}[target]

@@ -22,11 +22,14 @@ def native_node(
     cell_input: CellInput,
     weights: tuple[Tensor, Tensor, Tensor, Tensor],
     hidden_size: int,
+    *,
+    peepholes: Tensor | None = None,
     **attributes: Any,
 ) -> CellOutput:
     """Add one RNN, LSTM or GRU node.
 
-    `weights` are W, R, the input bias and the recurrent bias. The node's Y is (time, 1, batch, hidden).
+    `weights` are W, R, the input bias and the recurrent bias; `peepholes` are P (3 · hidden,) in the order i, o, f.
+    The node's Y is (time, 1, batch, hidden).
     """
     w, r, b_w, b_r = weights
     inputs = [
@@ -37,6 +40,8 @@ def native_node(
         cell_input.lengths,
         *cell_input.states,
     ]
+    if peepholes is not None:
+        inputs.append(graph.constant(peepholes.unsqueeze(0), hint="lstm_p"))
     y = graph.fresh(f"{op.lower()}_y")
     after = tuple(graph.fresh(f"{op.lower()}_state") for _ in cell_input.states)
     graph.nodes(op, inputs, [y, *after], hidden_size=hidden_size, **attributes)

@@ -1,22 +1,33 @@
-"""The simple recurrent networks as ONNX RNN nodes."""
+"""The simple recurrent networks as ONNX RNN nodes; relu also as a step, since CUDA's kernel knows tanh alone."""
+
+from functools import partial
 
 import torch
 
 from export.lower.builder import GraphBuilder
-from export.lower.contract import CellInput, CellOutput
+from export.lower.contract import CellInput, CellOutput, Form, Forms
 from export.lower.native import in_order, native_node
+from export.lower.scan import States, scan_form
+from export.lower.value import Value, gates_of
+from models.cells.base import Cell
 from models.cells.rnn import ReluRNN, TanhRNN
 
 
-def lower_tanh(graph: GraphBuilder, cell: TanhRNN, cell_input: CellInput) -> CellOutput:
+def lower(graph: GraphBuilder, cell: TanhRNN | ReluRNN, cell_input: CellInput, activation: str) -> CellOutput:
     """Lower to one RNN node."""
     w, r, b = in_order(cell.gates, "h")
     weights = (w, r, b, torch.zeros_like(b))
-    return native_node(graph, "RNN", cell_input, weights, cell.hidden_size, activations=["Tanh"])
+    return native_node(graph, "RNN", cell_input, weights, cell.hidden_size, activations=[activation])
 
 
-def lower_relu(graph: GraphBuilder, cell: ReluRNN, cell_input: CellInput) -> CellOutput:
-    """Lower to one RNN node."""
-    w, r, b = in_order(cell.gates, "h")
-    weights = (w, r, b, torch.zeros_like(b))
-    return native_node(graph, "RNN", cell_input, weights, cell.hidden_size, activations=["Relu"])
+def step_relu(cell: ReluRNN, x: Value, state: States) -> tuple[Value, States]:
+    """h = max(0, W x + R h' + b)."""
+    (h,) = state
+    h = gates_of(cell.gates, "h", x, h).op("Relu")
+    return h, (h,)
+
+
+FORMS: dict[type[Cell], Forms] = {
+    TanhRNN: Forms.alike(Form("RNN", partial(lower, activation="Tanh"))),
+    ReluRNN: Forms(cpu=Form("RNN", partial(lower, activation="Relu")), cuda=scan_form(step_relu)),
+}

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
-from export.lower import CellInput, GraphBuilder, lower_cell
+from export.lower import CellInput, GraphBuilder, forms_of, lower_cell
 from export.module.errors import NotStreamableError
 from models.cells import CELLS
 from models.cells.base import Cell
@@ -42,7 +43,9 @@ class Layer:
         """Add the layer's nodes; the same names as `run` has tensors."""
         axis = graph.constant([0], "int64", hint="axis")
         ready = tuple(graph.node("Unsqueeze", [state, axis]) for state in states)
-        found = lower_cell(graph, self.cell, CellInput(x=x, lengths="", states=ready))
+        # native nodes need no lengths where all rows have one; a Scan holds states by them
+        native = forms_of(type(self.cell)).cpu.op != "Scan"
+        found = lower_cell(graph, self.cell, CellInput(x, "" if native else _full_lengths(graph, x), ready))
         y = found.y
         if self.projection is not None:
             y = graph.node("MatMul", [y, graph.constant(self.projection.T, hint="projection")])
@@ -63,6 +66,14 @@ class Layer:
                 if not torch.allclose(found[0] @ weight.T, h, atol=1e-6):
                     raise NotStreamableError("an initial state lies outside of what the projection can give")
         return [row.numpy() for row in found]
+
+
+def _full_lengths(graph: GraphBuilder, x: str) -> str:
+    """Add nodes that give the number of steps of x for each row, int32 (batch,)."""
+    sizes = graph.node("Cast", [graph.node("Shape", [x])], to=TensorProto.INT32)
+    time = graph.node("Gather", [sizes, graph.constant([0], "int64", hint="place")], axis=0)
+    batch = graph.node("Shape", [x], start=1, end=2)
+    return graph.node("Expand", [time, batch])
 
 
 def is_recurrent(module: nn.Module) -> bool:

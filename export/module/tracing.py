@@ -13,6 +13,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from export.graphs import rename_values
 from export.lower import GraphBuilder
 from export.module.errors import NotStreamableError
 from export.module.example import Example
@@ -20,7 +21,7 @@ from export.module.given import Given, TakesState
 from export.module.layers import Layer
 from export.module.recording import Carried, Leaf, leaves_of
 
-OPSET = 17
+OPSET = 20  # the newest that torch traces to; the lowering of cells needs 18
 _DOMAIN = "cellstream"
 _OP = "Layer"
 
@@ -173,6 +174,10 @@ class _Placeholder(torch.autograd.Function):
         return found
 
 
+def _apart(prefix: str, kept: set[str]) -> Callable[[str], str]:
+    return lambda name: name if name in kept else f"{prefix}/{name}"
+
+
 def _lowered(model: ModelProto, layers: Sequence[Layer]) -> ModelProto:
     """Put each layer's own nodes in the place of its placeholder."""
     nodes = []
@@ -187,19 +192,13 @@ def _lowered(model: ModelProto, layers: Sequence[Layer]) -> ModelProto:
         for name, output in zip(found, node.output, strict=True):
             graph.node("Identity", [name], output=output)
         built = graph.build()
-        inside = {name for made in built.node for name in made.output} | {t.name for t in built.initializer}
-        inside -= set(node.output)
-        for made in built.node:
-            made.input[:] = [f"layer{index}/{name}" if name in inside else name for name in made.input]
-            made.output[:] = [f"layer{index}/{name}" if name in inside else name for name in made.output]
-            made.name = f"layer{index}/{made.name}"
-        for tensor in built.initializer:
-            tensor.name = f"layer{index}/{tensor.name}"
+        kept = {"", x, *states, *node.output}
+        rename_values(built, _apart(f"layer{index}", kept))
         nodes.extend(built.node)
         model.graph.initializer.extend(built.initializer)
-    kept = [copy.deepcopy(node) for node in nodes]
+    copies = [copy.deepcopy(node) for node in nodes]
     del model.graph.node[:]
-    model.graph.node.extend(kept)
+    model.graph.node.extend(copies)
     imports = [entry for entry in model.opset_import if entry.domain != _DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(imports)

@@ -1,16 +1,85 @@
 """The recurrent cells, one family a file, and the one table that names them."""
 
+import re
+
+from models.cells.attention import AttentionLSTM
 from models.cells.base import Cell, CellOptions, State
-from models.cells.gru import GRUResetAfter, GRUResetBefore
-from models.cells.lstm import LSTM
+from models.cells.bidirectional import Bidirectional
+from models.cells.clockwork import ClockworkRNN
+from models.cells.coupled import CIFG, CoupledLSTM
+from models.cells.depth_gated import DepthGatedLSTM
+from models.cells.greff import FGR, NFG, NIAF, NIG, NOAF, NOG
+from models.cells.grid import GridLSTM
+from models.cells.gru import GRUResetAfter, GRUResetAfterZWrites, GRUResetBefore, GRUResetBeforeZWrites
+from models.cells.independent import IndRNN
+from models.cells.layer_norm import LayerNormLSTM
+from models.cells.lstm import LSTM, OriginalLSTM
+from models.cells.minimal import MinGRU, MinLSTM
+from models.cells.mut import MUT1, MUT2, MUT3
+from models.cells.no_gate import NoForgetGateLSTM, NoInputGateLSTM, NoOutputGateLSTM
+from models.cells.peephole import FullPeepholeLSTM, PeepholeLSTM
+from models.cells.projection import ProjectionLSTM
 from models.cells.rnn import ReluRNN, TanhRNN
 
 CELLS: dict[str, type[Cell]] = {
     "rnn_tanh": TanhRNN,
     "rnn_relu": ReluRNN,
     "lstm": LSTM,
+    "lstm_1997": OriginalLSTM,
+    "lstm_no_input_gate": NoInputGateLSTM,
+    "lstm_no_forget_gate": NoForgetGateLSTM,
+    "lstm_no_output_gate": NoOutputGateLSTM,
+    "peephole_lstm": PeepholeLSTM,
+    "full_peephole_lstm": FullPeepholeLSTM,
+    "coupled_lstm": CoupledLSTM,
+    "greff_cifg": CIFG,
+    "greff_nig": NIG,
+    "greff_nfg": NFG,
+    "greff_nog": NOG,
+    "greff_niaf": NIAF,
+    "greff_noaf": NOAF,
+    "greff_fgr": FGR,
     "gru_reset_before": GRUResetBefore,
+    "gru_reset_before_z_writes": GRUResetBeforeZWrites,
     "gru_reset_after": GRUResetAfter,
+    "gru_reset_after_z_writes": GRUResetAfterZWrites,
+    "mut1": MUT1,
+    "mut2": MUT2,
+    "mut3": MUT3,
+    "depth_gated_lstm": DepthGatedLSTM,
+    "clockwork_rnn": ClockworkRNN,
+    "grid_lstm": GridLSTM,
+    "attention_lstm": AttentionLSTM,
+    "min_gru": MinGRU,
+    "min_lstm": MinLSTM,
+    "ind_rnn": IndRNN,
+    "layer_norm_lstm": LayerNormLSTM,
+    "projection_lstm": ProjectionLSTM,
 }
 
-__all__ = ["CELLS", "Cell", "CellOptions", "State"]
+IN_PAPERS: dict[str, tuple[str, dict[str, object]]] = {
+    "LSTM-b (Jozefowicz et al. 2015)": ("lstm", {"forget_bias": 1.0}),
+    "NP, no peepholes (Greff et al. 2015)": ("lstm", {"forget_bias": 0.0}),
+    "V, vanilla (Greff et al. 2015)": ("peephole_lstm", {"forget_bias": 0.0}),
+}
+"""What papers give a name of its own and is one of the cells here with certain options."""
+
+
+def register_cell(name: str, cell: type[Cell]) -> None:
+    """Add a cell of one's own to the table, from where networks, checkpoints and the export take it by name.
+
+    The export needs nothing more: it traces `forward` through torch and runs the traced step inside a Scan. See
+    docs/cells.md for what such a cell must keep to.
+
+    Raises:
+        ValueError: The name is taken by another cell, or is none; or the class is no Cell.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"{name!r} cannot be a cell's name: small letters, digits and '_', a letter first")
+    if not (isinstance(cell, type) and issubclass(cell, Cell)):
+        raise ValueError(f"{cell!r} is no subclass of models.cells.Cell")
+    if CELLS.setdefault(name, cell) is not cell:
+        raise ValueError(f"the name {name!r} is taken by {CELLS[name].__name__}")
+
+
+__all__ = ["CELLS", "IN_PAPERS", "Bidirectional", "Cell", "CellOptions", "State", "register_cell"]

@@ -1,7 +1,7 @@
 """The contract that every cell keeps: one time step in, one time step out, and the state carried between them."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -18,23 +18,52 @@ class CellOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class OnnxForms(NamedTuple):
+    """Name the recurrent ONNX operator that a cell is exported to, for a CPU and for CUDA.
+
+    Declared here because the models know nothing of the export; a test holds it against the export's own table.
+    """
+
+    cpu: str
+    cuda: str
+
+
 class Cell(nn.Module, ABC):
     """Carry a state through time, one step a call.
 
     A new cell names its states in `states` and writes its equations in `forward`. It overrides `sequence` only where a
-    fast form exists that shares its parameters, and `initial_state` never: initial values stand in `states`.
+    fast form exists that shares its parameters, `random_state` only where not every value is one that a run could
+    leave behind, and `initial_state` never: initial values stand in `states`.
 
     Raises:
-        ValueError: The options are not of this cell's kind (pydantic says which and why).
+        ValueError: The options or sizes make no cell of this kind; the sentence says which and why.
     """
 
     Options: ClassVar[type[CellOptions]] = CellOptions
+    source: ClassVar[str] = ""
+    """Where the equations come from."""
+    square: ClassVar[bool] = False
+    """Whether the equations need an input as wide as the hidden state."""
+    onnx: ClassVar[OnnxForms] = OnnxForms("Scan", "Scan")
+    """What the export makes of the cell."""
+    streams: ClassVar[bool] = True
+    """Whether a step's output depends on nothing that comes after it."""
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__()
+        if self.square and input_size != hidden_size:
+            raise ValueError(
+                f"{type(self).__name__} adds its input to its state, so the two must be equally wide: "
+                f"an input of {input_size} does not fit a hidden size of {hidden_size}"
+            )
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.options = self.Options(**options)
+
+    @classmethod
+    def family(cls) -> str:
+        """Return the name of the file that the cell stands in."""
+        return cls.__module__.rsplit(".", 1)[-1]
 
     @property
     def output_size(self) -> int:
@@ -60,6 +89,13 @@ class Cell(nn.Module, ABC):
         device = next(self.parameters()).device
         return tuple(initial_rows(spec, batch).to(device) for spec in self.states)
 
+    def random_state(self, batch: int, generator: torch.Generator) -> State:
+        """Return some state that a run could have left behind, for comparisons that do not start at the beginning."""
+        return tuple(
+            torch.empty(batch, *spec.shape).uniform_(-1.0, 1.0, generator=generator).to(getattr(torch, spec.dtype))
+            for spec in self.states
+        )
+
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Advance over whole sequences: x (time, batch, input) → y (time, batch, output), last state."""
         outputs = []
@@ -67,6 +103,11 @@ class Cell(nn.Module, ABC):
             y, state = self(step, state)
             outputs.append(y)
         return torch.stack(outputs), state
+
+
+def vector_states(names: str, size: int) -> tuple[StateSpec, ...]:
+    """Return float32 states that are vectors of one size, named by one letter each."""
+    return tuple(StateSpec(name=name, shape=(size,)) for name in names)
 
 
 def initial_rows(spec: StateSpec, batch: int) -> Tensor:

@@ -7,22 +7,27 @@ import torch
 from torch import Tensor, nn
 
 
+def weight(*shape: int, hidden_size: int) -> nn.Parameter:
+    """Return a parameter with initial values uniform in ±1/√hidden, as in torch."""
+    bound = 1.0 / math.sqrt(hidden_size)
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
 class Gates(nn.Module):
     """Hold the weights of several gates, stacked in the order of `names`, one bias a gate.
 
-    Shapes: W (gates · hidden, input), R (gates · hidden, hidden), b (gates · hidden). Initial values are uniform in
-    ±1/√hidden, as in torch.
+    Shapes: W (gates · hidden, input), R (gates · hidden, recurrent), b (gates · hidden). What is fed back is as wide
+    as the hidden state unless `recurrent_size` says otherwise.
     """
 
-    def __init__(self, names: Sequence[str], input_size: int, hidden_size: int) -> None:
+    def __init__(self, names: Sequence[str], input_size: int, hidden_size: int, recurrent_size: int = 0) -> None:
         super().__init__()
         self.names = tuple(names)
         self.hidden_size = hidden_size
         rows = len(self.names) * hidden_size
-        bound = 1.0 / math.sqrt(hidden_size)
-        self.W = nn.Parameter(torch.empty(rows, input_size).uniform_(-bound, bound))
-        self.R = nn.Parameter(torch.empty(rows, hidden_size).uniform_(-bound, bound))
-        self.b = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
+        self.W = weight(rows, input_size, hidden_size=hidden_size)
+        self.R = weight(rows, recurrent_size or hidden_size, hidden_size=hidden_size)
+        self.b = weight(rows, hidden_size=hidden_size)
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Return W x + R h + b of each gate, (batch, hidden) each, in the order of `names`."""

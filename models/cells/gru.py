@@ -1,21 +1,28 @@
-"""The gated recurrent unit in its two forms: the reset gate before the recurrent product, or after it."""
+"""The gated recurrent unit in its four forms.
 
-import math
+The reset gate stands before the recurrent product or after it, and the update gate z keeps the old state or writes
+the new one. The last two are each other's mirror image in the weights of z: a checkpoint of one gives wrong answers in
+the other, which is why both are here.
+"""
+
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, State
-from models.cells.gates import Gates
+from models.cells.base import Cell, OnnxForms, State, vector_states
+from models.cells.gates import Gates, weight
 
 
 class GRUResetBefore(Cell):
-    """Reset the state, then multiply it (Cho et al. 2014, equations 5 to 8).
+    """Reset the state, then multiply it; z keeps.
 
     z, r = σ(W x + R h' + b);  g = tanh(W x + R (r h') + b);  h = z h' + (1 − z) g
     """
+
+    source = "Cho et al. 2014, equations 5 to 8"
+    onnx = OnnxForms("GRU", "Scan")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
@@ -24,32 +31,51 @@ class GRUResetBefore(Cell):
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
-        return (StateSpec(name="h", shape=(self.hidden_size,)),)
+        return vector_states("h", self.hidden_size)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         (h,) = state
         z, r = (torch.sigmoid(a) for a in self.gates(x, h))
         (g,) = self.candidate(x, r * h)
-        h = z * h + (1.0 - z) * torch.tanh(g)
+        h = self.merge(z, h, torch.tanh(g))
         return h, (h,)
+
+    def merge(self, z: Tensor, h: Tensor, g: Tensor) -> Tensor:
+        """Return z h' + (1 − z) g."""
+        return z * h + (1.0 - z) * g
+
+
+class GRUResetBeforeZWrites(GRUResetBefore):
+    """Reset the state, then multiply it; z writes.
+
+    z, r = σ(W x + R h' + b);  g = tanh(W x + R (r h') + b);  h = (1 − z) h' + z g
+    """
+
+    source = "Chung et al. 2014; Olah 2015"
+
+    def merge(self, z: Tensor, h: Tensor, g: Tensor) -> Tensor:
+        """Return (1 − z) h' + z g."""
+        return (1.0 - z) * h + z * g
 
 
 class GRUResetAfter(Cell):
-    """Multiply the state, then reset the product: the form of cuDNN and of `torch.nn.GRU`.
+    """Multiply the state, then reset the product: the form of cuDNN and of `torch.nn.GRU`; z keeps.
 
     r, z = σ(W x + R h' + b);  g = tanh(W x + b + r (R h' + b_R));  h = z h' + (1 − z) g
     """
+
+    source = "cuDNN; torch.nn.GRU"
+    onnx = OnnxForms("GRU", "GRU")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
         # torch's own order of rows, so that its fused kernel takes these weights as they stand
         self.gates = Gates("rzg", input_size, hidden_size)
-        bound = 1.0 / math.sqrt(hidden_size)
-        self.recurrent_bias = nn.Parameter(torch.empty(hidden_size).uniform_(-bound, bound))
+        self.recurrent_bias = weight(hidden_size, hidden_size=hidden_size)
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
-        return (StateSpec(name="h", shape=(self.hidden_size,)),)
+        return vector_states("h", self.hidden_size)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         (h,) = state
@@ -58,17 +84,47 @@ class GRUResetAfter(Cell):
         r = torch.sigmoid(x_r + h_r)
         z = torch.sigmoid(x_z + h_z)
         g = torch.tanh(x_g + r * (h_g + self.recurrent_bias))
-        h = z * h + (1.0 - z) * g
+        h = self.merge(z, h, g)
         return h, (h,)
+
+    def merge(self, z: Tensor, h: Tensor, g: Tensor) -> Tensor:
+        """Return z h' + (1 − z) g."""
+        return z * h + (1.0 - z) * g
 
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run torch's fused kernel on the same weights."""
         (h,) = state
-        weights = [self.gates.W, self.gates.R, self.gates.b, self.full_recurrent_bias()]
-        y, h = torch.gru(x, h.unsqueeze(0), weights, True, 1, 0.0, self.training, False, False)
+        w, r, b = self.keeping_weights()
+        y, h = torch.gru(
+            x, h.unsqueeze(0), [w, r, b, self.full_recurrent_bias()], True, 1, 0.0, self.training, False, False
+        )
         return y, (h.squeeze(0),)
+
+    def keeping_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return W, R and b with which a z that keeps gives this cell's outputs."""
+        return self.gates.W, self.gates.R, self.gates.b
 
     def full_recurrent_bias(self) -> Tensor:
         """Return the recurrent bias of all gates, (3 · hidden,): the candidate's own, and zero for r and z."""
         nothing = self.recurrent_bias.new_zeros(2 * self.hidden_size)
         return torch.cat([nothing, self.recurrent_bias])
+
+
+class GRUResetAfterZWrites(GRUResetAfter):
+    """Multiply the state, then reset the product; z writes.
+
+    r, z = σ(W x + R h' + b);  g = tanh(W x + b + r (R h' + b_R));  h = (1 − z) h' + z g
+    """
+
+    source = "Chung et al. 2014 in cuDNN's order"
+
+    def merge(self, z: Tensor, h: Tensor, g: Tensor) -> Tensor:
+        """Return (1 − z) h' + z g."""
+        return (1.0 - z) * h + z * g
+
+    def keeping_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return W, R and b with the rows of z turned round: 1 − σ(a) is σ(−a)."""
+        gates = self.gates
+        signs = torch.ones_like(gates.b)
+        signs[gates.rows("z")] = -1.0
+        return gates.W * signs[:, None], gates.R * signs[:, None], gates.b * signs

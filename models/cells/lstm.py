@@ -1,48 +1,88 @@
-"""Long short-term memory with a forget gate (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000)."""
+"""Long short-term memory, and the pattern that its variants change in one place each."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, CellOptions, State
-from models.cells.gates import Gates
+from models.cells.base import Cell, CellOptions, OnnxForms, State, vector_states
+from models.cells.gates import Gates, weight
+
+GATE_WORDS = {"i": "input", "f": "forget", "o": "output"}
 
 
 class LSTMOptions(CellOptions):
     """Choose where training starts: a forget bias of 1 keeps the memory open (Jozefowicz et al. 2015, section 2.2)."""
 
-    forget_bias: float = 1.0
+    forget_bias: float = Field(default=1.0, allow_inf_nan=False)
 
 
-class LSTM(Cell):
-    """Write to, keep and read a memory cell through three gates.
+class GatedLSTM(Cell):
+    """Write to, keep and read a memory cell through gates; each variant says what it does differently.
 
-    i, f, o = σ(W x + R h' + b);  g = tanh(W x + R h' + b);  c = f c' + i g;  h = o tanh(c)
+    i, f, o = σ(W x + R h' + b + p c̃);  g = squash(W x + R h' + b);  c = f c' + i g;  h = o squash(c)
+
+    A gate in `removed` is always open. A gate in `coupled` is one minus the gate it names. A gate in `peeping()`
+    sees the memory through a diagonal p: c' for i and f, the new c for o.
     """
 
-    Options = LSTMOptions
-    options: LSTMOptions
+    onnx = OnnxForms("LSTM", "LSTM")
+    removed: ClassVar[str] = ""
+    coupled: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
-        # torch's own order of rows, so that its fused kernel takes these weights as they stand
-        self.gates = Gates("ifgo", input_size, hidden_size)
-        with torch.no_grad():
-            self.gates.b[self.gates.rows("f")] = self.options.forget_bias
+        # torch's own order of rows, so that its fused kernel takes a plain LSTM's weights as they stand
+        names = [name for name in "ifgo" if name not in self.removed and name not in self.coupled]
+        self.gates = Gates(names, input_size, hidden_size)
+        if self.peeping():
+            self.P = weight(len(self.peeping()), hidden_size, hidden_size=hidden_size)
+        if isinstance(self.options, LSTMOptions):
+            with torch.no_grad():
+                self.gates.b[self.gates.rows("f")] = self.options.forget_bias
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
-        shape = (self.hidden_size,)
-        return StateSpec(name="h", shape=shape), StateSpec(name="c", shape=shape)
+        return vector_states("hc", self.hidden_size)
+
+    def peeping(self) -> str:
+        """Return the gates that see the memory, in the order of the rows of P."""
+        return ""
+
+    def squash_candidate(self, a: Tensor) -> Tensor:
+        """Return what is offered to the memory."""
+        return torch.tanh(a)
+
+    def squash_memory(self, c: Tensor) -> Tensor:
+        """Return what the output gate lets out."""
+        return torch.tanh(c)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         h, c = state
-        i, f, g, o = self.gates(x, h)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
+        a = dict(zip(self.gates.names, self.gates(x, h), strict=True))
+        i, f = self._gate("i", a, c), self._gate("f", a, c)
+        c = f * c + i * self.squash_candidate(a["g"])
+        h = self._gate("o", a, c) * self.squash_memory(c)
         return h, (h, c)
+
+    def _gate(self, name: str, a: Mapping[str, Tensor], c: Tensor) -> Tensor:
+        if name in self.removed:
+            return c.new_ones(())
+        if name in self.coupled:
+            return 1.0 - self._gate(self.coupled[name], a, c)
+        seen = self.P[self.peeping().index(name)] * c if name in self.peeping() else 0.0
+        return torch.sigmoid(a[name] + seen)
+
+
+class LSTM(GatedLSTM):
+    """i, f, o = σ(W x + R h' + b);  g = tanh(W x + R h' + b);  c = f c' + i g;  h = o tanh(c)."""
+
+    source = "Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000"
+    Options = LSTMOptions
+    options: LSTMOptions
 
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run torch's fused kernel on the same weights."""
@@ -51,3 +91,21 @@ class LSTM(Cell):
         carried = [s.unsqueeze(0) for s in state]
         y, h, c = torch.lstm(x, carried, weights, True, 1, 0.0, self.training, False, False)
         return y, (h.squeeze(0), c.squeeze(0))
+
+
+class OriginalLSTM(GatedLSTM):
+    """The first form: nothing is ever forgotten, and the squashing functions are scaled logistic ones.
+
+    i, o = σ(W x + R h' + b);  g = 4 σ(W x + R h' + b) − 2;  c = c' + i g;  h = o (2 σ(c) − 1)
+    """
+
+    source = "Hochreiter & Schmidhuber 1997, section 4 and appendix A.1"
+    removed = "f"
+
+    def squash_candidate(self, a: Tensor) -> Tensor:
+        """Return 4 σ(a) − 2, in ±2."""
+        return 4.0 * torch.sigmoid(a) - 2.0
+
+    def squash_memory(self, c: Tensor) -> Tensor:
+        """Return 2 σ(c) − 1, in ±1."""
+        return 2.0 * torch.sigmoid(c) - 1.0

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, State
+from models.cells.base import Cell, OnnxForms, State, vector_states
 from models.cells.gates import Gates
 
 
 class _SimpleRNN(Cell):
     """Feed the last output back through one affine map and a squashing function."""
+
+    source = "Elman 1990"
+    onnx = OnnxForms("RNN", "RNN")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
@@ -19,7 +22,7 @@ class _SimpleRNN(Cell):
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
-        return (StateSpec(name="h", shape=(self.hidden_size,)),)
+        return vector_states("h", self.hidden_size)
 
     def _flat_weights(self) -> list[Tensor]:
         gates = self.gates
@@ -44,6 +47,9 @@ class TanhRNN(_SimpleRNN):
 
 class ReluRNN(_SimpleRNN):
     """h = max(0, W x + R h' + b)."""
+
+    source = "Le, Jaitly & Hinton 2015; torch.nn.RNN"
+    onnx = OnnxForms("RNN", "Scan")
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         (h,) = state

@@ -2,13 +2,23 @@
 
 from fastapi import APIRouter, Request, Response
 
+from service.fleets import Fleets
 from service.gate import Gate
 from service.operations import Operations
 from service.routes.answering import answer, body_of, errors
-from service.schemas import ModelAnswer, ModelList, OpenSession, PredictAnswer, PredictRequest, SessionAnswer
+from service.schemas import (
+    FleetAnswer,
+    FleetRequest,
+    ModelAnswer,
+    ModelList,
+    OpenSession,
+    PredictAnswer,
+    PredictRequest,
+    SessionAnswer,
+)
 
 
-def models_router(gate: Gate, operations: Operations) -> APIRouter:
+def models_router(gate: Gate, operations: Operations, fleets: Fleets) -> APIRouter:
     """Return the routes under /v1/models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -29,15 +39,34 @@ def models_router(gate: Gate, operations: Operations) -> APIRouter:
         openapi_extra=body_of(PredictRequest),
     )
     async def predict(request: Request, model: str) -> Response:
-        """Run whole sequences, of any lengths, from the initial state. Nothing is kept of them."""
+        """Run whole sequences, of any lengths, from the initial state. Nothing is kept of them.
+
+        A body of type application/octet-stream is one sequence as a raw little-endian tensor; so is its answer.
+        """
         return await answer(gate, "predict", operations.predict, model, request)
+
+    @router.post(
+        "/{model}/fleet",
+        tags=["sessions"],
+        response_model=FleetAnswer,
+        responses=errors(400, 404, 413, 422, 503),
+        openapi_extra=body_of(FleetRequest),
+    )
+    async def fleet(request: Request, model: str) -> Response:
+        """Advance many sessions at once; a row that fails does not touch the others.
+
+        With the header `Inference-Header-Content-Length` the body is a JSON head of that many bytes, whose `inputs` is
+        one tensor {name, shape: [rows, steps, …], datatype, parameters: {binary_data_size}}, and then its raw
+        little-endian bytes; the answer has the same form, and NaN in the rows that failed.
+        """
+        return await answer(gate, "fleet", fleets.step, model, request)
 
     @router.post(
         "/{model}/sessions",
         status_code=201,
         tags=["sessions"],
         response_model=SessionAnswer,
-        responses=errors(400, 404, 413, 422, 429),
+        responses=errors(400, 404, 409, 413, 422, 429),
         openapi_extra=body_of(OpenSession, required=False),
     )
     async def open_session(request: Request, model: str) -> Response:

@@ -29,7 +29,11 @@ def sessions_router(gate: Gate, operations: Operations) -> APIRouter:
         openapi_extra=body_of(StepRequest),
     )
     async def step(request: Request, session_id: str) -> Response:
-        """Advance a session by one or more time steps. All of them are taken, or none."""
+        """Advance a session by one or more time steps. All of them are taken, or none.
+
+        A body of type application/octet-stream is the chunk as a raw little-endian tensor (T, features); so is its
+        answer, with the index of the last step in the header `x-step`.
+        """
         return await answer(gate, "step", operations.step, session_id, request)
 
     return router

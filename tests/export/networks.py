@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from models.cells import CELLS
 from models.network import Network, NetworkConfig, Scaler
 
 SCALERS: dict[str, Any] = {
@@ -15,6 +16,8 @@ SCALERS: dict[str, Any] = {
 def make_network(cell: str = "lstm", **fields: Any) -> Network:
     """Return a two-layer network with seeded weights, large enough that no gate is idle."""
     torch.manual_seed(13)
-    sizes = {"input_size": 2, "hidden_size": 9, "output_size": 3, "num_layers": 2}
+    sizes = {"input_size": 9 if CELLS[cell].square else 2, "hidden_size": 9, "output_size": 3, "num_layers": 2}
+    if cell == "clockwork_rnn":
+        sizes["hidden_size"] = 8  # a whole number of groups
     network = Network(NetworkConfig.model_validate({"cell": cell, **sizes, **fields}))
     return network.eval()

@@ -23,6 +23,7 @@ def signature(values: object) -> dict[str, tuple[int, tuple[str | int, ...]]]:
 def test_every_cell_has_a_lowering() -> None:
     """Whatever can be trained can be exported."""
     assert set(LOWERINGS) == set(CELLS.values())
+    assert all(forms.cpu.op and forms.cuda.op for forms in LOWERINGS.values())
 
 
 def test_the_graph_has_the_inputs_and_outputs_of_the_contract() -> None:
@@ -78,7 +79,8 @@ def test_an_arena_of_100_000_slots_is_not_copied(cell: str) -> None:
     runner = ArenaRunner(model, network.states, slots=100_000)
     before = runner.snapshot()
     read, write = np.array([0, 70_000, 5]), np.array([99_999, 2, 31_007])
-    _, rows = runner.run(np.ones((3, 1, 2), np.float32), np.ones(3, np.int64), read, write)
+    x = np.ones((3, 1, network.config.input_size), np.float32)
+    _, rows = runner.run(x, np.ones(3, np.int64), read, write)
     for name, arena in runner.arenas.items():
         np.testing.assert_array_equal(arena[write], rows[name])
         others = np.setdiff1d(np.arange(100_000), write)

@@ -23,6 +23,7 @@ from tests.export.user_modules import (
     EncoderState,
     LastOnly,
     LooksAhead,
+    NormalisedCell,
     OwnCells,
     OwnMaths,
     Projected,
@@ -44,6 +45,7 @@ SHAPES: dict[type[nn.Module], tuple[list[str], dict[str, Any]]] = {
     Tokens: (["1x9:int64:30"], {"at_once": True, "states": 2}),
     Residual: (["1x9x6"], {"at_once": True, "states": 3}),
     OwnCells: (["1x9x3"], {"at_once": False, "states": 1}),
+    NormalisedCell: (["1x9x3"], {"at_once": False, "states": 2}),
     OwnMaths: (["1x9x3"], {"at_once": False, "states": 2, "outputs": ["y0"]}),
 }
 

@@ -1,16 +1,16 @@
 from pathlib import Path
-from typing import cast
 
 import onnx
 import pytest
+from torch import Tensor
 
 import export.pipeline
 from export import TargetExistsError, export_network, read_card
 from export.artefact import FILE_NAME
 from export.errors import ArtefactError, BadTargetError, NoLoweringError
-from export.lower import LOWERINGS
 from models.card import CARD_KEY, SEAL_KEY, check_seal
-from models.cells.lstm import LSTM
+from models.cells import CELLS, State
+from models.cells.rnn import TanhRNN
 from tests.export.networks import SCALERS, make_network
 
 
@@ -111,10 +111,16 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 def test_a_cell_without_an_onnx_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell that cannot be lowered is named, and nothing is written."""
-    monkeypatch.delitem(cast("dict[type, object]", LOWERINGS), LSTM)
-    with pytest.raises(NoLoweringError, match="LSTM"):
-        export_network(make_network(), tmp_path, "demo", 1)
+    """A cell that is in no table and cannot be traced is named, and nothing is written."""
+
+    class Undecided(TanhRNN):
+        def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+            (h,) = state
+            return super().forward(x, state) if h.sum() > 0 else (h, state)
+
+    monkeypatch.setitem(CELLS, "undecided", Undecided)
+    with pytest.raises(NoLoweringError, match="Undecided, and torch cannot trace"):
+        export_network(make_network("undecided"), tmp_path, "demo", 1)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from export import ParityError, export_network
 from export.arena_graph import build_arena_graph
 from export.errors import ForeignRowError
-from export.lower import LOWERINGS, CellInput, CellOutput, GraphBuilder
+from export.lower import LOWERINGS, CellInput, CellOutput, Form, Forms, GraphBuilder
 from export.lower.native import in_order, native_node
 from export.verify import verify
 from models.cells import CELLS, Cell
@@ -26,12 +26,13 @@ def verify_network(network: Network) -> dict[str, float]:
     return verify(network, build_arena_graph(network).SerializeToString()).errors
 
 
-@pytest.mark.parametrize("cell", CELLS)
+# whole cells, trained, saved, exported and served, go through tests/test_cells.py
+@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "lstm", "gru_reset_before", "gru_reset_after", "mut3"])
 def test_onnxruntime_computes_what_torch_computes(cell: str) -> None:
     """Whole, step by step, in chunks, ragged among strangers, and from a non-zero state, within 1e-5 of the scale."""
     errors = verify_network(make_network(cell))
     assert set(errors) == COMPARISONS
-    assert max(errors.values()) < 2e-6
+    assert max(errors.values()) < 5e-6
 
 
 @pytest.mark.parametrize("fields", [SCALERS, {"vocabulary": 7}, {"num_layers": 1, "hidden_size": 1}])
@@ -112,7 +113,7 @@ def test_a_wrong_lowering_is_caught_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     """Gates in another order, a turned update gate, the other GRU, or ignored lengths fail by far, and by name."""
-    monkeypatch.setitem(LOWERINGS, CELLS[name], wrong)
+    monkeypatch.setitem(LOWERINGS, CELLS[name], Forms.alike(Form("LSTM", wrong)))
     with pytest.raises(ParityError, match=comparison) as caught:
         export_network(make_network(name), tmp_path / "artifacts", "demo", 1)
     assert caught.value.comparison == comparison

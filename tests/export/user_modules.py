@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from models.cells.gru import GRUResetBefore
+from models.cells.layer_norm import LayerNormLSTM
 
 
 class Tagger(nn.Module):
@@ -140,6 +141,23 @@ class OwnCells(nn.Module):
         state = self.cell.initial_state(x.shape[0])
         outputs = []
         for step in x.unbind(1):
+            y, state = self.cell(step, state)
+            outputs.append(y)
+        return torch.stack(outputs, 1)
+
+
+class NormalisedCell(nn.Module):
+    """A cell of models.cells that has no native node, behind a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 4)
+        self.cell = LayerNormLSTM(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.cell.initial_state(x.shape[0])
+        outputs = []
+        for step in self.inner(x).unbind(1):
             y, state = self.cell(step, state)
             outputs.append(y)
         return torch.stack(outputs, 1)

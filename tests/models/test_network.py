@@ -12,7 +12,8 @@ from models.network import CheckpointError, Network, NetworkConfig, Scaler
 
 def make_network(cell: str = "lstm", **fields: Any) -> Network:
     torch.manual_seed(5)
-    sizes = {"input_size": 2, "hidden_size": 6, "output_size": 3, "num_layers": 2}
+    square = cell in CELLS and CELLS[cell].square
+    sizes = {"input_size": 8 if square else 2, "hidden_size": 8, "output_size": 3, "num_layers": 2}
     return Network(NetworkConfig.model_validate({"cell": cell, **sizes, **fields})).eval()
 
 
@@ -22,14 +23,14 @@ def test_states_are_named_by_layer() -> None:
     _, state = network(torch.randn(4, 7, 2))
     assert list(state) == ["layer0.h", "layer0.c", "layer1.h", "layer1.c"]
     assert list(state) == [spec.name for spec in network.states]
-    assert all(rows.shape == (4, 6) for rows in state.values())
+    assert all(rows.shape == (4, 8) for rows in state.values())
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_carried_state_continues_the_sequence(cell: str) -> None:
     """Two halves with the state carried over give what the whole gives."""
     network = make_network(cell)
-    x = torch.randn(3, 10, 2)
+    x = torch.randn(3, 10, network.config.input_size)
     whole, after = network(x)
     first, state = network(x[:, :4])
     second, state = network(x[:, 4:], state)
@@ -53,10 +54,12 @@ def test_scalers_take_and_give_raw_units() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_saved_network_comes_back_whole(cell: str, tmp_path: Path) -> None:
     """Save and load keep the configuration, every weight, the digest and the outputs, bit for bit."""
-    network = make_network(cell, input_scaler=Scaler(mean=(1.0, 2.0), std=(3.0, 0.1)), features=("a", "b"))
+    width = make_network(cell).config.input_size
+    scaler = Scaler(mean=(1.0,) * width, std=(3.0,) * width)
+    network = make_network(cell, input_scaler=scaler, features=[f"feature {k}" for k in range(width)])
     network.save(tmp_path / "network.safetensors")
     loaded = Network.load(tmp_path / "network.safetensors")
-    x = torch.randn(2, 5, 2)
+    x = torch.randn(2, 5, width)
     assert loaded.config == network.config
     assert loaded.weights_sha256() == network.weights_sha256()
     assert torch.equal(loaded(x)[0], network(x)[0])
@@ -119,7 +122,7 @@ def test_files_that_are_not_ours_are_refused_in_a_sentence(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"cell": "lstmm"}, "no cell is called 'lstmm'; there are gru"),
+        ({"cell": "lstmm"}, "no cell is called 'lstmm'; there are attention_lstm"),
         ({"cell_options": {"forget_bais": 1.0}}, "forget_bais"),
         ({"input_scaler": Scaler(mean=(0.0,), std=(1.0,))}, "the input scaler is for 1 features, the network has 2"),
         ({"vocabulary": 3, "input_scaler": Scaler(mean=(0.0, 0.0), std=(1.0, 1.0))}, "cannot be scaled"),

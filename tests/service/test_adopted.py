@@ -170,11 +170,12 @@ async def test_silero_among_strangers_equals_the_original(
     for step in range(len(steps)):
         # each stranger is elsewhere in the recording, so every row of a batch holds other sound
         places = [step] + [(step + 53 * stranger) % len(steps) for stranger in range(1, 1 + STRANGERS)]
-        answers = await asyncio.gather(
-            *(operations.advance(session, bodies[place]) for session, place in zip(sessions, places, strict=True))
-        )
-        for row, answer in enumerate(answers):
-            found[row, step] = orjson.loads(answer)["outputs"][0]
+        chunks = [
+            operations.submit(session, bodies[place], False) for session, place in zip(sessions, places, strict=True)
+        ]
+        await asyncio.gather(*(chunk.entry.future for chunk in chunks))
+        for row, (session, chunk) in enumerate(zip(sessions, chunks, strict=True)):
+            found[row, step] = orjson.loads(operations.answer(session, chunk))["outputs"][0]
     assert float(np.abs(found[0] - expected).max()) <= 1e-6
     runs = model.batcher.rows / model.batcher.runs
     assert runs > STRANGERS / 2, f"only {runs:.1f} rows ran together"

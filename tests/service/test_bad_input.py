@@ -10,7 +10,6 @@ import pytest
 from models.network import Network
 from service.app import Service
 from service.settings import Settings
-from tests.fakes import FakeClock
 from tests.service.conftest import offline, random_inputs
 
 GOOD = b"[0.5,1,-2]"
@@ -155,30 +154,3 @@ async def test_the_largest_float_is_taken_and_a_state_that_would_overflow_is_not
     assert (answer.status_code, answer.json()["code"]) == (422, "state_not_finite")
     assert (await client.get(f"/v1/sessions/{made}")).json()["step"] == 0
     assert service.repository.find("explosive").arena.slots.leased == 0
-
-
-async def test_a_stalled_body_is_given_up(artifacts: Path, clock: FakeClock) -> None:
-    """A client that stops in the middle of its body is answered 408, and its session is as it was."""
-    made = Service(Settings(artifacts=artifacts, body_timeout=0.05), clock)
-    made.open()
-    session = made.sessions.create("public", made.repository.find("lstm"), 60)
-    sent = []
-    messages = iter([{"type": "http.request", "body": b'{"inp', "more_body": True}])
-
-    async def receive() -> dict[str, object]:
-        import asyncio
-
-        try:
-            return next(messages)
-        except StopIteration:
-            await asyncio.sleep(60)
-            raise
-
-    async def send(message: dict[str, object]) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "method": "POST", "path": f"/v1/sessions/{session.id}/steps", "headers": []}
-    await made.app(scope, receive, send)  # type: ignore[arg-type]
-    assert sent[0]["status"] == 408
-    assert session.step == 0
-    made.close()

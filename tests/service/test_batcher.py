@@ -9,11 +9,14 @@ import pytest
 
 from models.network import Network
 from service.app import Service
-from service.batcher import Batcher, Chunk
+from service.batcher import Batcher
+from service.codec import outputs_of
+from service.engine import Binding, Costs
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, SessionClosed
 from service.repository import ServedModel
 from service.sessions import Session
 from service.settings import Settings
+from service.work import Chunk
 from tests.fakes import FakeClock
 from tests.service.conftest import offline, random_inputs
 
@@ -41,15 +44,13 @@ def chunk_of(session: Session | None, inputs: np.ndarray) -> Chunk:
     return Chunk(session, (inputs.tobytes(),), len(inputs))
 
 
-def outputs_of(chunk: Chunk) -> np.ndarray:
-    return np.concatenate([outputs.tensors[0][row, :steps] for outputs, row, steps in chunk.results])
-
-
 async def until(true: Callable[[], bool]) -> None:
-    """Let the loop turn until a condition holds; the test's timeout ends it otherwise."""
-    if not true():
-        await asyncio.sleep(0.001)
-        await until(true)
+    """Let the loop turn until a condition holds."""
+    for _ in range(10_000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("waited in vain")
 
 
 async def step(batcher: Batcher, session: Session, inputs: np.ndarray) -> np.ndarray:
@@ -99,6 +100,72 @@ async def test_an_engine_failure_reaches_every_waiter(
     assert [session.step for session in sessions] == [2] * 4
     for result in await asyncio.gather(*(step(model.batcher, session, inputs[2:]) for session in sessions)):
         np.testing.assert_allclose(result, offline(networks["lstm"], inputs)[2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["binding", "outputs"])
+async def test_a_failure_beside_the_run_reaches_every_waiter(
+    service: Service, model: ServedModel, networks: dict[str, Network], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Memory that is short before or after the run harms nobody for longer than the one batch."""
+    sessions = sessions_of(service, model, 3)
+    inputs = random_inputs(3)
+    await asyncio.gather(*(step(model.batcher, session, inputs[:2]) for session in sessions))
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        if where == "binding":
+            patch.setattr(model.engine, "binding", fail)
+        else:
+            patch.setattr(Binding, "unfinite_rows", fail)
+        results = await asyncio.gather(
+            *(step(model.batcher, session, inputs[2:]) for session in sessions), return_exceptions=True
+        )
+    assert [type(result) for result in results] == [EngineFailed] * 3
+    for result in await asyncio.gather(*(step(model.batcher, session, inputs[2:]) for session in sessions)):
+        np.testing.assert_allclose(result, offline(networks["lstm"], inputs)[2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_chunks_of_all_lengths_interleave_exactly(
+    service: Service, model: ServedModel, networks: dict[str, Network], seed: int
+) -> None:
+    """Whatever lengths arrive in whatever order, and however they are cut, every output equals the offline run."""
+    rng = np.random.default_rng(seed)
+    model.batcher.costs = Costs(run=1e-6, step=1e-6, row=float(rng.choice([1e-9, 1e-6, 1e-4])))
+
+    async def stream(inputs: np.ndarray, lengths: list[int]) -> np.ndarray:
+        (session,) = sessions_of(service, model, 1)
+        outputs, at = [], 0
+        for length in lengths:
+            for _ in range(int(rng.integers(0, 4))):
+                await asyncio.sleep(0)
+            outputs.append(await step(model.batcher, session, inputs[at : at + length]))
+            at += length
+        return np.concatenate(outputs)
+
+    cuts = [[int(n) for n in rng.integers(1, 20, 5)] for _ in range(16)]
+    sequences = [random_inputs(sum(lengths), int(rng.integers(1 << 30))) for lengths in cuts]
+    results = await asyncio.gather(*(stream(x, lengths) for x, lengths in zip(sequences, cuts, strict=True)))
+    for result, inputs in zip(results, sequences, strict=True):
+        np.testing.assert_allclose(result, offline(networks["lstm"], inputs), atol=1e-5)
+
+
+async def test_a_cut_chunk_goes_on_where_it_was_cut(
+    service: Service, model: ServedModel, networks: dict[str, Network]
+) -> None:
+    """A chunk that has been run in part shares its next run with a fresh one of the same length."""
+    first, second = sessions_of(service, model, 2)
+    inputs = random_inputs(8)
+    chunk, fresh = chunk_of(first, inputs), chunk_of(second, inputs)
+    model.batcher._steps_to_run = lambda batch, seconds: 4 if len(batch) == 1 else 8  # type: ignore[method-assign]
+    future = model.batcher.submit([chunk])
+    await until(lambda: chunk.done > 0)
+    assert chunk.done == 4
+    await asyncio.gather(future, model.batcher.submit([fresh]))
+    for each in (chunk, fresh):
+        np.testing.assert_allclose(outputs_of(each), offline(networks["lstm"], inputs), atol=1e-5)
 
 
 async def test_a_full_queue_refuses_at_once(service: Service, model: ServedModel) -> None:

@@ -1,27 +1,14 @@
-"""Each cell once more, as a float64 numpy loop written from the paper's equations, sharing no code with the cells."""
+"""The simple networks, the LSTM and the GRUs as float64 loops."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Oracle = Callable[[Any, Array, list[Array]], tuple[Array, list[Array]]]
-
-
-def _sigmoid(a: Array) -> Array:
-    return 1.0 / (1.0 + np.exp(-a))
-
-
-def _blocks(gates: Any, order: str) -> dict[str, tuple[Array, Array, Array]]:
-    """Cut stacked weights into (W, R, b) by gate; `order` is spelled out by the caller and not read from the cell."""
-    size = gates.R.shape[1]
-    w, r, b = (p.detach().numpy().astype(np.float64) for p in (gates.W, gates.R, gates.b))
-    return {
-        name: (w[k * size : (k + 1) * size], r[k * size : (k + 1) * size], b[k * size : (k + 1) * size])
-        for k, name in enumerate(order)
-    }
+from tests.models.oracles.parts import Array, Oracle
+from tests.models.oracles.parts import blocks as _blocks
+from tests.models.oracles.parts import sigmoid as _sigmoid
 
 
 def _simple(cell: Any, x: Array, state: list[Array], squash: Callable[[Array], Array]) -> tuple[Array, list[Array]]:
@@ -54,7 +41,7 @@ def lstm(cell: Any, x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
     return np.stack(ys), [h, c]
 
 
-def gru_reset_before(cell: Any, x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
+def gru_reset_before(cell: Any, x: Array, state: list[Array], writes: bool = False) -> tuple[Array, list[Array]]:
     gate = _blocks(cell.gates, "zr") | _blocks(cell.candidate, "g")
     (h,) = state
     ys = []
@@ -62,12 +49,12 @@ def gru_reset_before(cell: Any, x: Array, state: list[Array]) -> tuple[Array, li
         z, r = (_sigmoid(x_t @ gate[k][0].T + h @ gate[k][1].T + gate[k][2]) for k in "zr")
         w_g, r_g, b_g = gate["g"]
         g = np.tanh(x_t @ w_g.T + (r * h) @ r_g.T + b_g)
-        h = z * h + (1.0 - z) * g
+        h = (1.0 - z) * h + z * g if writes else z * h + (1.0 - z) * g
         ys.append(h)
     return np.stack(ys), [h]
 
 
-def gru_reset_after(cell: Any, x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
+def gru_reset_after(cell: Any, x: Array, state: list[Array], writes: bool = False) -> tuple[Array, list[Array]]:
     gate = _blocks(cell.gates, "rzg")
     recurrent_bias = cell.recurrent_bias.detach().numpy().astype(np.float64)
     (h,) = state
@@ -76,7 +63,7 @@ def gru_reset_after(cell: Any, x: Array, state: list[Array]) -> tuple[Array, lis
         z, r = (_sigmoid(x_t @ gate[k][0].T + h @ gate[k][1].T + gate[k][2]) for k in "zr")
         w_g, r_g, b_g = gate["g"]
         g = np.tanh(x_t @ w_g.T + b_g + r * (h @ r_g.T + recurrent_bias))
-        h = z * h + (1.0 - z) * g
+        h = (1.0 - z) * h + z * g if writes else z * h + (1.0 - z) * g
         ys.append(h)
     return np.stack(ys), [h]
 
@@ -86,5 +73,7 @@ ORACLES: dict[str, Oracle] = {
     "rnn_relu": rnn_relu,
     "lstm": lstm,
     "gru_reset_before": gru_reset_before,
+    "gru_reset_before_z_writes": partial(gru_reset_before, writes=True),
     "gru_reset_after": gru_reset_after,
+    "gru_reset_after_z_writes": partial(gru_reset_after, writes=True),
 }

@@ -1,0 +1,83 @@
+"""The clockwork RNN (Koutník et al. 2014): groups of units that tick at periods of their own."""
+
+import math
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from models.card import StateSpec
+from models.cells.base import Cell, CellOptions, State
+from models.cells.gates import weight
+
+
+class ClockworkOptions(CellOptions):
+    """Choose each group's period, fastest first."""
+
+    periods: tuple[int, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+
+    @model_validator(mode="after")
+    def _ascend(self) -> "ClockworkOptions":
+        if any(period < 1 for period in self.periods):
+            raise ValueError(f"clockwork periods are steps, 1 or more, and {self.periods} holds less")
+        if any(fast >= slow for fast, slow in zip(self.periods, self.periods[1:], strict=False)):
+            raise ValueError(f"clockwork periods ascend, fastest group first, and {self.periods} do not")
+        if math.lcm(*self.periods) >= 2**31:
+            raise ValueError(f"the clockwork periods {self.periods} come round together only after 2³¹ steps or more")
+        return self
+
+
+class ClockworkRNN(Cell):
+    """Update a group of units only when its period divides the step; slow groups feed fast ones, never the reverse.
+
+    group k, when t mod T_k = 0: h_k = tanh(W_k x + Σ_{j ≥ k} R_kj h_j' + b_k), and otherwise h_k = h_k'
+
+    The step's number is part of the state, counted modulo the least common multiple of the periods.
+
+    Raises:
+        ValueError: The periods do not ascend, or the hidden size does not divide into groups.
+    """
+
+    source = "Koutník et al. 2014 (arXiv 1402.3511), section 3"
+    Options = ClockworkOptions
+    options: ClockworkOptions
+    unit_periods: Tensor
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        super().__init__(input_size, hidden_size, **options)
+        periods = self.options.periods
+        if hidden_size % len(periods):
+            raise ValueError(f"a hidden size of {hidden_size} does not divide into {len(periods)} clockwork groups")
+        self.group = hidden_size // len(periods)
+        self.W = weight(hidden_size, input_size, hidden_size=hidden_size)
+        self.b = weight(hidden_size, hidden_size=hidden_size)
+        # of each group's rows, only the columns of its own group and slower ones
+        self.R = nn.ParameterList(
+            weight(self.group, hidden_size - k * self.group, hidden_size=hidden_size) for k in range(len(periods))
+        )
+        self.register_buffer("unit_periods", torch.tensor(periods).repeat_interleave(self.group), persistent=False)
+
+    @property
+    def cycle(self) -> int:
+        """Return after how many steps all groups tick together again."""
+        return math.lcm(*self.options.periods)
+
+    @property
+    def states(self) -> tuple[StateSpec, ...]:
+        return StateSpec(name="h", shape=(self.hidden_size,)), StateSpec(name="t", dtype="int64", shape=(1,))
+
+    def recurrent(self) -> Tensor:
+        """Return R as one block-upper-triangular matrix, (hidden, hidden)."""
+        return torch.cat([nn.functional.pad(rows, (k * self.group, 0)) for k, rows in enumerate(self.R)])
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        h, t = state
+        new = torch.tanh(x @ self.W.T + h @ self.recurrent().T + self.b)
+        h = torch.where(t % self.unit_periods == 0, new, h)
+        return h, (h, (t + 1) % self.cycle)
+
+    def random_state(self, batch: int, generator: torch.Generator) -> State:
+        """Return a state at some step of the cycle."""
+        h, _ = super().random_state(batch, generator)
+        return h, torch.randint(self.cycle, (batch, 1), generator=generator)

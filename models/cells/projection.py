@@ -1,0 +1,62 @@
+"""The LSTM with a projection (Sak, Senior & Beaufays 2014): a wide memory, a narrow output."""
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.card import StateSpec
+from models.cells.base import Cell, OnnxForms, State, vector_states
+from models.cells.gates import Gates, weight
+from models.cells.lstm import LSTMOptions
+
+
+class ProjectionOptions(LSTMOptions):
+    """Choose the width of what the memory gives away; half of the hidden size unless chosen."""
+
+    projection: int | None = Field(default=None, ge=1)
+
+
+class ProjectionLSTM(Cell):
+    """Project the output before it is fed back and given to the layer above.
+
+    i, f, o = σ(W x + R h' + b);  g = tanh(W x + R h' + b);  c = f c' + i g;  m = o tanh(c);  h = V m
+
+    The state carried is m, from which h' = V m' follows: an LSTM node with R V in the place of R then computes it all.
+
+    Raises:
+        ValueError: The projection is not narrower than the hidden state.
+    """
+
+    source = "Sak, Senior & Beaufays 2014 (arXiv 1402.1128), without peepholes; torch.nn.LSTM(proj_size)"
+    onnx = OnnxForms("LSTM", "LSTM")
+    Options = ProjectionOptions
+    options: ProjectionOptions
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        super().__init__(input_size, hidden_size, **options)
+        self.projection = self.options.projection or hidden_size // 2
+        if not 1 <= self.projection < hidden_size:
+            raise ValueError(
+                f"a projection is narrower than the hidden state: {self.projection} does not fit {hidden_size}"
+            )
+        self.gates = Gates("ifgo", input_size, hidden_size, self.projection)
+        self.V = weight(self.projection, hidden_size, hidden_size=hidden_size)
+        with torch.no_grad():
+            self.gates.b[self.gates.rows("f")] = self.options.forget_bias
+
+    @property
+    def output_size(self) -> int:
+        return self.projection
+
+    @property
+    def states(self) -> tuple[StateSpec, ...]:
+        return vector_states("mc", self.hidden_size)
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        m, c = state
+        i, f, g, o = self.gates(x, m @ self.V.T)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        m = torch.sigmoid(o) * torch.tanh(c)
+        return m @ self.V.T, (m, c)

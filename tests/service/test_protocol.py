@@ -1,0 +1,213 @@
+"""What happens below HTTP: half requests, huge heads, answers in one write, and a clean end."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from tests.service.conftest import RunningServer
+
+
+@pytest.fixture(scope="module")
+def hasty(artifacts: Path) -> Iterator[RunningServer]:
+    """A server that waits half a second for the rest of a request."""
+    running = RunningServer(artifacts, "--request-timeout", "0.5")
+    yield running
+    assert running.stop() == 0
+
+
+def talk(server: RunningServer, data: bytes, seconds: float = 10) -> tuple[bytes, float]:
+    """Send bytes, read until the server closes; return what came and after how long."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), seconds) as connection:
+        start = time.monotonic()
+        connection.sendall(data)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+        return received, time.monotonic() - start
+
+
+def code_of(answer: bytes) -> tuple[int, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["code"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /v1/models/lstm/predict HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n",
+        b"POST /v1/models/lstm/predict HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{",
+        b"POST /v1/models/lstm/sessions HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n",
+        b"POST /v1/models/lstm/predict HTTP/1.1\r\nhost",
+        b"G",
+    ],
+)
+def test_a_request_that_stops_coming_is_given_up(hasty: RunningServer, data: bytes) -> None:
+    """Whether the head or the body stalls, the answer is 408 and the connection closes."""
+    answer, seconds = talk(hasty, data)
+    assert code_of(answer) == (408, "request_timeout")
+    assert seconds > 0.4
+
+
+def test_a_head_without_end_is_refused(server: RunningServer) -> None:
+    """Headers and URL together may have 64 KiB."""
+    answer, _ = talk(server, b"GET /livez HTTP/1.1\r\n" + b"x: " + b"y" * 100_000)
+    assert code_of(answer) == (431, "head_too_large")
+
+
+def test_what_is_no_http_is_told_so(server: RunningServer) -> None:
+    """The answer is typed there, too."""
+    answer, _ = talk(server, b"\x16\x03\x01 hello\r\n\r\n")
+    assert code_of(answer) == (400, "malformed_request")
+
+
+def test_a_compressed_body_is_refused(server: RunningServer) -> None:
+    """415, rather than unreadable JSON."""
+    answer = httpx.post(f"{server.url}/v1/models/lstm/predict", content=b"x", headers={"content-encoding": "gzip"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_encoding")
+
+
+def test_pipelined_requests_are_answered_in_order(server: RunningServer) -> None:
+    """Three requests in one segment, the last of which closes the connection."""
+    session = httpx.post(f"{server.url}/v1/models/lstm/sessions").json()["session_id"]
+    body = b'{"inputs":[[1,2,3]]}'
+    one = b"POST /v1/sessions/%b/steps HTTP/1.1\r\nhost: a\r\n%bcontent-length: %d\r\n\r\n%b"
+    parts = [one % (session.encode(), more, len(body), body) for more in (b"", b"", b"connection: close\r\n")]
+    answer, _ = talk(server, b"".join(parts))
+    assert [int(part.split(b",")[0]) for part in answer.split(b'"step":')[1:]] == [1, 2, 3]
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert answer.count(b"connection: close") == 1
+
+
+def test_http_1_0_is_answered_and_closed(server: RunningServer) -> None:
+    """An old client gets its answer whole."""
+    body = b'{"inputs":[[[1,2,3]]]}'
+    answer, _ = talk(
+        server, b"POST /v1/models/lstm/predict HTTP/1.0\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b'{"outputs":' in answer
+
+
+def test_both_lanes_put_the_same_on_the_wire(server: RunningServer, artifacts: Path) -> None:
+    """With and without the hot lane, heads and bodies are equal to the byte, errors included."""
+    plain = RunningServer(artifacts, "--no-hot-lane")
+    try:
+        answers = []
+        for running in (server, plain):
+            session = httpx.post(f"{running.url}/v1/models/lstm/sessions").json()["session_id"]
+            got = []
+            for path, body in (
+                (f"/v1/sessions/{session}/steps", b'{"inputs":[[1,2,3],[4,5,6]]}'),
+                (f"/v1/sessions/{session}/steps", b'{"inputs":[[1,2]]}'),
+                (f"/v1/sessions/{session}/steps", b"{"),
+                ("/v1/sessions/none/steps", b'{"inputs":[[1,2,3]]}'),
+                ("/v1/models/lstm/predict", b'{"inputs":[[[1,2,3]],[[1,2,3],[0,0,0]]]}'),
+                ("/v1/models/none/predict", b'{"inputs":[[[1,2,3]]]}'),
+                ("/v1/models/lstm/predict", b" " * (17 << 20)),
+                ("/v1/models/lstm/fleet", b'{"sessions":["%b"],"inputs":[[[1,2,3]]]}' % session.encode()),
+                ("/v1/models/lstm/fleet", b'{"sessions":[],"inputs":[]}'),
+            ):
+                answer = httpx.post(running.url + path, content=body, headers={"x-request-id": "same"})
+                head = sorted((key.lower(), value) for key, value in answer.headers.raw if key.lower() != b"date")
+                got.append((answer.status_code, head, answer.content))
+            answers.append(got)
+        assert answers[0] == answers[1]
+    finally:
+        plain.stop()
+
+
+def test_every_answer_has_a_request_id(server: RunningServer) -> None:
+    """Also those that no operation gives."""
+    for method, path, status in (
+        ("GET", "/nope", 404),
+        ("PUT", "/v1/models", 405),
+        ("GET", "/livez", 200),
+        ("GET", "/openapi.json", 200),
+        ("GET", "/v1/models/", 404),
+    ):
+        answer = httpx.request(method, server.url + path)
+        assert answer.status_code == status, path
+        assert answer.headers["x-request-id"]
+        assert ("allow" in answer.headers) == (status == 405)
+
+
+def test_a_socket_at_an_unknown_path_is_refused(server: RunningServer) -> None:
+    """The handshake's answer is the typed 404."""
+    with pytest.raises(InvalidStatus) as refused, connect(server.url.replace("http", "ws") + "/v1/nowhere"):
+        pass
+    assert refused.value.response.status_code == 404
+
+
+def test_streams_are_counted(artifacts: Path) -> None:
+    """Handshakes and frames stand in the metrics, and a refused handshake in no error log."""
+    running = RunningServer(artifacts)
+    try:
+        url = running.url.replace("http", "ws")
+        with connect(f"{url}/v1/models/lstm/stream") as stream:
+            for frame in ('{"inputs":[[1,2,3]]}', "{"):
+                stream.send(frame)
+                stream.recv()
+        with pytest.raises(InvalidStatus), connect(f"{url}/v1/models/none/stream"):
+            pass
+        text = httpx.get(f"{running.url}/metrics").text
+        for operation, status in (("frame", 200), ("frame", 400), ("stream", 101), ("stream", 404)):
+            assert f'operation="{operation}",status="{status}"}} 1.0' in text
+    finally:
+        running.process.terminate()
+        _, errors = running.process.communicate(timeout=20)
+    assert '"level": "error"' not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_service_well(artifacts: Path, number: signal.Signals) -> None:
+    """Requests under way are answered, the exit status is 0, and nothing is printed but log lines."""
+    running = RunningServer(artifacts)
+    body = '{"inputs":[' + ",".join(["[" + ",".join(["[1,2,3]"] * 60_000) + "]"]) + "]}"
+    statuses = []
+    client = threading.Thread(
+        target=lambda: statuses.append(
+            httpx.post(f"{running.url}/v1/models/lstm/predict", content=body, timeout=30).status_code
+        )
+    )
+    client.start()
+    time.sleep(0.15)
+    running.process.send_signal(number)
+    _, errors = running.process.communicate(timeout=30)
+    client.join()
+    assert statuses == [200]
+    assert running.process.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_a_stalled_request_does_not_hold_up_the_end(artifacts: Path) -> None:
+    """After the grace period the service goes, whoever still has something to say."""
+    running = RunningServer(artifacts, "--grace", "1")
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /v1/models/lstm/predict HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n")
+        time.sleep(0.1)
+        running.process.terminate()
+        running.process.communicate(timeout=8)
+    assert running.process.returncode == 0
+
+
+def test_a_port_in_use_is_one_sentence(server: RunningServer, artifacts: Path) -> None:
+    """It is refused as every other setting that cannot be."""
+    port = server.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "service", "--artifacts", str(artifacts), "--port", port]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 2
+    assert "cannot listen on 127.0.0.1" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
