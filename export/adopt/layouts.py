@@ -50,11 +50,10 @@ def readings(foreign: Foreign, pairs: tuple[Pair, ...], wishes: Wishes) -> list[
         if not found:
             raise refusals[0]
         choices.append([(name, layout) for layout in found])
-    candidates = []
-    for combination in itertools.islice(itertools.product(*choices), 16 * _MOST_READINGS):
-        reading = dict(combination)
-        if _consistent(reading, ports):
-            candidates.append(Candidate(reading, _rank(reading, ports)))
+    combinations = [dict(one) for one in itertools.islice(itertools.product(*choices), 16 * _MOST_READINGS)]
+    # a file may give one name to sizes that differ: then names count for nothing
+    consistent = [reading for reading in combinations if _consistent(reading, ports)] or combinations
+    candidates = [Candidate(reading, _rank(reading, ports)) for reading in consistent]
     # sorted keeps the order of those that are equally likely: the first axis comes first
     return sorted(candidates, key=lambda candidate: candidate.rank)[:_MOST_READINGS]
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from models.card import StateSpec, TensorSpec
@@ -79,10 +78,6 @@ class StatePlan:
     layout: Layout
     reason: str = ""
 
-    def initial(self) -> Array:
-        """Return the row before the first step, (*shape)."""
-        return initial_row(self.spec)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -94,9 +89,6 @@ class Plan:
     constants: dict[str, Array] = field(default_factory=dict)
     native_time: bool = False
     batched: bool = True
-    notes: tuple[str, ...] = ()
-    positive: bool = False
-    """Whether inputs must lie in [0, 1) for the model to give finite outputs."""
 
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
@@ -107,10 +99,3 @@ class Plan:
             if plan.overlap
         )
         return tuple(plan.spec for plan in self.states) + overlaps
-
-
-def initial_row(spec: StateSpec) -> Array:
-    """Return a state's row before the first step, (*shape)."""
-    if isinstance(spec.initial, tuple):
-        return np.array(spec.initial).reshape(spec.shape).astype(spec.dtype)
-    return np.full(spec.shape, spec.initial, spec.dtype)

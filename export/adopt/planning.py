@@ -160,7 +160,6 @@ def _plan(found: Found, *, native_time: bool) -> Plan:
         constants=original.constants,
         native_time=native_time,
         batched=found.batched,
-        positive=original.positive,
     )
 
 

@@ -16,8 +16,8 @@ class Wishes:
     """Hold what is settled beforehand, by the names of the model's inputs.
 
     states: input → output, an empty output for an input that is no state. batch_axes: input or output → axis.
-    constants: input → value. overlaps: input → (samples, axis without the batch, or None for the only one).
-    steps: input → shape of one step, without the batch. initial: input → value before the first step.
+    constants: input → value. overlaps: input → how many values of the step before stand before each step. steps:
+    input → shape of one step, without the batch. initial: input → value before the first step.
     """
 
     states: dict[str, str] = field(default_factory=dict)

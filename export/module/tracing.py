@@ -89,7 +89,7 @@ def trace(
                 output_names=[*(leaf.name for leaf in leaves), *after],
                 dynamic_axes=axes,
                 opset_version=OPSET,
-                custom_opsets={_DOMAIN: 1},
+                custom_opsets={_DOMAIN: 1} if explicit.layers else {},
                 dynamo=False,
             )
             model = onnx.load(Path(folder) / "traced.onnx")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.artefact import artefact_bytes
-from models.card import SEAL_KEY, ModelCard, Parity, StateSpec, TensorSpec, seal, seal_placeholder
+from models.card import ModelCard, Parity, StateSpec, TensorSpec, seal, seal_placeholder
 from service.errors import ArtefactRefused
 from service.repository import open_artefact
 from tests.export.zoo import ZOO
@@ -250,4 +250,3 @@ def test_the_service_refuses_what_is_no_model(tmp_path: Path) -> None:
         hole.truncate(2**31 + 1)
     with pytest.raises(ArtefactRefused, match="larger than"):
         open_artefact(file)
-    assert SEAL_KEY
