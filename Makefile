@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test serve bench lint format clean
+.PHONY: help venv demo test serve cells bench lint format clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [ARGS='flags for the command']"
@@ -28,6 +28,9 @@ test: $(VENV)/.dev ## Check formatting, lint and types, then run every test
 
 serve: $(VENV)/.core ## Serve what is in artifacts/; ARGS='--port 9000' passes flags
 	@$(BIN)/python -m service --artifacts artifacts $(ARGS)
+
+cells: $(VENV)/.dev ## Take every cell through training, export, service and clock; ARGS='lstm --target cuda'
+	@$(BIN)/python -m export.cells $(ARGS)
 
 bench: $(VENV)/.bench ## Measure the service and print ratios; ARGS='--rounds 9' for more, figures in results/
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -54,8 +54,6 @@ class Bench:
             for name in ("bare", "bare_ws", "pydantic", "dict_of_states")
         )
 
-    # ------------------------------------------------------------------ requests
-
     def _open(self) -> str:
         answer = orjson.loads(post_json(f"{self.service.url}/v1/models/lstm/sessions"))
         return str(answer["session_id"])
@@ -63,8 +61,6 @@ class Bench:
     def _session_paths(self, server: Server, count: int) -> list[str]:
         ids = [self._open() if server is self.service else f"s{n}" for n in range(count)]
         return [f"/v1/sessions/{session}/steps" for session in ids]
-
-    # ------------------------------------------------------------------ loads
 
     async def steps(self, server: Server, sessions: int, seconds: float = SECONDS) -> Figure:
         """One step a request, JSON."""

@@ -1,0 +1,132 @@
+"""Where the microseconds of one step go: python -m benchmarks.stages.
+
+The whole way of a step is driven in this process, without sockets, by a batch of sessions at once; then each stage is
+timed by itself. What no stage accounts for is the passing of control: tasks, futures, coroutines.
+"""
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.reference import FEATURES, write_reference
+from benchmarks.servers import pin
+from service.app import Service
+from service.gate import Call
+from service.repository import ServedModel
+from service.settings import Settings
+
+ROUNDS = 7
+
+
+class Driver:
+    """A service in this process, and sessions that step all at once."""
+
+    def __init__(self, artifacts: Path, sessions: int) -> None:
+        self.service = Service(Settings(artifacts=artifacts))
+        self.service.open()
+        self.model: ServedModel = self.service.repository.find("lstm")
+        self.sessions = [self.service.sessions.create("public", self.model, 900) for _ in range(sessions)]
+        self.body = json.dumps(
+            {"inputs": [[round(0.01 * n, 5) for n in range(FEATURES)]]}, separators=(",", ":")
+        ).encode()
+        self.headers = [(b"host", b"bench"), (b"content-type", b"application/json"), (b"content-length", b"120")]
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "http.request", "body": self.body, "more_body": False}
+
+    async def send(self, _: Any) -> None:
+        pass
+
+    async def whole_way(self, steps: int) -> float:
+        """Return the CPU seconds a step takes through the ASGI callable, a task a request."""
+        loop = asyncio.get_running_loop()
+
+        async def stream(path: str) -> None:
+            scope = {"type": "http", "method": "POST", "path": path, "headers": self.headers}
+            for _ in range(steps):
+                await loop.create_task(self.service.app(scope, self.receive, self.send))  # type: ignore[arg-type]
+
+        start = time.process_time()
+        await asyncio.gather(*(stream(f"/v1/sessions/{session.id}/steps") for session in self.sessions))
+        return (time.process_time() - start) / steps / len(self.sessions)
+
+    def turn(self) -> dict[str, float]:
+        """Return the seconds a step takes in each part of one turn of the batcher."""
+        batcher, codec = self.model.batcher, self.model.codec
+        times: dict[str, float] = {}
+
+        def timed(name: str, call: Callable[[], Any]) -> Any:
+            start = time.perf_counter()
+            result = call()
+            times[name] = (time.perf_counter() - start) / len(self.sessions)
+            return result
+
+        chunks = timed(
+            "decode: JSON → bytes", lambda: [codec.decode_steps(self.body, 1024, 65_536) for _ in self.sessions]
+        )
+        for chunk, session in zip(chunks, self.sessions, strict=True):
+            chunk.owner = session
+        batcher._scheduled = True  # the turn is taken by hand
+        timed("submit: entry, future, queue", lambda: [batcher.submit((chunk,)) for chunk in chunks])
+        now = time.monotonic()
+        work, steps = timed("take: who runs together", lambda: batcher._take(batcher._short, now))
+        binding, write = timed("prepare: inputs, slots", lambda: batcher._prepare(work, steps))
+        timed("run: onnxruntime", lambda: batcher._engine.run(binding))
+        timed(
+            "settle: finite? flip, answer",
+            lambda: batcher._end_turn(
+                batcher._short, now, lambda *run: batcher._settle(work, *run), binding, write, None
+            ),
+        )
+        timed("encode: outputs → JSON", lambda: [codec.encode_steps(chunk) for chunk in chunks])
+        return times
+
+    def gate(self) -> float:
+        """Return the seconds the gate's own parts take: headers, key, request id, counts."""
+        gate, start = self.service.gate, time.perf_counter()
+        for _ in range(1000):
+            headers = dict(self.headers)
+            gate.request_id(headers)
+            Call(gate.tenant(headers), "id", headers, self.receive)
+            gate.answered("step", 200, start)
+        return (time.perf_counter() - start) / 1000
+
+
+async def measure(artifacts: Path, sessions: int) -> dict[str, float]:
+    """Return the least seconds a step of each stage over several rounds; the whole way under ""."""
+    driver = Driver(artifacts, sessions)
+    await driver.whole_way(20)
+    result = {"": min([await driver.whole_way(max(20, 10_000 // sessions)) for _ in range(ROUNDS)])}
+    result["gate: headers, key, id, counts"] = min(driver.gate() for _ in range(ROUNDS))
+    rounds = [driver.turn() for _ in range(50)]
+    return result | {name: min(times[name] for times in rounds) for name in rounds[0]}
+
+
+def main(sessions: Annotated[int, typer.Option(min=1, help="sessions that step at once")] = 64) -> None:
+    """Print the stages of one step."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_reference(Path(folder))
+        pin(1)
+        stages = uvloop.run(measure(Path(folder), sessions))
+    whole = stages.pop("")
+    table = Table(title=f"one step of {sessions} sessions at once, without HTTP")
+    table.add_column("stage")
+    for column in ("µs a step", "share"):
+        table.add_column(column, justify="right")
+    stages["passing control: task, future, coroutines"] = whole - sum(stages.values())
+    for name, seconds in (*stages.items(), ("whole way", whole)):
+        table.add_row(name, f"{seconds * 1e6:.2f}", f"{seconds / whole:.0%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
