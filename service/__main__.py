@@ -1,5 +1,6 @@
 """The command line: python -m service."""
 
+import gc
 import math
 import signal
 import socket
@@ -79,6 +80,8 @@ def main() -> int:
         proxy_headers=False,
         lifespan="on",
     )
+    gc.collect()
+    gc.freeze()  # what is there at start stays: later collections need not walk through it, 25 ms at a time
     Server(config, service).run([listener])
     return 0
 

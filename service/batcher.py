@@ -24,6 +24,8 @@ LONG_REST = 2.0
 """After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
 MAX_FLEET_ROW_STEPS = 512
 """Rows × steps of one run of a fleet step: more of them no longer fit the caches, and each costs more."""
+HANDLING = 2e-6
+"""Seconds it takes to pass a row through one more turn, beside the run."""
 ALONE = 1e-4
 """Seconds since the last turn after which nobody is expected to join: waiting for the loop would be for nothing."""
 SHORT_PAUSE = 0.005
@@ -271,7 +273,7 @@ class Batcher:
             padding = 0.0
             for rows, (ended, longer) in enumerate(pairwise(left), start=1):
                 padding += rows * (longer - ended) * self.costs.row
-                if padding > self.costs.run:
+                if padding > self.costs.run + HANDLING * (len(left) - rows):
                     break
                 steps = longer
         limit = min(self.costs.steps_within(seconds, len(batch)), MAX_ROW_STEPS // len(batch))

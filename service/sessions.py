@@ -102,7 +102,7 @@ class SessionTable:
         self._prefix, self._replica = f"{replica}-{boot}-", replica
         self._clock, self._most_tombstones = clock, tombstones
         self._sessions: dict[str, Session] = {}
-        self._named: dict[tuple[str, str, str], Session] = {}
+        self._named: dict[tuple[str, str], dict[str, Session]] = {}
         self._buckets: dict[int, dict[str, Session]] = {}
         self._swept = int(clock())
         self._tombstones: OrderedDict[str, tuple[Phase, int, str, float]] = OrderedDict()
@@ -132,7 +132,7 @@ class SessionTable:
         self._sessions[session.id] = session
         self._put_in_bucket(session)
         if name is not None:
-            self._named[tenant, model.name, name] = session
+            self._named.setdefault((tenant, model.name), {})[name] = session
         model.sessions += 1
         model.sessions_created += 1
         return session
@@ -159,11 +159,12 @@ class SessionTable:
         self, keys: list[str], tenant: str, model: "ServedModel"
     ) -> tuple[list[Session | None], dict[int, ServiceError]]:
         """Return for each key the model's live session of that id or name, and by row why there is none."""
-        now, sessions, named, name = self._clock(), self._sessions, self._named, model.name
+        now, sessions = self._clock(), self._sessions
+        names = self._named.get((tenant, model.name), {})
         found: list[Session | None] = []
         errors: dict[int, ServiceError] = {}
         for key in keys:
-            session = sessions.get(key) or named.get((tenant, name, key))
+            session = sessions.get(key) or names.get(key)
             if session is None:
                 errors[len(found)] = self._why_missing(key, tenant)
             elif session.tenant != tenant or session.model is not model:
@@ -221,7 +222,10 @@ class SessionTable:
         session.phase, session.ended = phase, _GONE[phase](session.step)
         del self._sessions[session.id]
         if session.name is not None:
-            del self._named[session.tenant, session.model.name, session.name]
+            names = self._named[session.tenant, session.model.name]
+            del names[session.name]
+            if not names:
+                del self._named[session.tenant, session.model.name]
         if bucket := self._buckets.get(session.bucket):
             bucket.pop(session.id, None)
         model = session.model
