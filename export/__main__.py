@@ -9,16 +9,16 @@ from typing import Annotated, cast
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
+from export.adopt.command import adopt
 from export.artefact import read_card
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
 from export.lower import Target
+from export.module.command import module
 from export.pipeline import check_target, export_network
-from export.verify import TOLERANCE
-from models.card import ModelCard, Parity
+from export.precision import TOLERANCES, Precision, choose
+from export.tables import card_table, parity_table
 from models.network import CheckpointError, Network
 
 REFUSED = 1
@@ -68,7 +68,15 @@ def export_checkpoint(
         list[str] | None,
         typer.Option("--import", help="A module that registers cells of your own.", metavar="MODULE"),
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="The largest difference allowed, of the scale.")] = TOLERANCE,
+    dtype: Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")] = "float32",
+    quantize: Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")] = "",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help=f"The largest difference allowed, of the scale ({TOLERANCES[Precision.FLOAT32]:g}).",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a version that exists.")] = False,
 ) -> None:
     """Export a checkpoint and verify it (the default: the word may be left out).
@@ -77,12 +85,12 @@ def export_checkpoint(
     """
     out = Path(out.absolute())
     with _told_in_one_sentence():
-        if not 0 < tolerance < 1:
+        if tolerance is not None and not 0 < tolerance < 1:
             raise typer.BadParameter(f"the tolerance must lie between 0 and 1, and is {tolerance}")
         if target not in ("cpu", "cuda"):
             raise typer.BadParameter(f"the target is cpu or cuda, and is {target!r}")
-        for module in cells or ():
-            _import_cells(module)
+        for own in cells or ():
+            _import_cells(own)
         check_target(out, force=force)
         network = Network.load(checkpoint)
         with console.status("exporting") as status:
@@ -94,11 +102,13 @@ def export_checkpoint(
                 description=description,
                 max_batch=max_batch,
                 tolerance=tolerance,
+                precision=choose(dtype, quantize),
+                on_finding=lambda finding: console.print(finding, soft_wrap=True, markup=False, highlight=False),
                 target=cast(Target, target),
                 force=force,
                 on_progress=status.update,
             )
-        console.print(_parity_table(read_card(path).parity))
+        console.print(parity_table(read_card(path).parity))
         console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, markup=False)
 
 
@@ -107,8 +117,12 @@ def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx fi
     """Check an artefact's seal and print its card."""
     with _told_in_one_sentence():
         card = read_card(file)
-    console.print(_card_table(card))
-    console.print(_parity_table(card.parity))
+    console.print(card_table(card))
+    console.print(parity_table(card.parity))
+
+
+app.command()(adopt)
+app.command()(module)
 
 
 def _import_cells(module: str) -> None:
@@ -133,24 +147,6 @@ def _told_in_one_sentence() -> Iterator[None]:
     except (ExportError, CheckpointError, OSError) as exc:
         print(exc, file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
-
-
-def _parity_table(parity: Parity) -> Table:
-    table = Table("comparison", "largest difference", "tolerance", title="torch and onnxruntime")
-    for comparison, error in parity.errors.items():
-        table.add_row(comparison, f"{error:.2e}", f"{parity.tolerance:.0e}")
-    return table
-
-
-def _card_table(card: ModelCard) -> Table:
-    table = Table(title=f"{card.name} {card.version}", show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in card.model_dump(mode="json", exclude={"name", "version", "parity"}).items():
-        if isinstance(value, list):
-            value = "\n".join(str(entry) for entry in value)
-        table.add_row(key, escape(str(value)))
-    return table
 
 
 if __name__ == "__main__":

@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from onnx import ModelProto
+
 from export.arena_graph import build_arena_graph
 from export.artefact import FILE_NAME, artefact_bytes, read_card
 from export.errors import BadTargetError, TargetExistsError
 from export.lower import Target
+from export.network_oracle import NetworkOracle
+from export.precision import Precision
+from export.proving import prove
 from export.structure import check_arenas_stay
 from export.verify import TOLERANCE, verify
 from models.card import ModelCard, Parity
@@ -28,14 +33,17 @@ def export_network(
     *,
     description: str = "",
     max_batch: int = 256,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
+    precision: Precision = Precision.FLOAT32,
     target: Target = "cpu",
     force: bool = False,
     on_progress: Callable[[str], None] = lambda what: None,
+    on_finding: Callable[[str], None] = lambda finding: None,
 ) -> Path:
     """Write `root/name/version/model.onnx` and return its path; either the whole artefact is there, or nothing is.
 
-    `target` is the kind of device whose kernels the graph is made for. `on_progress` is told what begins.
+    `target` is the kind of device whose kernels the graph is made for. `on_progress` is told what begins, `on_finding`
+    what a lower precision saves and costs.
 
     Raises:
         ExportError: No artefact was written; see its subclasses in `export.errors`.
@@ -48,18 +56,27 @@ def export_network(
     graph_bytes = model.SerializeToString(deterministic=True)
     on_progress("checking that no arena is copied")
     check_arenas_stay(graph_bytes, (spec.name for spec in network.states))
+    exact = TOLERANCE if tolerance is None or precision is not Precision.FLOAT32 else tolerance
     parity = verify(
-        network, graph_bytes, tolerance=tolerance, on_comparison=lambda which: on_progress(f"comparing: {which}")
+        network, graph_bytes, tolerance=exact, on_comparison=lambda which: on_progress(f"comparing: {which}")
     )
     card = build_card(network, name, version, description=description, max_batch=max_batch, parity=parity)
+    if precision is not Precision.FLOAT32:
+        oracle = NetworkOracle(network)
+        model, card = prove(model, card, oracle, precision=precision, tolerance=tolerance, on_finding=on_finding)
 
     on_progress("writing")
-    with _temporary_folder(place) as folder:
+    return write_artefact(place, model, card, force=force)
+
+
+def write_artefact(target: Path, model: ModelProto, card: ModelCard, *, force: bool = False) -> Path:
+    """Write a verified model and its card to the folder `target` and return the file; it is there whole, or not."""
+    with _temporary_folder(target) as folder:
         file = folder / FILE_NAME
         file.write_bytes(artefact_bytes(model, card))
         read_card(file)
-        _put(folder, place, force=force)
-    return place / FILE_NAME
+        _put(folder, target, force=force)
+    return target / FILE_NAME
 
 
 def check_target(target: Path, *, force: bool = False) -> None:

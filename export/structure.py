@@ -36,6 +36,7 @@ def _optimised(model: bytes) -> GraphProto:
     with tempfile.TemporaryDirectory(prefix="cellstream-") as folder:
         path = Path(folder) / "optimised.onnx"
         options = ort.SessionOptions()
+        options.log_severity_level = 3  # that a weight is unused is no news to anybody
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -83,7 +83,7 @@ class ModelCard(_Frozen):
     config: dict[str, Any] = Field(default_factory=dict)
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
-    states: tuple[StateSpec, ...] = Field(min_length=1)
+    states: tuple[StateSpec, ...] = Field(description="What is carried from step to step; empty for a stateless model.")
     max_batch: int = Field(default=256, ge=1, description="The most sequences in one run.")
     ragged: bool = Field(default=True, description="Whether the graph takes the true lengths of padded chunks.")
     streams: bool = Field(

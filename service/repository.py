@@ -16,7 +16,9 @@ from service.engine import Engine
 from service.errors import ArtefactRefused, ModelNotFound, RefusedToStart
 from service.proof import prove_in_place
 from service.settings import Settings
+from service.wireformat import WireError, has_external_data
 
+_MOST_BYTES = 2**31 - 1
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TYPES = {
     "float32": "tensor(float)",
@@ -159,11 +161,15 @@ def open_artefact(path: Path, provider: str = "cpu", threads: int = 1) -> tuple[
         ArtefactRefused: The file is damaged, no artefact, or its graph is not what its card says.
     """
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ArtefactRefused(f"{path}: larger than {_MOST_BYTES} bytes, the most that a model file can be")
         data = path.read_bytes()
         check_seal(data)
+        if has_external_data(data):
+            raise ArtefactRefused(f"{path}: a tensor's values lie outside the file: an artefact holds all of them")
     except OSError as exc:
         raise ArtefactRefused(f"{path} cannot be read: {exc}") from exc
-    except SealError as exc:
+    except (SealError, WireError) as exc:
         raise ArtefactRefused(f"{path}: {exc}") from exc
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -212,6 +218,8 @@ def graph_disagreement(session: ort.InferenceSession, card: ModelCard) -> str | 
         actual = {
             node.name: (node.type, tuple(d if isinstance(d, int) else None for d in node.shape)) for node in nodes
         }
+        if card.max_batch == 1:  # a graph that runs one row alone may say so
+            actual = {name: (dtype, _open_batch(shape)) for name, (dtype, shape) in actual.items()}
         for name, described in expected.items():
             if name not in actual:
                 return f"expected an {what} {name}, the graph has {', '.join(sorted(actual))}"
@@ -221,6 +229,10 @@ def graph_disagreement(session: ort.InferenceSession, card: ModelCard) -> str | 
         if extra:
             return f"the graph has an {what} {extra[0]} that the card does not know"
     return None
+
+
+def _open_batch(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    return (None, *shape[1:]) if shape[:1] == (1,) else shape
 
 
 def _shown(described: tuple[str, tuple[int | None, ...]]) -> str:

@@ -1,0 +1,103 @@
+"""A torch module of twenty lines, taken to a running stream: it is exported, served, and fed a reading at a time.
+
+    python -m examples.anomaly
+
+The module predicts the next reading of a sensor from all readings before. It is trained for a few seconds on a clean
+signal; then a stream with a fault in it goes through a session, and the error of each prediction shows the fault.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from examples.client import Client
+from examples.running import HOST, free_port, running_service
+from export.module import Example, export_module
+from models.threads import torch_threads
+
+FAULT = range(140, 150)
+
+
+class NextReading(nn.Module):
+    """Predict the next reading: a layer, a GRU, a cell in a loop, a head."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.inner = nn.Linear(1, width)
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.cell = nn.LSTMCell(width, width)
+        self.head = nn.Linear(2 * width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Read (batch, time, 1) and return the prediction that follows each step, (batch, time, 1)."""
+        slow, _ = self.gru(torch.tanh(self.inner(x)))
+        state, fast = None, []
+        for step in slow.unbind(1):
+            state = self.cell(step, state)
+            fast.append(state[0])
+        y: Tensor = self.head(torch.cat([slow, torch.stack(fast, 1)], dim=-1))
+        return x + y
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, export, serve, stream, print; return the exit status."""
+    parser = argparse.ArgumentParser(description="Take a torch module to a running stream.")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--rounds", type=int, default=60, help="rounds of training")
+    options = parser.parse_args(arguments)
+    with torch_threads(1), tempfile.TemporaryDirectory(prefix="cellstream-anomaly-") as folder:
+        module = trained(options.rounds)
+        export_module(module, [Example.parse("1x50x1")], Path(folder), "readings", 1, on_finding=print)
+        readings = signal(200, seed=9)
+        readings[FAULT] += 0.8
+        port = free_port(options.port)
+        with running_service(Path(folder), port, Path(folder) / "service.log"):
+            errors = stream(f"http://{HOST}:{port}", readings)
+    usual = float(np.median(errors[20 : FAULT.start]))
+    found = [step for step, error in enumerate(errors) if step > 20 and error > 8 * usual]
+    print(f"the usual error is {usual:.3f}; the fault is in readings {FAULT.start} to {FAULT.stop - 1}")
+    print(f"readings far from their prediction: {', '.join(map(str, found)) or 'none'}")
+    return 0 if FAULT.start in found else 1
+
+
+def signal(length: int, seed: int) -> np.ndarray:
+    """Return two sines and a little noise."""
+    random, t = np.random.default_rng(seed), np.arange(length)
+    clean = np.sin(0.21 * t + random.uniform(0, 6)) + 0.5 * np.sin(0.067 * t + random.uniform(0, 6))
+    return np.asarray(clean + 0.01 * random.normal(size=length), np.float32)
+
+
+def trained(rounds: int) -> NextReading:
+    """Fit the module to predict the next reading of clean signals."""
+    torch.manual_seed(0)
+    module = NextReading()
+    optimiser = torch.optim.Adam(module.parameters(), 5e-3)
+    for round_ in range(rounds):
+        x = torch.from_numpy(np.stack([signal(80, seed=100 + 16 * round_ + row) for row in range(16)]))[..., None]
+        loss = nn.functional.mse_loss(module(x)[:, 10:-1], x[:, 11:])
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return module.eval()
+
+
+def stream(url: str, readings: np.ndarray) -> list[float]:
+    """Send one reading at a time through a session; return how far each was from what was predicted before it."""
+    errors, predicted = [], float(readings[0])
+    with Client(url) as client:
+        session = client.open_session("readings", idle_limit=60)
+        for reading in readings:
+            errors.append(abs(float(reading) - predicted))
+            predicted = session.steps([[float(reading)]])[0][0]
+        session.close()
+    return errors
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Adopt a voice activity detector that somebody else exported, and stream a recording through a running service.
+
+    python -m examples.voice_activity silero_vad_16k.onnx speech_16k.wav
+
+The model is Silero VAD for 16 kHz (snakers4/silero-vad, MIT), the recording any 16 kHz mono 16-bit WAV file. Every
+32 ms, 512 samples go to a session over HTTP; the service keeps the network's state, and the 64 samples that each step
+must be preceded by.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+import wave
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from examples.client import Client
+from examples.running import HOST, free_port, running_service
+from export.adopt import Wishes, adopt_model
+from export.errors import ExportError
+
+RATE = 16_000
+STEP = 512
+THRESHOLD = 0.5
+SHORTEST = 8
+"""Steps (a quarter of a second) that a pause must last to end a stretch of speech, and speech to begin one."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Adopt, serve, stream, print; return the exit status."""
+    parser = argparse.ArgumentParser(description="Find speech in a recording, step by step, through a running service.")
+    parser.add_argument("model", type=Path, help="silero_vad_16k.onnx")
+    parser.add_argument("recording", type=Path, help="a WAV file: 16 kHz, mono, 16 bits")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args(arguments)
+    try:
+        steps = read_steps(options.recording)
+        with tempfile.TemporaryDirectory(prefix="cellstream-vad-") as folder:
+            adopt_silero(options.model, Path(folder))
+            port = free_port(options.port)
+            with running_service(Path(folder), port, Path(folder) / "service.log"):
+                start = time.perf_counter()
+                speech = stream(f"http://{HOST}:{port}", steps)
+                seconds = time.perf_counter() - start
+    except (ExportError, OSError, ValueError, wave.Error) as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    length = len(steps) * STEP / RATE
+    for begin, end, spoken in timeline(speech):
+        print(f"{begin:7.2f} s  {end:7.2f} s  {'speech ' + bar(begin, end) if spoken else 'silence'}")
+    print(
+        f"{len(steps)} steps of 32 ms in {seconds:.2f} s: {1e3 * seconds / len(steps):.2f} ms a step, real-time factor "
+        f"{seconds / length:.4f}"
+    )
+    return 0
+
+
+def adopt_silero(model: Path, folder: Path, name: str = "silero") -> Path:
+    """Adopt the model: one input is a constant, a step is 512 samples, and the last 64 come before them."""
+    wishes = Wishes.parse(constants=["sr=16000"], steps=[f"input={STEP}"], overlaps=["input:64"])
+    return adopt_model(model, folder, name, 1, wishes=wishes, on_finding=print)
+
+
+def read_steps(recording: Path) -> np.ndarray:
+    """Return the recording as steps, (steps, 512), in [-1, 1]; what is left of the last step is dropped.
+
+    Raises:
+        ValueError: It is not 16 kHz, mono, 16 bits.
+    """
+    with wave.open(str(recording), "rb") as file:
+        found = (file.getframerate(), file.getnchannels(), file.getsampwidth())
+        if found != (RATE, 1, 2):
+            raise ValueError(f"{recording}: expected 16000 Hz, 1 channel, 2 bytes, found {found}")
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    return samples[: len(samples) // STEP * STEP].reshape(-1, STEP)
+
+
+def stream(url: str, steps: np.ndarray) -> list[float]:
+    """Send one step at a time through a session; return the probability of speech in each."""
+    with Client(url) as client:
+        session = client.open_session("silero", idle_limit=60)
+        probabilities = [session.steps([step.tolist()])[0][0] for step in steps]
+        session.close()
+    return probabilities
+
+
+def timeline(probabilities: Sequence[float]) -> Iterator[tuple[float, float, bool]]:
+    """Yield (begin, end, is speech) in seconds; stretches shorter than a quarter of a second join the one before."""
+    stretches: list[list[int]] = []  # first step, step behind the last, is speech
+    for step, probability in enumerate(probabilities):
+        spoken = int(probability >= THRESHOLD)
+        if stretches and stretches[-1][2] == spoken:
+            stretches[-1][1] = step + 1
+        else:
+            stretches.append([step, step + 1, spoken])
+    joined: list[list[int]] = []
+    for first, end, spoken in stretches:
+        if joined and (end - first < SHORTEST or joined[-1][2] == spoken):
+            joined[-1][1] = end
+        else:
+            joined.append([first, end, spoken])
+    for first, end, spoken in joined:
+        yield first * STEP / RATE, end * STEP / RATE, bool(spoken)
+
+
+def bar(begin: float, end: float) -> str:
+    """Draw a quarter of a second as one mark."""
+    return "▇" * max(1, round(4 * (end - begin)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

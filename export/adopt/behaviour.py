@@ -1,0 +1,112 @@
+"""How the original behaves over several steps: finite, moved by its states, able to run steps together."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from export.adopt.errors import NotServableError
+from export.adopt.foreign import RunFailedError
+from export.adopt.layouts import Reading
+from export.adopt.original import Original
+from export.adopt.plan import Array, Layout
+
+_STEPS = 5
+_CLOSE = 1e-3
+"""How far values may differ, of the largest, when they are computed in another company: rounding, not influence."""
+
+
+def check_finite(original: Original) -> Original:
+    """Return the original with inputs on which its outputs are finite.
+
+    Raises:
+        NotServableError: There are none: neither normal nor positive random inputs give finite outputs.
+    """
+    for positive in (False, True):
+        tried = replace(original, positive=positive)
+        states = tried.start(1)
+        for _ in range(4):
+            outputs, states = tried.step(tried.draw(1), states)
+            bad = _not_finite(outputs)
+            if bad:
+                break
+        else:
+            return tried
+    raise NotServableError(f"the output {bad[0]!r} is not finite on random inputs: the model's weights are not sound")
+
+
+def effects(original: Original) -> dict[str, float]:
+    """Return, for each state, how much the outputs change, of their size, when it alone is not fed back."""
+    inputs = [original.draw(1) for _ in range(4)]
+    whole = _carry(original, inputs, without=())
+    return {pair.source: _gap(whole, _carry(original, inputs, without=(pair.source,))) for pair in original.pairs}
+
+
+def runs_many_steps(original: Original, outputs: Reading) -> Reading | None:
+    """Return the outputs' layouts if the original runs any number of steps at once, as it does them one by one."""
+    data = [(original.foreign.inputs[name], original.reading[name]) for name in original.data]
+    for port, layout in data:
+        open_time = layout.time_axis is not None and isinstance(port.dims[layout.time_axis], str)
+        if not open_time or port.name in original.wishes.steps or port.name in original.wishes.overlaps:
+            return None
+    inputs = original.draw(1, _STEPS)
+    try:
+        together, after = original.step(inputs, original.start(1))
+    except RunFailedError:
+        return None
+    states, singles = original.start(1), []
+    for step in range(_STEPS):
+        one = {name: _step_of(rows, original.reading[name], step) for name, rows in inputs.items()}
+        single, states = original.step(one, states)
+        singles.append(single)
+    found = dict(outputs)
+    fed = {pair.target for pair in original.pairs}
+    for name, layout in outputs.items():
+        if name in fed and fed != set(outputs):
+            continue
+        grown = [a for a, (n, m) in enumerate(zip(singles[0][name].shape, together[name].shape, strict=True)) if n != m]
+        if len(grown) != 1 or together[name].shape[grown[0]] != _STEPS or singles[0][name].shape[grown[0]] != 1:
+            return None
+        stacked = np.concatenate([single[name] for single in singles], axis=grown[0])
+        place = grown[0] - (layout.batch is not None and grown[0] > layout.batch)
+        found[name] = replace(layout, time=place)
+        if not close(stacked, together[name]):
+            return None
+    return found if all(close(after[name], states[name]) for name in states) else None
+
+
+def _step_of(rows: Array, layout: Layout, step: int) -> Array:
+    return rows if layout.time is None else np.take(rows, [step], axis=1 + layout.time)
+
+
+def _carry(original: Original, inputs: list[dict[str, Array]], without: Iterable[str]) -> list[dict[str, Array]]:
+    states, outputs = original.start(1), []
+    for one in inputs:
+        found, states = original.step(one, states)
+        states |= {name: rows for name, rows in original.start(1).items() if name in without}
+        outputs.append(found)
+    return outputs
+
+
+def _gap(one: list[dict[str, Array]], other: list[dict[str, Array]]) -> float:
+    gaps = [0.0]
+    for a, b in zip(one, other, strict=True):
+        for name, value in a.items():
+            first, second = value.astype(np.float64), b[name].astype(np.float64)
+            gaps.append(float(np.abs(first - second).max(initial=0.0) / max(np.abs(first).max(initial=0.0), 1e-30)))
+    return max(gaps)
+
+
+def close(one: Array, other: Array) -> bool:
+    """Tell whether two tensors are the same but for rounding."""
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, other))
+    # sums of a row in another company are rounded otherwise: 1e-3 leaves room for float16
+    scale = max(float(np.abs(other.astype(np.float64)).max(initial=0.0)), 1e-6)
+    return bool(np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0) <= _CLOSE * scale)
+
+
+def _not_finite(outputs: dict[str, Array]) -> list[str]:
+    return [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]

@@ -1,0 +1,93 @@
+"""A foreign model as it stands: what it takes and gives, and onnxruntime to run it directly."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnxruntime as ort
+from onnx import ModelProto, ValueInfoProto
+
+from export.adopt.errors import NotServableError
+from export.adopt.plan import DTYPES, Array
+
+Dim = int | str
+"""A fixed size, or the name of one that is not; sizes without a name get one of their own."""
+
+
+class RunFailedError(Exception):
+    """onnxruntime did not run the model on these tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output as the file declares it."""
+
+    name: str
+    dtype: str
+    dims: tuple[Dim, ...]
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Return the axes of no fixed size."""
+        return tuple(axis for axis, dim in enumerate(self.dims) if isinstance(dim, str))
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join(str(dim).removeprefix('?:') for dim in self.dims)}]"
+
+
+class Foreign:
+    """The original file: its ports, and a session that runs it as its author meant it.
+
+    `inputs` has what must be given; inputs with a value of their own are in `defaults`.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        defaults = {tensor.name for tensor in model.graph.initializer}
+        self.model = model
+        self.inputs = {i.name: _port(i, "input") for i in model.graph.input if i.name not in defaults}
+        self.outputs = {o.name: _port(o, "output") for o in model.graph.output}
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # onnxruntime raises a dozen types of its own
+            raise NotServableError(f"onnxruntime cannot load the model: {one_line(exc)}") from exc
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run the original once.
+
+        Raises:
+            RunFailedError: It does not run on these tensors.
+        """
+        names = list(self.outputs) if fetches is None else list(fetches)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as exc:  # onnxruntime raises a dozen types of its own
+            raise RunFailedError(one_line(exc)) from exc
+        return dict(zip(names, values, strict=True))
+
+
+def one_line(exc: Exception) -> str:
+    """Return a foreign error as one line of a bearable length."""
+    return " ".join(str(exc).split())[:300]
+
+
+def _port(value: ValueInfoProto, what: str) -> Port:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise NotServableError(f"the {what} {value.name!r} is no tensor but a {str(kind).removesuffix('_type')}")
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in DTYPES:
+        raise NotServableError(
+            f"the {what} {value.name!r} is of a type that cannot be served: only {', '.join(DTYPES.values())} can"
+        )
+    if what == "input" and not tensor.HasField("shape"):
+        raise NotServableError(f"the input {value.name!r} does not say how many axes it has")
+    dims: list[Dim] = []
+    for axis, dim in enumerate(tensor.shape.dim):
+        fixed = dim.dim_value if dim.WhichOneof("value") == "dim_value" else -1
+        if fixed == 0:
+            raise NotServableError(f"the {what} {value.name!r} has an axis of size 0")
+        dims.append(fixed if fixed > 0 else dim.dim_param or f"?:{value.name}:{axis}")
+    return Port(value.name, DTYPES[tensor.elem_type], tuple(dims))

@@ -1,0 +1,126 @@
+"""The original model, run directly: one sequence or several, one step at a time, its states fed back by hand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from export.adopt.errors import NotServableError
+from export.adopt.foreign import Foreign
+from export.adopt.layouts import Reading, from_rows, sizes_of, to_rows
+from export.adopt.pairs import Pair
+from export.adopt.plan import Array
+from export.adopt.wishes import Wishes
+
+Rows = dict[str, Array]
+"""Input, output or state → (batch, *inner): the batch axis is the first."""
+
+
+@dataclass(slots=True)
+class Original:
+    """Runs a foreign model in one reading, and draws inputs for it.
+
+    Nothing of the served graph is used here: this is what that graph is compared with.
+    """
+
+    foreign: Foreign
+    reading: Reading
+    pairs: tuple[Pair, ...]
+    wishes: Wishes
+    constants: Rows
+    vocabularies: Mapping[str, int]
+    positive: bool = False
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    @property
+    def data(self) -> list[str]:
+        """Return the inputs that clients send."""
+        sources = {pair.source for pair in self.pairs}
+        return [name for name in self.reading if name not in sources]
+
+    @property
+    def overlaps(self) -> dict[str, tuple[int, int]]:
+        """Return input → (samples, inner place) of those that overlap."""
+        return {name: (count, self.overlap_place(name)) for name, count in self.wishes.overlaps.items()}
+
+    def overlap_place(self, name: str) -> int:
+        """Return the inner place along which an input overlaps: its time, or its only axis."""
+        layout = self.reading[name]
+        if layout.time is not None:
+            return layout.time
+        if len(layout.inner) != 1:
+            raise NotServableError(
+                f"--overlap {name}: the input {self.foreign.inputs[name]} has {len(layout.inner)} axes besides the "
+                f"batch, and none of them counts steps"
+            )
+        return 0
+
+    def draw(self, batch: int, time: int = 1) -> Rows:
+        """Draw new inputs of one run, without what overlaps."""
+        drawn = {}
+        for name in self.data:
+            dtype = self.foreign.inputs[name].dtype
+            whole = sizes_of(self.reading[name], batch, time)
+            shape = to_rows(np.empty(whole, bool), self.reading[name]).shape
+            values: Array
+            if dtype.startswith("float"):
+                values = self.random.random(shape) if self.positive else 0.5 * self.random.standard_normal(shape)
+            else:
+                values = self.random.integers(0, self.vocabularies.get(name, 2), shape)
+            drawn[name] = values.astype(dtype)
+        return drawn
+
+    def start(self, batch: int) -> Rows:
+        """Return the states before the first step, overlaps under the name of their input."""
+        states = {}
+        for pair in self.pairs:
+            layout, dtype = self.reading[pair.source], self.foreign.inputs[pair.source].dtype
+            row = np.zeros(layout.inner, dtype)
+            given = self.wishes.initial.get(pair.source)
+            if given is not None:
+                row = initial_value(pair.source, given, layout.inner, layout.batch, dtype)
+            states[pair.source] = np.repeat(row[None], batch, axis=0)
+        for name, (count, place) in self.overlaps.items():
+            inner = list(self.reading[name].inner)
+            inner[place] = count
+            states[name] = np.zeros((batch, *inner), self.foreign.inputs[name].dtype)
+        return states
+
+    def step(self, inputs: Rows, states: Rows) -> tuple[dict[str, Array], Rows]:
+        """Run the original once; return its outputs as they are, and the states as rows.
+
+        Raises:
+            RunFailedError: It does not run on these.
+        """
+        whole, after = dict(inputs), {}
+        for name, (count, place) in self.overlaps.items():
+            whole[name] = np.concatenate([states[name], inputs[name]], axis=1 + place)
+            size = whole[name].shape[1 + place]
+            after[name] = np.take(whole[name], range(size - count, size), axis=1 + place)
+        for pair in self.pairs:
+            whole[pair.source] = states[pair.source]
+        feeds = {name: np.asarray(from_rows(rows, self.reading[name]), order="C") for name, rows in whole.items()}
+        outputs = self.foreign.run(feeds | self.constants)
+        for pair in self.pairs:
+            after[pair.source] = to_rows(outputs[pair.target], self.reading[pair.source])
+        return outputs, after
+
+
+def initial_value(name: str, given: Array, inner: tuple[int, ...], batch: int | None, dtype: str) -> Array:
+    """Return a given initial value as a row, (*inner); it may stand with a batch axis of 1, or as one number.
+
+    Raises:
+        NotServableError: It is of another shape, or cannot be held in the state's dtype.
+    """
+    row = given
+    if batch is not None and given.ndim == len(inner) + 1 and given.shape[batch] == 1:
+        row = np.take(given, 0, axis=batch)
+    if row.shape not in (inner, ()):
+        raise NotServableError(f"the initial value of {name} has the shape {given.shape}, and should have {inner}")
+    held = np.broadcast_to(row, inner).astype(dtype)
+    if (
+        not np.array_equal(held.astype(np.float64), np.broadcast_to(row, inner).astype(np.float64))
+        and held.dtype.kind != "f"
+    ):
+        raise NotServableError(f"the initial value of {name} cannot be held as {dtype}")
+    return held

@@ -1,0 +1,180 @@
+"""Which outputs are fed back to which inputs: by name, shape and dtype; a later run shows whether it matters."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from export.adopt.errors import AmbiguousError, BadWishError, NotServableError
+from export.adopt.foreign import Port
+from export.adopt.wishes import Wishes
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_TIMES = _listed(
+    "in out input output inp outp new next nxt prev previous old past present cur current curr now init initial final"
+    " last first updated update ret returned from to t tm1 t1 n i o x y src dst state states onnx"
+)
+"""Words that tell when a state is read or written, or nothing, but not which one it is."""
+_STATE_WORDS = _listed(
+    "h c hx cx hn cn h0 c0 hidden cell state states cache caches mem memory buf buffer fifo past present carry context"
+    " hin hout cin cout hiddens rnn lstm gru kv history queue ring delay counter"
+)
+_DATA_WORDS = _listed(
+    "x y xs ys data input inputs output outputs out audio wav pcm signal samples frame frames feature features feat"
+    " feats mel obs observation observations tokens token ids logits logit prob probs probability score scores pred"
+    " prediction predictions action actions image value values target mask result"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An input, the output that is fed back to it, and why."""
+
+    source: str
+    target: str
+    reason: str
+    sure: bool = True
+    """Whether names say so; shape alone needs the run to confirm it."""
+
+
+def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes) -> tuple[Pair, ...]:
+    """Pair states; what the user settled first, then what only one reading fits.
+
+    Raises:
+        BadWishError: An option names no input or output.
+        AmbiguousError: Several outputs could feed an input, and nothing tells them apart.
+        NotServableError: A pair that the user names has different shapes.
+    """
+    pairs = [_wished(source, target, inputs, outputs) for source, target in wishes.states.items() if target]
+    settled = set(wishes.states) | set(wishes.constants) | set(wishes.steps) | set(wishes.overlaps)
+    open_inputs = [port for name, port in inputs.items() if name not in settled]
+    free = {name: port for name, port in outputs.items() if name not in {pair.target for pair in pairs}}
+    fits = {port.name: [name for name, out in free.items() if fitting(port, out)] for port in open_inputs}
+
+    for key in (_key, _bare_key):
+        pairs += _by_name(open_inputs, fits, {pair.source for pair in pairs}, {pair.target for pair in pairs}, key)
+
+    while True:
+        sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
+        rest = [port for port in open_inputs if port.name not in sources]
+        left = {
+            port.name: _likely([outputs[name] for name in fits[port.name] if name not in targets], port)
+            for port in rest
+        }
+        lone = [
+            Pair(name, found[0], *_reason(name, found[0]))
+            for name, found in left.items()
+            if len(found) == 1
+            and [other for other, its in left.items() if found[0] in its and not _is_data(other)] == [name]
+            and not (_is_data(name) or _is_data(found[0]))
+        ]
+        if not lone:
+            break
+        pairs += lone
+    _refuse_open(left, outputs, inputs)
+    if len(pairs) == len(inputs):
+        # something must be left for clients to send
+        pairs = [pair for pair in pairs if pair.sure]
+    return tuple(pairs)
+
+
+def fitting(source: Port, target: Port) -> bool:
+    """Tell whether an output may be fed to an input as far as the file declares them; no rank fits any."""
+    if source.dtype != target.dtype:
+        return False
+    if not target.dims:
+        return not source.dims
+    if len(source.dims) != len(target.dims):
+        return False
+    return all(
+        a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(source.dims, target.dims, strict=True)
+    )
+
+
+def _likely(fits: list[Port], source: Port) -> list[str]:
+    """Return the names of the outputs that fit, without those of other fixed sizes or named as data, if any is left."""
+    fixed = [dim if isinstance(dim, int) else None for dim in source.dims]
+    same = [port for port in fits if [dim if isinstance(dim, int) else None for dim in port.dims] == fixed] or fits
+    return [port.name for port in same if not _is_data(port.name)] or [port.name for port in same]
+
+
+def words(name: str) -> list[str]:
+    """Split a name into lower-case words: at marks, at capitals, and before and after digits."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])", " ", name)
+    return [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
+
+
+def _by_name(
+    inputs: list[Port], fits: dict[str, list[str]], sources: set[str], targets: set[str], key: Callable[[str], object]
+) -> list[Pair]:
+    """Pair inputs and outputs that fit and of which no other says the same."""
+    found: list[Pair] = []
+    for port in inputs:
+        named = [name for name in fits[port.name] if name not in targets and key(name) == key(port.name) != ()]
+        if port.name not in sources and len(named) == 1:
+            found.append(Pair(port.name, named[0], "the names agree, and shape and dtype"))
+    taken = [pair.target for pair in found]
+    return [pair for pair in found if taken.count(pair.target) == 1]
+
+
+def _key(name: str) -> tuple[str, ...]:
+    """Return what a state's name says once the words for its time are gone: h_in, hn and new_h are all `h`."""
+    found = []
+    for word in words(name):
+        match = re.fullmatch(r"([hc]|hidden|cell|state|cache|mem|buf|buffer)(n|x|t|in|out|new|next|prev)", word)
+        found.append(match[1] if match else word)
+    kept = tuple(word for word in found if word not in _TIMES)
+    if kept:
+        return kept
+    return tuple(word for word in found if word in ("state", "states"))[:1]
+
+
+def _bare_key(name: str) -> tuple[str, ...]:
+    """Return the same without numbers, which may be times too: h0 and hn."""
+    return tuple(word for word in _key(name) if not word.isdigit())
+
+
+def _is_data(name: str) -> bool:
+    named = set(words(name))
+    return bool(named & _DATA_WORDS) and not named & _STATE_WORDS
+
+
+def _is_state(name: str) -> bool:
+    return bool(set(words(name)) & _STATE_WORDS or {re.sub(r"\d+$", "", name.lower())} & _STATE_WORDS)
+
+
+def _reason(source: str, target: str) -> tuple[str, bool]:
+    if _is_state(source) or _is_state(target):
+        return "the only pair left of its shape and dtype, named as a state", True
+    return "the only pair left of its shape and dtype", False
+
+
+def _wished(source: str, target: str, inputs: dict[str, Port], outputs: dict[str, Port]) -> Pair:
+    option = f"--state {source}={target}"
+    if source not in inputs:
+        raise BadWishError(option, f"the model has no input {source!r}, only {', '.join(inputs)}")
+    if target not in outputs:
+        raise BadWishError(option, f"the model has no output {target!r}, only {', '.join(outputs)}")
+    if not fitting(inputs[source], outputs[target]):
+        raise NotServableError(
+            f"{inputs[source]} cannot be fed from {outputs[target]}: a state must keep its dtype and shape"
+        )
+    return Pair(source, target, "given by --state")
+
+
+def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:
+    """Refuse where an input that is not named as data has outputs to choose from, and nothing chooses."""
+    for name, found in left.items():
+        if _is_data(name):
+            continue
+        candidates = found if _is_state(name) else [target for target in found if not _is_data(target)]
+        if candidates:
+            options = " or ".join(f"--state {name}={target}" for target in [*candidates, ""])
+            raise AmbiguousError(
+                f"the input {inputs[name]} may be a state, fed from any of",
+                [str(outputs[target]) for target in candidates],
+                f"{options} (the last: {name} is no state)",
+            )

@@ -1,0 +1,99 @@
+"""Adoption from a file to an artefact on disk: read, look through, build, prove, verify, write."""
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from onnx import ModelProto
+
+from export.adopt.graph import build_served_graph
+from export.adopt.oracle import OriginalOracle
+from export.adopt.planning import Planned, make_plan
+from export.adopt.reading import read_foreign
+from export.adopt.wishes import Wishes
+from export.pipeline import check_target, write_artefact
+from export.precision import Precision
+from export.proving import prove
+from models.card import ModelCard, Parity
+
+HALF_TOLERANCE = 5e-3
+"""For models that compute in float16: its rounding depends on the company a row is in."""
+
+
+def adopt_model(
+    file: Path,
+    root: Path,
+    name: str,
+    version: int,
+    *,
+    wishes: Wishes | None = None,
+    description: str = "",
+    max_batch: int = 256,
+    tolerance: float | None = None,
+    precision: Precision = Precision.FLOAT32,
+    force: bool = False,
+    on_progress: Callable[[str], None] = lambda what: None,
+    on_finding: Callable[[str], None] = lambda finding: None,
+) -> Path:
+    """Write `root/name/version/model.onnx` for a foreign file and return its path; or write nothing.
+
+    `on_progress` is told what begins, `on_finding` each thing that was found of the model.
+
+    Raises:
+        ExportError: No artefact was written; see `export.adopt.errors` and `export.errors`.
+    """
+    target = root / name / str(version)
+    check_target(target, force=force)
+    model = read_foreign(file)
+    planned = make_plan(model, wishes or Wishes(), on_progress)
+    for finding in planned.findings:
+        on_finding(finding)
+    plan = planned.plan
+    on_progress("building the served graph")
+    served = build_served_graph(model, plan)
+    half = "float16" in {spec.dtype for spec in plan.state_specs} | {one.spec.dtype for one in plan.outputs}
+    card = _card(model, planned, name, version, description, max_batch if plan.batched else 1)
+    served, card = prove(
+        served,
+        card,
+        OriginalOracle(planned),
+        precision=precision,
+        tolerance=HALF_TOLERANCE if half and tolerance is None else tolerance,
+        on_progress=on_progress,
+        on_finding=on_finding,
+    )
+    on_progress("writing")
+    return write_artefact(target, served, card, force=force)
+
+
+def _card(model: ModelProto, planned: Planned, name: str, version: int, description: str, max_batch: int) -> ModelCard:
+    """Return the card of a model, its parity still open."""
+    plan = planned.plan
+    return ModelCard(
+        name=name,
+        version=version,
+        description=description,
+        cell="adopted",
+        config={
+            "source_sha256": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+            "producer": f"{model.producer_name} {model.producer_version}".strip(),
+            "findings": list(planned.findings),
+        },
+        inputs=tuple(one.spec for one in plan.inputs),
+        outputs=tuple(one.spec for one in plan.outputs),
+        states=plan.state_specs,
+        max_batch=max_batch,
+        ragged=False,
+        weights_sha256=_weights_sha256(model),
+        parity=Parity(tolerance=1.0, errors={}),
+        created_by=" ".join(f"{package} {installed_version(package)}" for package in ("onnx", "onnxruntime")),
+    )
+
+
+def _weights_sha256(model: ModelProto) -> str:
+    """Return the SHA-256 over the names, types and bytes of the model's weights, sorted by name."""
+    digest = hashlib.sha256()
+    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
+        digest.update(tensor.SerializeToString(deterministic=True))
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""Read an ONNX file that nobody here wrote: whole, self-contained, of known operators and finite weights."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from export.adopt.errors import UnsafeFileError
+from export.graphs import all_graphs, subgraphs
+
+MAX_BYTES = 2**31 - 1
+"""The most that a file and its tensors may hold: the limit of a protobuf message."""
+
+_STANDARD = ("", "ai.onnx", "ai.onnx.ml")
+_RUNTIME = ("com.microsoft",)  # onnxruntime's own operators: it checks them when it loads the file
+
+
+def read_foreign(path: Path) -> ModelProto:
+    """Return the model of a file, its weights inside.
+
+    Raises:
+        UnsafeFileError: It is no ONNX file, truncated or oversize, keeps tensors in other files than plain ones
+            beside it, uses operators that onnxruntime does not have, or holds NaN.
+    """
+    data = _read_plain(path, path)
+    try:
+        model = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as exc:
+        raise UnsafeFileError(path, "not a whole ONNX file: it is damaged, truncated or of another kind") from exc
+    if not (model.ir_version and model.opset_import and model.graph.output):
+        raise UnsafeFileError(path, "not an ONNX model: no graph with outputs and an opset stands in it")
+    _check_operators(path, model)
+    total = len(data)
+    for where, tensor in _all_tensors(model):
+        total += _embed(path, where, tensor)
+        if total > MAX_BYTES:
+            raise UnsafeFileError(path, f"its tensors together hold more than {MAX_BYTES:,} bytes")
+        _check_tensor(path, where, tensor)
+    del model.training_info[:]
+    return model
+
+
+def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    for graph in all_graphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        for node in function.node:
+            yield node
+            for inner in subgraphs(node):
+                for graph in all_graphs(inner):
+                    yield from graph.node
+
+
+def _all_tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    graphs = list(all_graphs(model.graph))
+    graphs += [g for f in model.functions for node in f.node for inner in subgraphs(node) for g in all_graphs(inner)]
+    for graph in graphs:
+        for tensor in graph.initializer:
+            yield f"the weight {tensor.name!r}", tensor
+        for sparse in graph.sparse_initializer:
+            yield f"the weight {sparse.values.name!r}", sparse.values
+            yield f"the indices of the weight {sparse.values.name!r}", sparse.indices
+    for node in _all_nodes(model):
+        where = f"a constant of the node {node.name or ', '.join(node.output)!r}"
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield where, attribute.t
+            for tensor in attribute.tensors:
+                yield where, tensor
+            for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
+                yield where, sparse.values
+                yield where, sparse.indices
+
+
+def _check_operators(path: Path, model: ModelProto) -> None:
+    functions = {(function.domain, function.name): function for function in model.functions}
+    for node in _all_nodes(model):
+        key = (node.domain, node.op_type)
+        if key in functions or node.domain in _RUNTIME:
+            continue
+        if node.domain not in _STANDARD or not onnx.defs.has(node.op_type, node.domain.removeprefix("ai.onnx") or ""):
+            domain = f"{node.domain}." if node.domain else ""
+            raise UnsafeFileError(
+                path, f"the node {node.name or node.output[:1]} is a {domain}{node.op_type}, which is no ONNX operator"
+            )
+    calls = {
+        key: {(node.domain, node.op_type) for node in function.node} & functions.keys()
+        for key, function in functions.items()
+    }
+    while calls:
+        ready = [key for key, called in calls.items() if not called & calls.keys()]
+        if not ready:
+            raise UnsafeFileError(path, f"its function {next(iter(calls))[1]!r} calls itself")
+        for key in ready:
+            del calls[key]
+
+
+def _embed(path: Path, where: str, tensor: TensorProto) -> int:
+    """Take a tensor's data out of the plain file beside the model that holds it; return its bytes."""
+    if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
+        return 0
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if not location or location in (".", "..") or {"/", "\\", "\0"} & set(location):
+        raise UnsafeFileError(path, f"{where} lies in another file, {location!r}, which is not beside the model")
+    data = _read_plain(path.parent / location, path, f"{where} lies in {location!r}, which")
+    try:
+        start = int(entries.get("offset", "0"))
+        length = int(entries.get("length", len(data) - start))
+    except ValueError as exc:
+        raise UnsafeFileError(path, f"{where} has an offset that is no number") from exc
+    if start < 0 or length < 0 or start + length > len(data):
+        raise UnsafeFileError(path, f"{where} should end at byte {start + length} of {location!r}, which is shorter")
+    tensor.raw_data = data[start : start + length]
+    tensor.data_location = TensorProto.DEFAULT
+    del tensor.external_data[:]
+    return length
+
+
+def _check_tensor(path: Path, where: str, tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.STRING or not tensor.data_type:
+        return
+    if any(dim < 0 for dim in tensor.dims):
+        raise UnsafeFileError(path, f"{where} has a negative size")
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except KeyError as exc:
+        raise UnsafeFileError(path, f"{where} is of an unknown type {tensor.data_type}") from exc
+    size = 1
+    for dim in tensor.dims:
+        size *= dim
+    whole_bytes = dtype.kind in "fiubc" and dtype.itemsize * 8 >= 8 and "4" not in dtype.name[-2:-1]
+    if tensor.raw_data and whole_bytes and dtype.isbuiltin == 1 and len(tensor.raw_data) != size * dtype.itemsize:
+        raise UnsafeFileError(path, f"{where} has {len(tensor.raw_data)} bytes for {tuple(tensor.dims)} values")
+    try:
+        values = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as exc:
+        raise UnsafeFileError(path, f"{where} does not hold {tuple(tensor.dims)} values") from exc
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UnsafeFileError(path, f"{where} holds NaN")
+
+
+def _read_plain(file: Path, model: Path, what: str = "it") -> bytes:
+    """Return the bytes of a plain file: no link of any kind where it is not the model itself."""
+    beside = file != model
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if beside else 0))
+    except OSError as exc:
+        raise UnsafeFileError(model, f"{what} cannot be read ({exc.strerror})") from exc
+    with open(descriptor, "rb") as handle:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeFileError(model, f"{what} is not a plain file")
+        if beside and status.st_nlink > 1:
+            raise UnsafeFileError(model, f"{what} is a hard link to a file that stands elsewhere too")
+        if status.st_size > MAX_BYTES:
+            raise UnsafeFileError(model, f"{what} has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+        return handle.read()

@@ -1,0 +1,113 @@
+"""What the user says of a foreign model, read from the command line."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from export.adopt.errors import BadWishError
+from export.adopt.plan import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Hold what is settled beforehand, by the names of the model's inputs.
+
+    states: input → output, an empty output for an input that is no state. batch_axes: input or output → axis.
+    constants: input → value. overlaps: input → how many values of the step before stand before each step. steps:
+    input → shape of one step, without the batch. initial: input → value before the first step.
+    """
+
+    states: dict[str, str] = field(default_factory=dict)
+    batch_axes: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, Array] = field(default_factory=dict)
+    overlaps: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    initial: dict[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def parse(
+        cls,
+        states: Iterable[str] = (),
+        batch_axes: Iterable[str] = (),
+        constants: Iterable[str] = (),
+        overlaps: Iterable[str] = (),
+        steps: Iterable[str] = (),
+        initial: Path | None = None,
+    ) -> "Wishes":
+        """Read the options as they stand on the command line.
+
+        Raises:
+            BadWishError: One of them cannot be read.
+        """
+        return cls(
+            states=dict(_split("--state", text, "=", "IN=OUT") for text in states),
+            batch_axes={
+                name: _count("--batch-axis", text, value, 0)
+                for text in batch_axes
+                for name, value in [_split("--batch-axis", text, ":", "NAME:AXIS")]
+            },
+            constants={
+                name: _value(text, value)
+                for text in constants
+                for name, value in [_split("--constant", text, "=", "NAME=VALUE")]
+            },
+            overlaps={
+                name: _count("--overlap", text, value, 1)
+                for text in overlaps
+                for name, value in [_split("--overlap", text, ":", "NAME:SAMPLES")]
+            },
+            steps={
+                name: tuple(_count("--step", text, size, 1) for size in value.split("x"))
+                for text in steps
+                for name, value in [_split("--step", text, "=", "NAME=SIZE or NAME=SIZExSIZE")]
+            },
+            initial={} if initial is None else read_initial(initial),
+        )
+
+
+def read_initial(path: Path) -> dict[str, Array]:
+    """Read state input → value from an .npz file or a JSON object of nested arrays.
+
+    Raises:
+        BadWishError: It is neither, or holds what is not finite.
+    """
+    option = f"--initial {path}"
+    try:
+        if path.suffix == ".json":
+            values = {name: np.asarray(value) for name, value in json.loads(path.read_text()).items()}
+        else:
+            with np.load(path, allow_pickle=False) as archive:
+                values = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, UnicodeDecodeError) as exc:
+        raise BadWishError(option, "cannot be read as an .npz file or a JSON object of arrays") from exc
+    for name, value in values.items():
+        if value.dtype.kind not in "fiub" or not np.isfinite(value).all():
+            raise BadWishError(option, f"the value of {name!r} is not made of finite numbers")
+    return values
+
+
+def _split(option: str, text: str, mark: str, form: str) -> tuple[str, str]:
+    # names may hold colons: the last one counts
+    name, found, value = text.rpartition(mark) if mark == ":" else text.partition(mark)
+    if not found or not name:
+        raise BadWishError(f"{option} {text}", f"expected {form}")
+    return name, value
+
+
+def _count(option: str, text: str, value: str, least: int) -> int:
+    if not value.isdecimal() or int(value) < least:
+        raise BadWishError(f"{option} {text}", f"expected a whole number from {least}, got {value!r}")
+    return int(value)
+
+
+def _value(text: str, value: str) -> Array:
+    try:
+        array = np.asarray(json.loads(value))
+    except ValueError as exc:
+        raise BadWishError(f"--constant {text}", f"{value!r} is no number, true, false or array of them") from exc
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise BadWishError(f"--constant {text}", f"{value!r} is not made of finite numbers")
+    return array

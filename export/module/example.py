@@ -1,0 +1,66 @@
+"""What a user's module takes: the shape of an example, its time and batch axes, and random ones like it."""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from export.module.errors import ModuleError
+
+_DTYPES = {"float32": torch.float32, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input of the module's forward: `step` is its shape without batch and time.
+
+    The batch is axis 0 and the time axis 1, or the other way round with `time_first`. Integers lie in [0, `ids`).
+    """
+
+    step: tuple[int, ...]
+    dtype: str = "float32"
+    time_first: bool = False
+    ids: int = 2
+
+    @classmethod
+    def parse(cls, text: str, *, time_first: bool = False) -> Self:
+        """Read BATCHxTIMExFEATURES, with :DTYPE behind it where it is not float32, and the ids' count behind that.
+
+        Raises:
+            ModuleError: It is not of this form.
+        """
+        match = re.fullmatch(r"(\d+(?:x\d+)+)(?::([a-z0-9]+))?(?::(\d+))?", text)
+        if match is None or (match[2] or "float32") not in _DTYPES:
+            kinds = ", ".join(_DTYPES)
+            raise ModuleError(
+                f"--example {text}: expected BATCHxTIMExFEATURES like 1x20x40, or 1x20:int64:1000 for ids below 1000 "
+                f"(one of {kinds})"
+            )
+        sizes = [int(size) for size in match[1].split("x")]
+        if min(sizes) < 1:
+            raise ModuleError(f"--example {text}: every size must be at least 1")
+        return cls(tuple(sizes[2:]), match[2] or "float32", time_first, int(match[3] or 2))
+
+    @property
+    def batch_axis(self) -> int:
+        return 1 if self.time_first else 0
+
+    @property
+    def time_axis(self) -> int:
+        return 0 if self.time_first else 1
+
+    def draw(self, batch: int, time: int, generator: torch.Generator) -> Tensor:
+        """Return a random input for a batch and a number of steps."""
+        leading = (time, batch) if self.time_first else (batch, time)
+        dtype = _DTYPES[self.dtype]
+        if dtype.is_floating_point:
+            return torch.randn((*leading, *self.step), generator=generator)
+        return torch.randint(0, 2 if dtype is torch.bool else self.ids, (*leading, *self.step), generator=generator).to(
+            dtype
+        )
+
+    def until(self, x: Tensor, steps: int) -> Tensor:
+        """Return the first steps of an input."""
+        return x.narrow(self.time_axis, 0, steps)

@@ -1,0 +1,179 @@
+"""Export of a torch module: watch it, trace it with explicit states, build the served graph, verify, write."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from export.adopt.errors import AdoptError
+from export.adopt.graph import build_served_graph
+from export.adopt.plan import Plan
+from export.adopt.planning import Planned, make_plan
+from export.adopt.wishes import Wishes
+from export.errors import ExportError, ParityError
+from export.module.errors import NotStreamableError
+from export.module.example import Example
+from export.module.given import Given, find_given
+from export.module.loading import check_weights
+from export.module.oracle import ModuleOracle
+from export.module.recording import Carried, Leaf, input_names, record
+from export.module.tracing import make_explicit, trace
+from export.pipeline import check_target, write_artefact
+from export.precision import Precision
+from export.proving import prove
+from models.card import ModelCard, Parity
+from models.threads import torch_threads
+
+_TRACED_STEPS = 3
+
+
+def export_module(
+    module: nn.Module,
+    examples: Sequence[Example],
+    root: Path,
+    name: str,
+    version: int,
+    *,
+    description: str = "",
+    max_batch: int = 256,
+    tolerance: float | None = None,
+    precision: Precision = Precision.FLOAT32,
+    force: bool = False,
+    on_progress: Callable[[str], None] = lambda what: None,
+    on_finding: Callable[[str], None] = lambda finding: None,
+) -> Path:
+    """Write `root/name/version/model.onnx` for a module with recurrent layers and return its path; or write nothing.
+
+    Raises:
+        ExportError: No artefact was written; see `export.module.errors` and `export.errors`.
+    """
+    target = root / name / str(version)
+    check_target(target, force=force)
+    module = module.float().cpu().eval()
+    check_weights(module, "the module")
+    sent = input_names(module, len(examples))
+    # in a lower precision the float32 form is proved first, to its own tolerance
+    exact = tolerance if precision is Precision.FLOAT32 else None
+    with torch_threads(1):
+        on_progress("watching a run")
+        carried, leaves = record(module, examples)
+        given = None if carried else find_given(module, examples)
+        if given is not None:
+            leaves = leaves[: len(leaves) - len(given.names)]
+        made = _Making(
+            module, examples, sent, carried, given, leaves, name, version, description, max_batch, exact, on_progress
+        )
+        served, card, planned = made.best()
+        if precision is not Precision.FLOAT32:
+            oracle = made.oracle(planned.plan)
+            served, card = prove(served, card, oracle, precision=precision, tolerance=tolerance, on_finding=on_finding)
+    for one in carried:
+        on_finding(f"{one.path}: {len(one.layers)} layer{'s' * (len(one.layers) > 1)}, carried from step to step")
+    if given is not None:
+        on_finding(f"forward takes and returns its state: {', '.join(given.names)}")
+    on_finding(
+        "several steps run at once" if planned.plan.native_time else "one step is exported: a Scan carries it over time"
+    )
+    on_progress("writing")
+    return write_artefact(target, served, card, force=force)
+
+
+class _Making:
+    """The two ways to export a module, tried in turn: all steps at once, or one step in a Scan."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        examples: Sequence[Example],
+        sent: Sequence[str],
+        carried: Sequence[Carried],
+        given: Given | None,
+        leaves: Sequence[Leaf],
+        name: str,
+        version: int,
+        description: str,
+        max_batch: int,
+        tolerance: float | None,
+        on_progress: Callable[[str], None],
+    ) -> None:
+        self._module, self._examples, self._carried, self._leaves = module, examples, carried, leaves
+        self._name, self._version, self._description = name, version, description
+        self._sent = sent
+        self._explicit = make_explicit(module, carried, given, leaves, len(examples))
+        self._max_batch, self._tolerance, self._on_progress = max_batch, tolerance, on_progress
+
+    def best(self) -> tuple[ModelProto, ModelCard, Planned]:
+        """Return the served graph that agrees with the module, its card, and how it was planned."""
+        at_once = all(leaf.time for leaf in self._leaves) and not any(one.is_cell for one in self._carried)
+        if at_once:
+            try:
+                return self._make(_TRACED_STEPS)
+            except ExportError:
+                pass  # tracing froze something: one step has nothing to freeze
+        try:
+            return self._make(1)
+        except ParityError as exc:
+            raise NotStreamableError(
+                f"{exc}: the module does not compute a step from its input and the states of its recurrent layers "
+                "alone (it may look ahead, as a convolution over time does, or carry something else)"
+            ) from exc
+        except AdoptError as exc:
+            raise NotStreamableError(f"the traced module cannot be served: {exc}") from exc
+
+    def _make(self, steps: int) -> tuple[ModelProto, ModelCard, Planned]:
+        self._on_progress("tracing")
+        model = trace(self._explicit, self._examples, self._sent, self._leaves, steps=steps)
+        planned = make_plan(model, self._wishes(), self._on_progress)
+        plan = planned.plan
+        if plan.native_time != (steps > 1):
+            raise NotStreamableError("the module gives something else for several steps than for one after another")
+        served = build_served_graph(model, plan)
+        served, card = prove(
+            served, self._card(plan), self.oracle(plan), tolerance=self._tolerance, on_progress=self._on_progress
+        )
+        return served, card, planned
+
+    def oracle(self, plan: Plan) -> ModuleOracle:
+        """Return what answers by the module itself, under the plan's names."""
+        inputs, outputs = [one.spec.name for one in plan.inputs], [one.spec.name for one in plan.outputs]
+        return ModuleOracle(self._module, self._examples, self._leaves, inputs, outputs)
+
+    def _wishes(self) -> Wishes:
+        explicit = self._explicit
+        axes = {name: example.batch_axis for name, example in zip(self._sent, self._examples, strict=True)}
+        return Wishes(
+            states={name: f"after/{name}" for name in explicit.names} | dict.fromkeys(self._sent, ""),
+            batch_axes=axes | dict(zip(explicit.names, explicit.axes, strict=True)),
+            initial={name: row for one in self._carried for name, row in one.initial.items()},
+        )
+
+    def _card(self, plan: Plan) -> ModelCard:
+        """Return the card of the module, its parity still open."""
+        return ModelCard(
+            name=self._name,
+            version=self._version,
+            description=self._description,
+            cell="module",
+            config={"module": f"{type(self._module).__module__}.{type(self._module).__qualname__}"},
+            inputs=tuple(one.spec for one in plan.inputs),
+            outputs=tuple(one.spec for one in plan.outputs),
+            states=plan.state_specs,
+            max_batch=self._max_batch if plan.batched else 1,
+            ragged=False,
+            weights_sha256=_weights_sha256(self._module),
+            parity=Parity(tolerance=1.0, errors={}),
+            created_by=" ".join(f"{p} {installed_version(p)}" for p in ("torch", "onnx", "onnxruntime")),
+        )
+
+
+def _weights_sha256(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = torch.as_tensor(tensor).detach().cpu().contiguous().numpy()
+        digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

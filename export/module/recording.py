@@ -1,0 +1,174 @@
+"""One run of a user's module, watched: which recurrent layers are called, from what state, and what comes out."""
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path
+
+from export.module.errors import NotStreamableError
+from export.module.example import Example
+from export.module.layers import Layer, is_recurrent, layers_of
+
+
+@dataclass(slots=True)
+class _Calls:
+    """What was seen of one recurrent module in a run."""
+
+    count: int = 0
+    states: list[Tensor] | None = None
+    results: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A recurrent module of the user's, its layers, and the states before the first step, (hidden,) each."""
+
+    path: str
+    layers: list[Layer]
+    initial: dict[str, np.ndarray]
+    is_cell: bool
+
+    def names(self, layer: int) -> list[str]:
+        """Return the names of a layer's states."""
+        where = f"{self.path}.layer{layer}" if len(self.layers) > 1 else self.path
+        return [f"{where}.{spec.name}" for spec in self.layers[layer].cell.states]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One tensor of what the module returns; `time` tells whether it has a step's value for every step."""
+
+    place: int
+    name: str
+    time: bool
+
+
+def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried], list[Leaf]]:
+    """Run a module on random examples; return what its layers carry, and what it returns.
+
+    Raises:
+        NotStreamableError: A recurrent layer is called twice in a step, starts from a state that depends on the
+            input, or is of a kind that cannot be carried.
+    """
+    generator = torch.Generator().manual_seed(0)
+    one, other = (_watch(module, [e.draw(2, 1, generator) for e in examples])[0] for _ in range(2))
+    carried = []
+    for path, calls in one.items():
+        if calls.count > 1:
+            raise NotStreamableError(f"{path} is called {calls.count} times in one step: it must be called once")
+        again = other[path].states
+        if (calls.states is None) != (again is None) or any(
+            not torch.equal(a, b) for a, b in zip(calls.states or [], again or [], strict=True)
+        ):
+            raise NotStreamableError(f"{path} starts from a state that depends on the input: it cannot be carried")
+        carried.append(_carried(path, module.get_submodule(path), calls))
+    return carried, _leaves(module, examples, generator)
+
+
+def run_quietly(module: nn.Module, inputs: Sequence[Tensor]) -> Any:
+    """Run a module without gradients, and without torch's advice on its speed."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return module(*inputs)
+
+
+def input_names(module: nn.Module, count: int) -> list[str]:
+    """Return the names of the first arguments of a module's forward; arguments without one are numbered.
+
+    Raises:
+        NotStreamableError: It takes fewer, or cannot be called with so many.
+    """
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(*range(count))
+    except TypeError as exc:
+        raise NotStreamableError(f"forward{signature} cannot be called with {count} examples: {exc}") from exc
+    names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [names[place] if place < len(names) else f"x{place}" for place in range(count)]
+
+
+def leaves_of(result: Any) -> list[tuple[str, Tensor]]:
+    """Return the tensors in what a module returned, each under a name."""
+    if isinstance(result, Tensor):
+        return [("y", result)]
+    found = [(path, leaf) for path, leaf in tree_flatten_with_path(result)[0] if isinstance(leaf, Tensor)]
+    return [("_".join(_part(part) for part in path), leaf) for path, leaf in found]
+
+
+def _part(part: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(part, attribute):
+            value = getattr(part, attribute)
+            return f"y{value}" if isinstance(value, int) else str(value)
+    return "y"
+
+
+def _watch(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, _Calls], Any]:
+    """Run the module and watch its recurrent layers; those that are not called are left out."""
+    seen: dict[str, _Calls] = {}
+
+    def hook(path: str) -> Any:
+        def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+            calls = seen.setdefault(path, _Calls())
+            calls.count += 1
+            given = args[1] if len(args) > 1 else kwargs.get("hx", kwargs.get("state"))
+            if calls.count == 1 and given is not None:
+                calls.states = [t.clone() for t in ([given] if isinstance(given, Tensor) else list(given))]
+            calls.results = [leaf for _, leaf in leaves_of(result)]
+
+        return watch
+
+    handles = [
+        part.register_forward_hook(hook(path), with_kwargs=True)
+        for path, part in module.named_modules()
+        if is_recurrent(part)
+    ]
+    try:
+        result = run_quietly(module, inputs)
+    except Exception as exc:  # whatever the user's own code raises
+        raise NotStreamableError(
+            f"the module does not run on {', '.join(str(tuple(x.shape)) for x in inputs)}: {type(exc).__name__}: {exc}"
+        ) from exc
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen, result
+
+
+def _carried(path: str, module: nn.Module, calls: _Calls) -> Carried:
+    found = Carried(path or "root", layers_of(path or "root", module), {}, not isinstance(module, nn.RNNBase))
+    given = calls.states
+    if given is None:
+        return found
+    for index, layer in enumerate(found.layers):
+        rows = given if found.is_cell else [tensor[index] for tensor in given]
+        for name, row in zip(found.names(index), layer.initial(rows), strict=True):
+            if not (row == row[:1]).all():
+                raise NotStreamableError(f"{path} starts from another state in every row of a batch")
+            found.initial[name] = row[0]
+    return found
+
+
+def _leaves(module: nn.Module, examples: Sequence[Example], generator: torch.Generator) -> list[Leaf]:
+    """Return the leaves that are outputs: all but those that are a recurrent layer's own last states."""
+    shapes: list[list[tuple[int, ...]]] = []
+    for time in (3, 5):
+        seen, result = _watch(module, [e.draw(2, time, generator) for e in examples])
+        leaves = leaves_of(result)
+        shapes.append([tuple(leaf.shape) for _, leaf in leaves])
+    states = [tensor for calls in seen.values() for tensor in calls.results[1:]]
+    axis, found = examples[0].time_axis, []
+    for place, (name, leaf) in enumerate(leaves):
+        first, second = shapes[0][place], shapes[1][place]
+        time = len(first) > axis and first[axis] == 3 and second[axis] == 5
+        if time or not any(leaf is state for state in states):
+            found.append(Leaf(place, name, time))
+    if not found:
+        raise NotStreamableError("the module returns no tensor but its states")
+    return found

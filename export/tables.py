@@ -1,0 +1,26 @@
+"""What the command line shows of a card."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from models.card import ModelCard, Parity
+
+
+def parity_table(parity: Parity, title: str = "torch and onnxruntime") -> Table:
+    """Return a table of an artefact's comparisons."""
+    table = Table("comparison", "largest difference", "tolerance", title=title)
+    for comparison, error in parity.errors.items():
+        table.add_row(comparison, f"{error:.2e}", f"{parity.tolerance:.0e}")
+    return table
+
+
+def card_table(card: ModelCard) -> Table:
+    """Return a table of everything else on a card."""
+    table = Table(title=f"{card.name} {card.version}", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in card.model_dump(mode="json", exclude={"name", "version", "parity"}).items():
+        if isinstance(value, list):
+            value = "\n".join(str(entry) for entry in value)
+        table.add_row(key, escape(str(value)))
+    return table

@@ -1,0 +1,302 @@
+"""A foreign graph, however awkward, is adopted and computes what the original does, or is refused with a sentence."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+from typer.testing import CliRunner, Result
+
+from export.__main__ import app
+from export.adopt import Wishes, adopt_model
+from export.adopt.graph import build_served_graph
+from export.adopt.oracle import OriginalOracle
+from export.adopt.plan import Plan
+from export.adopt.planning import make_plan
+from export.artefact import read_card
+from export.comparison import compare
+from export.errors import ParityError
+from models.card import ModelCard, Parity
+from tests.export.zoo import ZOO, Animal, write
+
+
+def invoke(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200"})
+
+
+def adopted(model: ModelProto, folder: Path, **options: Any) -> tuple[ModelCard, list[str]]:
+    findings: list[str] = []
+    file = write(model, folder / "foreign.onnx")
+    path = adopt_model(file, folder, "foreign", 1, wishes=Wishes.parse(**options), on_finding=findings.append)
+    return read_card(path), findings
+
+
+def assert_refused(result: Result, folder: Path, words: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert re.search(words, result.stderr), result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (folder / "out").exists()
+
+
+def refuse(model: ModelProto, folder: Path, words: str, *options: str) -> None:
+    file = write(model, folder / "foreign.onnx")
+    assert_refused(invoke("adopt", file, "--out", folder / "out/m/1", *options), folder, words)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_is_adopted(name: str, tmp_path: Path) -> None:
+    """Each awkward graph is adopted with the states, shapes and batch it has, and equals the original run directly."""
+    animal = ZOO[name]
+    card, findings = adopted(animal.model(), tmp_path, **animal.options)
+    states = {line.split()[1]: line.split()[3].rstrip(":") for line in findings if line.startswith("state ")}
+    assert states == animal.states
+    shapes = {spec.name: spec.shape for spec in (*card.inputs, *card.outputs)}
+    shapes |= {state.name: state.shape for state in card.states}
+    assert {name: shapes.get(name) for name in animal.shapes} == animal.shapes
+    assert (card.max_batch > 1) == animal.batched
+    assert animal.native == any("several steps at once" in line for line in findings)
+    assert card.parity.errors
+    assert max(card.parity.errors.values()) <= 1e-6
+    assert animal.batched == ("steps_with_strangers" in card.parity.errors)
+
+
+def test_what_is_found_is_told(tmp_path: Path) -> None:
+    """The command prints each state with why it is one, inputs, outputs, constants and the figures."""
+    animal = ZOO["if_on_a_constant"]
+    file = write(animal.model(), tmp_path / "foreign.onnx")
+    result = invoke("adopt", file, "--out", tmp_path / "m/1", "--constant", "sr=16000")
+    assert result.exit_code == 0, result.output
+    for words in (
+        "state state ← stateN: float32[4], batch on axis 0; the names agree, and shape and dtype; feeding it back",
+        "input x: a step is float32[4]",
+        "constant sr = 16000",
+        "steps_with_strangers",
+    ):
+        assert words in result.stdout
+
+
+def test_an_initial_state_is_taken_from_a_file(tmp_path: Path) -> None:
+    """--initial gives states their values before the first step, with or without the batch axis."""
+    np.savez(tmp_path / "start.npz", h0=np.full((1, 1, 5), 0.25), c0=np.linspace(-1, 1, 5).reshape(1, 5))
+    card, _ = adopted(ZOO["time_first_batch_second"].model(), tmp_path, initial=tmp_path / "start.npz")
+    assert [state.initial for state in card.states] == [0.25, (-1.0, -0.5, 0.0, 0.5, 1.0)]
+
+
+def test_the_file_is_left_as_it_was(tmp_path: Path) -> None:
+    """Adoption reads the original and writes nothing but the artefact."""
+    data = write(ZOO["fifo"].model(), tmp_path / "foreign.onnx").read_bytes()
+    adopted(ZOO["fifo"].model(), tmp_path)
+    assert (tmp_path / "foreign.onnx").read_bytes() == data
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "foreign.onnx"]
+
+
+def test_data_beside_the_model_is_taken_in(tmp_path: Path) -> None:
+    """Weights in a plain file beside the model, as torch writes them, end up inside the artefact."""
+    model = ZOO["the_state_is_the_output"].model()
+    onnx.save(model, tmp_path / "big.onnx", save_as_external_data=True, location="big.onnx.data", size_threshold=0)
+    assert (tmp_path / "big.onnx.data").stat().st_size > 0
+    path = adopt_model(tmp_path / "big.onnx", tmp_path, "big", 1)
+    (tmp_path / "big.onnx.data").unlink()
+    assert max(read_card(path).parity.errors.values()) <= 1e-6
+
+
+def text_model(text: str) -> ModelProto:
+    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+
+
+AMBIGUOUS = """net (float[batch,4] x, float[batch,4] p, float[batch,4] q)
+    => (float[batch,4] y, float[batch,4] r, float[batch,4] s)
+    { r = Add (p, x)  s = Sub (q, x)  y = Mul (r, s) }"""
+
+
+def test_an_ambiguous_pairing_lists_its_candidates(tmp_path: Path) -> None:
+    """Where names do not tell equal shapes apart, the candidates and the option are named; the option settles it."""
+    refuse(text_model(AMBIGUOUS), tmp_path, r"p float32\[batch, 4\] may be a state.*r float32.*s float32.*--state p=r")
+    card, _ = adopted(text_model(AMBIGUOUS), tmp_path, states=["p=r", "q=s"])
+    assert [state.name for state in card.states] == ["p", "q"]
+
+
+def test_an_input_can_be_said_to_be_no_state(tmp_path: Path) -> None:
+    """--state IN= makes an input of what could have been a state."""
+    card, _ = adopted(text_model(AMBIGUOUS), tmp_path, states=["p=r", "q="])
+    assert [spec.name for spec in card.inputs] == ["x", "q"]
+    assert [state.name for state in card.states] == ["p"]
+
+
+def test_a_scalar_that_is_no_state_must_be_a_constant(tmp_path: Path) -> None:
+    """A lone number cannot differ between sequences; the option that gives its value is named."""
+    refuse(ZOO["if_on_a_constant"].model(), tmp_path, r"sr int64\[\] is one number.*--constant sr=VALUE")
+
+
+def test_a_step_of_unknown_size_is_asked_for(tmp_path: Path) -> None:
+    """An axis that is neither batch nor time needs a size; the option is named."""
+    refuse(ZOO["overlap"].model(), tmp_path, r"'samples', of no fixed size.*--step input=SIZE")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--state", "nobody=y"), "no such input"),
+        (("--state", "h=nobody"), "no output 'nobody'"),
+        (("--state", "h"), "expected IN=OUT"),
+        (("--constant", "x=fast"), "no number"),
+        (("--constant", "x=[1, NaN]"), "finite"),
+        (("--batch-axis", "x:7"), "no such axis"),
+        (("--batch-axis", "x:-1"), "whole number"),
+        (("--overlap", "x:0"), "whole number from 1"),
+        (("--overlap", "z:3"), "none of this name"),
+        (("--step", "x=5"), "does not fit"),
+        (("--initial", "missing.npz"), "cannot be read"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: tuple[str, str], words: str, tmp_path: Path) -> None:
+    """An option that names what is not there, or cannot be read, is answered in a sentence."""
+    animal = ZOO["the_state_is_the_output"]
+    text = animal.text.replace("hx_out", "h_out").replace("hx", "h")
+    model = Animal(text, {}, {}, weights=animal.weights).model()
+    refuse(model, tmp_path, words, *options)
+
+
+def test_a_served_graph_that_computes_something_else_is_noticed() -> None:
+    """A weight that differs by a hundredth, deep in the Scan, is over the tolerance, and so is a lost overlap."""
+    animal = ZOO["overlap"]
+    model = animal.model()
+    planned = make_plan(model, Wishes.parse(**animal.options))
+    card = _card_for(planned.plan)
+    served = build_served_graph(model, planned.plan)
+    compare(OriginalOracle(planned), served.SerializeToString(), card, tolerance=1e-5)
+    (scan,) = (node for node in served.graph.node if node.op_type == "Scan")
+    (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
+    (window,) = (tensor for tensor in body.initializer if tensor.name.endswith("window"))
+    values = numpy_helper.to_array(window)
+    for wrong in (values * 1.01, np.concatenate([np.zeros((2, 1), np.float32), values[2:]])):
+        window.CopyFrom(numpy_helper.from_array(wrong.astype(np.float32), window.name))
+        with pytest.raises(ParityError, match="one_step_at_a_time"):
+            compare(OriginalOracle(planned), served.SerializeToString(), card, tolerance=1e-5)
+
+
+def _card_for(plan: Plan) -> ModelCard:
+    return ModelCard(
+        name="m",
+        version=1,
+        cell="adopted",
+        inputs=tuple(one.spec for one in plan.inputs),
+        outputs=tuple(one.spec for one in plan.outputs),
+        states=plan.state_specs,
+        max_batch=8,
+        ragged=False,
+        weights_sha256="0" * 64,
+        parity=Parity(tolerance=1.0, errors={}),
+        created_by="a test",
+    )
+
+
+def test_a_pair_of_different_shapes_is_refused(tmp_path: Path) -> None:
+    """A state that grows, as a key-value cache does, cannot be kept in a row; the shapes are named."""
+    grows = """net (float[batch,2] x, float[batch,3] cache) => (float[batch,2] y, float[batch,n] cache_out)
+        { cache_out = Concat <axis = 1> (cache, x)  y = Neg (x) }"""
+    refuse(text_model(grows), tmp_path, r"'cache' has the shape \(3,\).*'cache_out'.*\(5,\)")
+    refuse(
+        text_model(AMBIGUOUS.replace("float[batch,4] r", "float[batch,2,2] r")),
+        tmp_path,
+        "cannot be fed",
+        "--state",
+        "p=r",
+    )
+
+
+def test_a_state_of_open_shape_is_refused_unless_given(tmp_path: Path) -> None:
+    """A state whose size is fixed nowhere is refused; --initial gives its size."""
+    text = """net (float[batch,2] x, float[batch,width] buf) => (float[batch,2] y, float[batch,width] buf_out)
+        { axis = Constant <value = int64[1] {1}> ()
+          m = ReduceMean <axes = [1], keepdims = 1> (x)
+          buf_out = Add (buf, m)
+          s = ReduceMean <axes = [1], keepdims = 1> (buf_out)
+          y = Add (x, s) }"""
+    refuse(text_model(text), tmp_path, r"'width'.*--initial FILE")
+    (tmp_path / "start.json").write_text('{"buf": [0, 0.5, 1]}')
+    card, _ = adopted(text_model(text), tmp_path, initial=tmp_path / "start.json")
+    assert card.states[0].shape == (3,)
+
+
+def test_a_model_without_inputs_for_clients_is_refused(tmp_path: Path) -> None:
+    """If everything would be a state there is nothing to send."""
+    text = "net (float[batch,2] h) => (float[batch,2] h_out) { h_out = Tanh (h) }"
+    refuse(text_model(text), tmp_path, "none is left for clients")
+
+
+def test_types_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
+    """Strings, sequences and unsigned bytes are named with the tensor that has them."""
+    refuse(text_model("net (string[batch] x) => (string[batch] y) { y = Identity (x) }"), tmp_path, "'x' is of a type")
+    refuse(text_model("net (uint8[batch] x) => (uint8[batch] y) { y = Identity (x) }"), tmp_path, "'x' is of a type")
+    refuse(
+        text_model("net (seq(float[2]) x) => (float[n] y) { y = ConcatFromSequence <axis = 0> (x) }"),
+        tmp_path,
+        "'x' is no tensor but a sequence",
+    )
+
+
+def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """A model that gives NaN on any random input is not adopted."""
+    text = "net (float[batch,2] x) => (float[batch,2] y) { z = Sub (x, x)  y = Div (z, z) }"
+    refuse(text_model(text), tmp_path, "'y' is not finite")
+
+
+def test_a_model_that_needs_positive_inputs_is_adopted(tmp_path: Path) -> None:
+    """Where normal random inputs give no finite output, positive ones are tried."""
+    text = """net (float[batch,2] x, float[batch,2] h) => (float[batch,2] y, float[batch,2] h_out)
+        { y = Sqrt (x)  h_out = Add (h, y) }"""
+    card, _ = adopted(text_model(text), tmp_path)
+    assert card.states[0].name == "h"
+
+
+def test_a_constant_is_checked_against_its_input(tmp_path: Path) -> None:
+    """A constant of another shape, or that an integer cannot hold, is refused."""
+    model = ZOO["if_on_a_constant"].model()
+    refuse(model, tmp_path, "does not fit", "--constant", "sr=[1, 2]")
+    refuse(model, tmp_path, "cannot be held as int64", "--constant", "sr=1.5")
+
+
+def test_a_version_that_exists_needs_force(tmp_path: Path) -> None:
+    """An artefact is replaced with --force only, and a bad folder is named."""
+    file = write(ZOO["stateless"].model(), tmp_path / "foreign.onnx")
+    assert invoke("adopt", file, "--out", tmp_path / "m/1").exit_code == 0
+    assert "exists already" in invoke("adopt", file, "--out", tmp_path / "m/1").stderr
+    assert invoke("adopt", file, "--out", tmp_path / "m/1", "--force").exit_code == 0
+    assert "positive integer" in invoke("adopt", file, "--out", tmp_path / "m/latest").stderr
+
+
+def test_weights_of_another_model_give_another_digest(tmp_path: Path) -> None:
+    """The card's digest tells two sets of weights apart."""
+    model = ZOO["stateless"].model()
+    (tmp_path / "a").mkdir()
+    first, _ = adopted(model, tmp_path / "a")
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((4, 5), np.float32), "Wx"))
+    (tmp_path / "b").mkdir()
+    second, _ = adopted(model, tmp_path / "b")
+    assert first.weights_sha256 != second.weights_sha256
+
+
+def test_one_name_for_two_sizes_is_no_obstacle(tmp_path: Path) -> None:
+    """Where a file gives the batch and another axis one name, the runs decide."""
+    text = """net (float[n,n,3] x, float[1,n,3] h) => (float[n,n,3] y, float[1,n,3] h_out)
+        { Y, h_out = RNN <hidden_size = 3> (x, W, R, , , h)
+          one = Constant <value = int64[1] {1}> ()
+          y = Squeeze (Y, one) }"""
+    card, _ = adopted(Animal(text, {}, {}, weights={"W": (1, 3, 3), "R": (1, 3, 3)}).model(), tmp_path)
+    assert card.max_batch > 1
+
+
+def test_the_original_need_not_name_its_axes(tmp_path: Path) -> None:
+    """Axes without a name are settled by runs alone."""
+    model = ZOO["time_first_batch_second"].model()
+    for value in [*model.graph.input, *model.graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.Clear()
+    card, findings = adopted(model, tmp_path)
+    assert card.max_batch > 1
+    assert any("several steps at once" in line for line in findings)

@@ -1,0 +1,64 @@
+"""States are paired by what their names say, as exporters and people name them; never by order."""
+
+import pytest
+
+from export.adopt.errors import AmbiguousError
+from export.adopt.foreign import Port
+from export.adopt.pairs import find_pairs
+from export.adopt.wishes import Wishes
+
+CONVENTIONS = (
+    "h0→hn c0→cn",
+    "h_0→h_n c_0→c_n",
+    "h→hn c→cn",
+    "h_in→h_out c_in→c_out",
+    "hin→hout cin→cout",
+    "h1→h1_out h2→h2_out c1→c1_out c2→c2_out",
+    "h.0→new_h.0 h.1→new_h.1",
+    "hidden→hidden_out cell→cell_out",
+    "hidden_state→new_hidden_state cell_state→new_cell_state",
+    "prevHidden→nextHidden prevCell→nextCell",
+    "state→stateN",
+    "state→new_state",
+    "state_1→state_1_next state_2→state_2_next",
+    "initial_state→final_state",
+    "lstm_h_in→lstm_h_out gru_h_in→gru_h_out",
+    "cached_len_0→new_cached_len_0 cached_len_1→new_cached_len_1 cached_avg_0→new_cached_avg_0",
+    "past_conv→present_conv past_attn→present_attn",
+    "enc_buf→enc_buf_out dec_buf→dec_buf_out",
+    "onnx::LSTM_h→LSTM_h_out onnx::LSTM_c→LSTM_c_out",
+    "conv_cache→conv_cache_out tra_cache→tra_cache_out inter_cache→inter_cache_out",
+)
+
+
+def ports(*names: str) -> dict[str, Port]:
+    return {name: Port(name, "float32", ("batch", 8)) for name in names}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_names_alone_tell_equal_shapes_apart(convention: str) -> None:
+    """All tensors have one shape, and outputs stand in the opposite order: the names still say which is which."""
+    expected = dict(pair.split("→") for pair in convention.split())
+    inputs = ports("x", *expected)
+    outputs = ports(*reversed(expected.values()), "y")
+    found = find_pairs(inputs, outputs, Wishes())
+    assert {pair.source: pair.target for pair in found} == expected
+    assert all(pair.sure for pair in found)
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("input", "output"), ("audio", "probability"), ("obs", "action")])
+def test_data_of_one_shape_is_no_state(names: tuple[str, str]) -> None:
+    """An input and an output of equal shape that are named as data are not fed back."""
+    assert find_pairs(ports(names[0]), ports(names[1]), Wishes()) == ()
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [("x p q", "y r s"), ("x h g", "y h_out hn g_out")])
+def test_what_names_do_not_settle_is_asked(inputs: str, outputs: str) -> None:
+    """Where two readings are possible none is taken."""
+    with pytest.raises(AmbiguousError, match="--state"):
+        find_pairs(ports(*inputs.split()), ports(*outputs.split()), Wishes())
+
+
+def test_what_is_left_over_is_a_state() -> None:
+    """An input named as a state is fed from the only output that is not named as data."""
+    assert [pair.target for pair in find_pairs(ports("x", "h"), ports("y", "z"), Wishes())] == ["z"]
