@@ -140,18 +140,23 @@ class Batcher:
     def close(self) -> None:
         """Answer everybody who waits that the service is going away."""
         self._closed = True
-        for lane in (self._short, self._long):
-            while lane:
-                work = lane.popleft()
-                if isinstance(work, FleetStep):
-                    self._end_fleet(work, ShuttingDown())
-                else:
-                    self._fail(work, ShuttingDown())
+        self._refuse_all()
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
+    def _refuse_all(self) -> None:
+        while self._short or self._long:  # a chunk that fails makes its session's next one ready
+            work = (self._short or self._long).popleft()
+            if isinstance(work, FleetStep):
+                self._end_fleet(work, ShuttingDown())
+            else:
+                self._fail(work, ShuttingDown())
+
     def _turn(self) -> None:
         """Take a batch, run it, settle it: on the loop, or in the engine's thread."""
+        if self._closed:
+            self._refuse_all()
+            return
         now = self._clock()
         lane = self._lane_to_run(now)
         work, steps = self._take(lane, now)
@@ -221,6 +226,8 @@ class Batcher:
 
     def _go_on(self) -> None:
         """Take another turn while anybody waits; long chunks alone may have to rest first."""
+        if self._closed:
+            self._refuse_all()
         self._scheduled = bool(self._short or self._long)
         if not self._scheduled:
             return

@@ -1,5 +1,6 @@
 """The fleet step: many sessions advanced by one request, each row for itself."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -9,7 +10,7 @@ import numpy as np
 import orjson
 
 from service.codec import kind, load_json, outputs_of, to_json
-from service.errors import InvalidInput, ServiceError
+from service.errors import InvalidInput, NotStreamable, ServiceError, SessionBusy
 from service.framing import DATATYPE_OF, HEAD_LENGTH, declared_shape, split_head
 from service.gate import Call, Reply, json_reply
 from service.repository import Repository, ServedModel
@@ -61,6 +62,8 @@ class Fleets:
     async def step(self, call: Call) -> Reply:
         """Advance many sessions of one model: read → find → run → answer."""
         model = self._repository.find(call.argument)
+        if not model.card.streams:
+            raise NotStreamable(model.name)
         body = await call.body(self._settings.predict_body)
         length = call.headers.get(HEAD_LENGTH)
         model.codec.needs_one_tensor("body")
@@ -176,14 +179,19 @@ class Fleets:
         sessions: list[Session],
         errors: dict[int, ServiceError],
     ) -> _Result:
-        chunks = [
-            Chunk(session, (raw,), request.steps[row])
-            for row, session, raw in zip(rows, sessions, request.row_inputs(rows), strict=True)
-        ]
-        await model.batcher.submit(chunks)
+        limit = self._settings.session_queue_limit
+        queued: Counter[str] = Counter()
+        chunks: dict[int, Chunk] = {}
+        for row, session, raw in zip(rows, sessions, request.row_inputs(rows), strict=True):
+            if session.behind + queued[session.id] >= limit:
+                errors[row] = SessionBusy(limit)
+            else:
+                queued[session.id] += 1
+                chunks[row] = Chunk(session, (raw,), request.steps[row])
+        await model.batcher.submit(list(chunks.values()))
         outputs: list[np.ndarray | None] = [None] * len(request.keys)
         steps: list[int | None] = [None] * len(request.keys)
-        for row, chunk in zip(rows, chunks, strict=True):
+        for row, chunk in chunks.items():
             if chunk.error is not None:
                 errors[row] = chunk.error
             else:

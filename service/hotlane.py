@@ -46,9 +46,7 @@ class HotLane:
                 except ClientGone:
                     return
                 answer = scope.get("extensions", _NONE).get(EXTENSION)
-                if answer is not None:
-                    answer(*reply)
-                else:
+                if answer is None or not answer(*reply):
                     await send_reply(reply, send)
                 return
         elif kind == "websocket":

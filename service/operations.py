@@ -62,13 +62,13 @@ class Operations:
     def answer(self, session: Session, chunk: Chunk) -> bytes:
         """Return the JSON answer of a chunk that is done, or raise its error."""
         if chunk.error is not None:
-            raise chunk.error
+            raise chunk.error.with_traceback(None)
         return b'{"outputs":%b,"step":%d,"replayed":false}' % (session.model.codec.encode_steps(chunk), chunk.last_step)
 
     def raw_answer(self, session: Session, chunk: Chunk) -> bytes:
         """Return the raw outputs (steps, *shape) of a chunk that is done, or raise its error."""
         if chunk.error is not None:
-            raise chunk.error
+            raise chunk.error.with_traceback(None)
         return session.model.codec.encode_binary(chunk)
 
     async def predict(self, call: Call) -> Reply:
@@ -82,13 +82,13 @@ class Operations:
             chunk = codec.decode_binary(body, *limits)
             await model.batcher.submit((chunk,))
             if chunk.error is not None:
-                raise chunk.error
+                raise chunk.error.with_traceback(None)
             return 200, [(b"content-type", OCTETS)], codec.encode_binary(chunk)
         chunks = await codec.decode_sequences(body, *limits)
         await model.batcher.submit(chunks)
         for chunk in chunks:
             if chunk.error is not None:
-                raise chunk.error
+                raise chunk.error.with_traceback(None)
         return json_reply(b'{"outputs":[%b]}' % b",".join(await codec.encode_all(chunks)))
 
     async def open_session(self, call: Call) -> Reply:

@@ -12,7 +12,7 @@ from service.app import Service
 from service.batcher import Batcher
 from service.codec import outputs_of
 from service.engine import Binding, Costs
-from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, SessionClosed
+from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, SessionClosed, ShuttingDown
 from service.repository import ServedModel
 from service.sessions import Session
 from service.settings import Settings
@@ -247,3 +247,14 @@ async def test_closing_answers_everybody(service: Service, model: ServedModel) -
     await asyncio.wait_for(asyncio.gather(*futures), 5)
     assert all(chunk.error is None or isinstance(chunk.error, ServiceError) for chunk in chunks)
     assert any(chunk.error is not None for chunk in chunks)
+
+
+async def test_closing_does_not_step_over_a_gap(service: Service, model: ServedModel) -> None:
+    """A chunk behind a refused one is refused, too."""
+    (session,) = sessions_of(service, model, 1)
+    chunks = [chunk_of(session, random_inputs(length)) for length in (400, 1, 40)]
+    futures = [model.batcher.submit([chunk]) for chunk in chunks]
+    model.batcher.close()
+    await asyncio.wait_for(asyncio.gather(*futures), 5)
+    assert all(isinstance(chunk.error, ShuttingDown) for chunk in chunks[1:])
+    assert session.step in (0, 400)

@@ -243,3 +243,12 @@ async def test_framed_nan_is_refused(client: httpx.AsyncClient) -> None:
     """Raw bytes are checked as JSON numbers are."""
     request = framed(["a"], np.full((1, 1, FEATURES), np.nan), {"create": True})
     assert (await client.post("/v1/models/lstm/fleet", **request)).status_code == 422
+
+
+async def test_one_session_does_not_fill_the_queue(client: httpx.AsyncClient) -> None:
+    """Rows of one session beyond its limit are refused by row."""
+    body = {"sessions": ["a"] * 100, "inputs": [[[0, 0, 0]]] * 100, "create": True}
+    answer = (await client.post("/v1/models/lstm/fleet", json=body)).json()
+    assert answer["steps"][:64] == list(range(1, 65))
+    assert {error["code"] for error in answer["errors"]} == {"session_busy"}
+    assert len(answer["errors"]) == 36

@@ -60,6 +60,80 @@ def test_a_request_that_stops_coming_is_given_up(hasty: RunningServer, data: byt
     assert seconds > 0.4
 
 
+def pipelined(server: RunningServer, *parts: bytes, pause: float = 0.0) -> bytes:
+    """Send parts with a pause between them; return all that came until the server closed."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 20) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+        return received
+
+
+def long_predict(steps: int = 60_000) -> bytes:
+    body = b'{"inputs":[[' + b",".join([b"[1,2,3]"] * steps) + b"]]}"
+    return b"POST /v1/models/lstm/predict HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    "second", [b"POST /v1/models/lstm/predict HTT", b"garbage\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 90_000]
+)
+def test_no_answer_is_taken_for_anothers(hasty: RunningServer, second: bytes) -> None:
+    """What is wrong with a second request is never told in place of the first one's answer."""
+    answer = pipelined(hasty, long_predict() + second)
+    if answer:
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_second_request_that_waits_for_the_first_is_not_late(hasty: RunningServer) -> None:
+    """While its predecessor runs, the server reads nothing; the time does not count."""
+    body = b'{"inputs":[[[1,2,3]]]}'
+    head = b"POST /v1/models/lstm/predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(
+        body
+    )
+    answer = pipelined(hasty, long_predict(), head, body, pause=0.05)
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_a_stream_outlives_the_request_timeout(hasty: RunningServer) -> None:
+    """A WebSocket is no half request."""
+    with connect(hasty.url.replace("http", "ws") + "/v1/models/lstm/stream") as stream:
+        for step in (1, 2):
+            stream.send('{"inputs":[[1,2,3]]}')
+            assert json.loads(stream.recv())["step"] == step
+            time.sleep(0.8)
+
+
+def test_a_client_that_does_not_read_is_not_served_on(server: RunningServer) -> None:
+    """Answers that nobody takes do not pile up; when they are taken, all are there."""
+    host, port = server.url.removeprefix("http://").split(":")
+
+    def served() -> float:
+        text = httpx.get(f"{server.url}/metrics").text
+        lines = [line for line in text.splitlines() if 'operation="predict",status="200"' in line]
+        return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+    request, count = long_predict(3000), 300
+    before = served()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.settimeout(1)
+        sender = threading.Thread(target=connection.sendall, args=(request * count,))
+        connection.settimeout(30)
+        sender.start()
+        time.sleep(2)
+        taken = served() - before
+        received = 0
+        while received < count:
+            received += connection.recv(1 << 20).count(b"HTTP/1.1 200 OK")
+        sender.join()
+    assert taken < count / 2
+
+
 def test_a_head_without_end_is_refused(server: RunningServer) -> None:
     """Headers and URL together may have 64 KiB."""
     answer, _ = talk(server, b"GET /livez HTTP/1.1\r\n" + b"x: " + b"y" * 100_000)
