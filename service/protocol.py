@@ -8,7 +8,6 @@ False while the client does not read. Whoever does not know of it sends the two 
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -39,6 +38,7 @@ class AnsweringProtocol(HttpToolsProtocol):
         self._head = 0
         self._timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
+        self._extensions = cast(Any, {EXTENSION: self._answer})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -66,7 +66,7 @@ class AnsweringProtocol(HttpToolsProtocol):
         self._in_body = True
         super().on_headers_complete()
         if self.cycle is not None:
-            self.scope["extensions"] = cast(Any, {EXTENSION: partial(self._answer, self.cycle)})
+            self.scope["extensions"] = self._extensions
 
     def on_message_complete(self) -> None:
         self._begun = self._in_body = False
@@ -141,12 +141,17 @@ class AnsweringProtocol(HttpToolsProtocol):
                 self.transport.write(self._wire(status, [*headers, (b"connection", b"close")], body))
             self.transport.close()
 
-    def _answer(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
-        """Write a whole answer of a POST, and leave the cycle as if it had been sent message by message.
+    def _answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Write a whole answer of a POST, and leave its cycle as if it had been sent message by message.
 
-        Return whether that was done; it is not while the client does not read.
+        Return whether that was done; it is not while the client does not read. (The running request is looked up, as a
+        reference from its scope to itself would leave each request to the garbage collector.)
         """
+        cycle = self._running
+        if cycle is None:
+            return False
         if cycle.disconnected or self.transport.is_closing():
+            cycle.disconnected = True
             return True
         if cycle.response_started or self.flow is None or self.flow.write_paused:
             return False
