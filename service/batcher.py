@@ -24,7 +24,7 @@ LONG_REST = 2.0
 """After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
 MAX_FLEET_ROW_STEPS = 512
 """Rows × steps of one run of a fleet step: more of them no longer fit the caches, and each costs more."""
-HANDLING = 2e-6
+HANDLING = 4e-6
 """Seconds it takes to pass a row through one more turn, beside the run."""
 ALONE = 1e-4
 """Seconds since the last turn after which nobody is expected to join: waiting for the loop would be for nothing."""

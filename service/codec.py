@@ -16,7 +16,7 @@ import orjson
 
 from models.card import ModelCard, TensorSpec
 from service.errors import InvalidInput, MalformedJson
-from service.work import Chunk, Outputs
+from service.work import SHORT, Chunk, Outputs
 
 _GROUP = 256
 """So many sequences are read or written before others get a turn."""
@@ -46,8 +46,9 @@ class _Packer:
         self.dtype = np.dtype(spec.dtype).newbyteorder("<")
         self.step_bytes = math.prod(spec.shape) * self.dtype.itemsize
         plain = len(spec.shape) == 1 and spec.vocabulary is None and spec.dtype != "bool"
-        self.pack_step = struct.Struct(f"<{spec.shape[0]}{self._format}").pack if plain else None
-        """Packs the numbers of one step, where they are a flat row that needs no check but its packing."""
+        widths = [steps * spec.shape[0] for steps in range(SHORT + 1)] if plain else []
+        self.pack_short = [struct.Struct(f"<{width}{self._format}").pack for width in widths]
+        """Packs the numbers of so many steps, where they are flat rows that need no check but their packing."""
         self._numbers = (
             "integers" if spec.dtype.startswith("int") else "booleans" if spec.dtype == "bool" else "numbers"
         )
@@ -116,7 +117,8 @@ class Codec:
 
     def __init__(self, card: ModelCard) -> None:
         self._packers = tuple(_Packer(spec) for spec in card.inputs)
-        self._pack_step = self._packers[0].pack_step if len(self._packers) == 1 else None
+        self._pack_short = self._packers[0].pack_short if len(self._packers) == 1 else []
+        self._widths = set(card.inputs[0].shape[:1])
         one_float = len(card.inputs) == len(card.outputs) == 1 and card.inputs[0].dtype == "float32"
         self._raw_step_bytes = self._packers[0].step_bytes if one_float else -1
         self._unpack_step = struct.Struct(f"<{math.prod(card.inputs[0].shape)}f").unpack
@@ -130,12 +132,15 @@ class Codec:
             MalformedJson, InvalidInput: The body is not that, or over a limit.
         """
         fields = load_json(body)
-        if self._pack_step is not None and type(fields) is dict and len(fields) == 1 and not _has_booleans(body):
+        if self._pack_short and type(fields) is dict and len(fields) == 1 and not _has_booleans(body):
             rows = fields.get("inputs")
-            if type(rows) is list and len(rows) == 1 and type(rows[0]) is list:
-                try:  # one step of plain numbers, the common case: packing checks their count, kind and range
-                    return Chunk(None, (self._pack_step(*rows[0]),), 1)
-                except (struct.error, OverflowError):
+            if type(rows) is list and 0 < len(rows) <= min(SHORT, max_steps, max_elements // self._step_size):
+                try:  # a few steps of plain numbers, the common case: packing checks their kind and range
+                    if len(rows) == 1:
+                        return Chunk(None, (self._pack_short[1](*rows[0]),), 1)
+                    if set(map(len, rows)) == self._widths:
+                        return Chunk(None, (self._pack_short[len(rows)](*chain.from_iterable(rows)),), len(rows))
+                except (TypeError, struct.error, OverflowError):
                     pass  # said below, with the place
         value = self._only_inputs(fields)
         return self._chunk(value, "inputs", max_steps, max_elements, _has_booleans(body))
@@ -228,7 +233,7 @@ class Codec:
         if len(self._outputs) == 1:
             if len(chunk.results) == 1:
                 return _one_run(*chunk.results[0])
-            return to_json(outputs_of(chunk, 0))
+            return b"[%b]" % b",".join([_one_run(*result)[1:-1] for result in chunk.results])
         fields = (b'"%b":%b' % (name.encode(), to_json(outputs_of(chunk, k))) for k, name in enumerate(self._outputs))
         return b"{%b}" % b",".join(fields)
 
