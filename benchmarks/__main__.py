@@ -165,8 +165,9 @@ def plot(curves: dict[str, dict[int, Figure]], path: Path) -> None:
         left.plot(sessions, [points[n].rate / 1000 for n in sessions], marker="o", label=name)
         right.plot(sessions, [points[n].p99 for n in sessions], marker="o", label=name)
     for axes, title in ((left, "thousand steps a second"), (right, "p99 of a step, ms")):
-        axes.set(xscale="log", xlabel="sessions", title=title, ylim=(0, None) if axes is left else None)
+        axes.set(xscale="log", xlabel="sessions", title=title)
         axes.grid(alpha=0.3)
+    left.set_ylim(bottom=0)
     right.set_yscale("log")
     left.legend()
     figure.suptitle(
