@@ -67,10 +67,11 @@ def test_a_cell_streams_through_the_service(name: str, exported: Exported, clien
 def test_a_model_that_cannot_stream_says_so(client: Client, exported: Exported) -> None:
     """A bidirectional model's card says that it does not stream, and a session is refused with what works instead."""
     assert [name for name in entries() if not read_card(exported(name).path).streams] == ["bidirectional"]
-    with pytest.raises(RefusedError) as refused:
-        client.post("/v1/models/bidirectional/sessions")
-    assert refused.value.status == 409
-    assert refused.value.body["code"] == "not_streamable"
+    for operation in ("sessions", "fleet"):
+        with pytest.raises(RefusedError) as refused:
+            client.post(f"/v1/models/bidirectional/{operation}")
+        assert refused.value.status == 409
+        assert refused.value.body["code"] == "not_streamable"
     assert "/v1/models/bidirectional/predict" in refused.value.body["message"]
 
 
