@@ -71,7 +71,7 @@ def adopt(
                 on_progress=status.update,
                 on_finding=lambda finding: console.print(finding, soft_wrap=True, markup=False, highlight=False),
             )
-    except (ExportError, OSError) as exc:
+    except (ExportError, OSError, MemoryError) as exc:
         print(f"not adopted: {exc}", file=sys.stderr)
         raise typer.Exit(REFUSED) from exc
     console.print(parity_table(read_card(path).parity, "the original and the artefact"))

@@ -61,7 +61,7 @@ def module(
                 on_progress=status.update,
                 on_finding=lambda finding: console.print(finding, soft_wrap=True, markup=False, highlight=False),
             )
-    except (ExportError, OSError) as exc:
+    except (ExportError, OSError, MemoryError) as exc:
         print(f"not exported: {exc}", file=sys.stderr)
         raise typer.Exit(REFUSED) from exc
     console.print(parity_table(read_card(path).parity))
