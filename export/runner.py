@@ -13,7 +13,6 @@ from models.card import StateSpec
 Array = npt.NDArray[Any]
 
 INITIAL_SLOT = 0
-SINK_SLOT = 1
 FIRST_FREE_SLOT = 2
 
 

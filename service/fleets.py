@@ -188,7 +188,8 @@ class Fleets:
             else:
                 queued[session.id] += 1
                 chunks[row] = Chunk(session, (raw,), request.steps[row])
-        await model.batcher.submit(list(chunks.values()))
+        if chunks:  # an entry without chunks would never be answered
+            await model.batcher.submit(list(chunks.values()))
         outputs: list[np.ndarray | None] = [None] * len(request.keys)
         steps: list[int | None] = [None] * len(request.keys)
         for row, chunk in chunks.items():

@@ -252,3 +252,13 @@ async def test_one_session_does_not_fill_the_queue(client: httpx.AsyncClient) ->
     assert answer["steps"][:64] == list(range(1, 65))
     assert {error["code"] for error in answer["errors"]} == {"session_busy"}
     assert len(answer["errors"]) == 36
+
+
+async def test_a_fleet_of_busy_sessions_is_answered(client: httpx.AsyncClient, service: Service) -> None:
+    """Where every row is refused, the answer says so at once."""
+    session = service.sessions.create("public", service.repository.find("lstm"), 900)
+    session.behind = 64
+    body = {"sessions": [session.id, session.id], "inputs": [[[0, 0, 0]]] * 2}
+    answer = await asyncio.wait_for(client.post("/v1/models/lstm/fleet", json=body), 5)
+    assert [error["code"] for error in answer.json()["errors"]] == ["session_busy"] * 2
+    assert service.repository.find("lstm").batcher.waiting == 0
