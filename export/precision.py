@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from export.errors import ExportError
 from export.graphs import all_graphs
+from export.transposes import hold_transposes
 from export.verify import TOLERANCE
 from models.card import ModelCard
 
@@ -99,7 +100,7 @@ def _float16(model: ModelProto, card: ModelCard) -> ModelProto:
     except Exception as exc:  # the converter raises whatever comes
         raise PrecisionError(f"the graph cannot be converted to float16: {' '.join(str(exc).split())[:200]}") from exc
     _keep_casts_off_arenas(converted)
-    return converted
+    return hold_transposes(converted)
 
 
 def _keep_casts_off_arenas(model: ModelProto) -> None:
