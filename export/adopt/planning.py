@@ -7,9 +7,16 @@ import numpy as np
 from onnx import ModelProto
 
 from export.adopt.behaviour import check_finite, effects, runs_many_steps
-from export.adopt.errors import AmbiguousError, BadWishError, NotServableError
+from export.adopt.errors import (
+    AdoptError,
+    AmbiguousError,
+    BadWishError,
+    GrowingStateError,
+    NotServableError,
+    OpenStateError,
+)
 from export.adopt.foreign import Foreign, RunFailedError
-from export.adopt.layouts import readings
+from export.adopt.layouts import Candidate, readings
 from export.adopt.naming import public_names
 from export.adopt.original import Original, initial_value
 from export.adopt.pairs import Pair, find_pairs
@@ -59,7 +66,7 @@ def make_plan(model: ModelProto, wishes: Wishes, on_progress: Callable[[str], No
     on_progress("finding the batch by running the model")
     vocabularies = find_vocabularies(model)
     original = Original(foreign, {}, pairs, wishes, constants, vocabularies)
-    found = settle(original, readings(foreign, pairs, wishes))
+    found = settle(original, _candidates(original))
     try:
         found = replace(found, original=check_finite(found.original))
         on_progress("watching what feeding back changes")
@@ -70,6 +77,23 @@ def make_plan(model: ModelProto, wishes: Wishes, on_progress: Callable[[str], No
     _refuse_doubtful(pairs, felt)
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
     return Planned(plan, found.original, tuple(_findings(plan, found, felt)))
+
+
+_TRIED_SIZE = 2
+
+
+def _candidates(original: Original) -> list[Candidate]:
+    """Return every way to read the inputs; of a state whose size is fixed nowhere a run tells whether it grows."""
+    try:
+        return readings(original.foreign, original.pairs, original.wishes)
+    except OpenStateError as exc:
+        try:
+            settle(original, readings(original.foreign, original.pairs, original.wishes, open_size=_TRIED_SIZE))
+        except GrowingStateError:
+            raise
+        except AdoptError:
+            pass  # with that size it cannot be told: the user's may do
+        raise exc
 
 
 def find_vocabularies(model: ModelProto) -> dict[str, int]:

@@ -152,8 +152,11 @@ def _read_plain(file: Path, model: Path, what: str = "it") -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if beside else 0))
     except OSError as exc:
         raise UnsafeFileError(model, f"{what} cannot be read ({exc.strerror})") from exc
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):  # Python opens none, and would name it by a number
+        os.close(descriptor)
+        raise UnsafeFileError(model, f"{what} is a folder, where a file is expected")
     with open(descriptor, "rb") as handle:
-        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeFileError(model, f"{what} is not a plain file")
         if beside and status.st_nlink > 1:
