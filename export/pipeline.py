@@ -1,7 +1,6 @@
 """Export from a network to an artefact on disk: build, prove, verify, write, rename."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,9 +12,10 @@ from onnx import ModelProto
 
 from export.arena_graph import build_arena_graph
 from export.artefact import FILE_NAME, artefact_bytes, read_card
-from export.errors import BadTargetError, TargetExistsError
+from export.errors import TargetExistsError
 from export.lower import Target
 from export.network_oracle import NetworkOracle
+from export.place import check_target
 from export.precision import Precision
 from export.proving import prove
 from export.structure import check_arenas_stay
@@ -79,26 +79,6 @@ def write_artefact(target: Path, model: ModelProto, card: ModelCard, *, force: b
     return target / FILE_NAME
 
 
-def check_target(target: Path, *, force: bool = False) -> None:
-    """Raise unless an artefact may be written to the folder `target`, NAME/VERSION.
-
-    Raises:
-        BadTargetError: VERSION is not a positive integer, NAME is not a model's name, or a file is in the way.
-        TargetExistsError: There is an artefact, and `force` is not given.
-    """
-    if not re.fullmatch(r"[1-9][0-9]*", target.name):
-        raise BadTargetError(target, f"the last part must be the version, a positive integer, and is {target.name!r}")
-    if not _is_model_name(target.parent.name):
-        raise BadTargetError(
-            target, f"{target.parent.name!r} cannot be a model's name: letters, digits, '.', '_' and '-'"
-        )
-    blocked = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
-    if blocked is not None:
-        raise BadTargetError(target, f"{blocked} is not a folder")
-    if target.exists() and any(target.iterdir()) and not force:
-        raise TargetExistsError(target)
-
-
 def build_card(
     network: Network, name: str, version: int, *, description: str, max_batch: int, parity: Parity
 ) -> ModelCard:
@@ -121,10 +101,6 @@ def build_card(
         parity=parity,
         created_by=" ".join(f"{package} {installed_version(package)}" for package in ("torch", "onnx", "onnxruntime")),
     )
-
-
-def _is_model_name(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name) is not None
 
 
 @contextmanager

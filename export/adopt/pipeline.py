@@ -12,7 +12,8 @@ from export.adopt.oracle import OriginalOracle
 from export.adopt.planning import Planned, make_plan
 from export.adopt.reading import read_foreign
 from export.adopt.wishes import Wishes
-from export.pipeline import check_target, write_artefact
+from export.pipeline import write_artefact
+from export.place import check_target
 from export.precision import Precision
 from export.proving import prove
 from models.card import ModelCard, Parity

@@ -35,7 +35,7 @@ def settle(original: Original, candidates: list[Candidate]) -> Found:
     found: list[tuple[int, Found]] = []
     for candidate in candidates:
         tried = replace(original, reading=candidate.layouts)
-        if all(layout.batch is not None for layout in candidate.layouts.values()):
+        if all(_batch_is_open(original, name, layout) for name, layout in candidate.layouts.items()):
             try:
                 found.append((candidate.rank, Found(tried, _rows_apart(tried), batched=True)))
             except (RunFailedError, _NotApartError) as exc:
@@ -55,6 +55,10 @@ def settle(original: Original, candidates: list[Candidate]) -> Found:
             failures.append(str(exc))
     likeliest = replace(original, reading=candidates[0].layouts)
     raise NotServableError(_does_not_run(likeliest, failures[0] if failures else why))
+
+
+def _batch_is_open(original: Original, name: str, layout: Layout) -> bool:
+    return layout.batch is not None and layout.batch in original.foreign.inputs[name].free
 
 
 class _NotApartError(Exception):

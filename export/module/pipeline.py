@@ -22,7 +22,8 @@ from export.module.loading import check_weights
 from export.module.oracle import ModuleOracle
 from export.module.recording import Carried, Leaf, input_names, record
 from export.module.tracing import make_explicit, trace
-from export.pipeline import check_target, write_artefact
+from export.pipeline import write_artefact
+from export.place import check_target
 from export.precision import Precision
 from export.proving import prove
 from models.card import ModelCard, Parity

@@ -76,6 +76,20 @@ def test_what_is_found_is_told(tmp_path: Path) -> None:
         "steps_with_strangers",
     ):
         assert words in result.stdout
+    shown = invoke("show", tmp_path / "m/1/model.onnx")
+    for printed in (result, shown):
+        assert "the original and the artefact" in printed.stdout
+        assert "torch" not in printed.stdout
+
+
+def test_the_card_says_why_rows_run_one_at_a_time(tmp_path: Path) -> None:
+    """The reason for max_batch 1 stands among the card's findings, not on the terminal alone."""
+    text = """net (float[1,2] x, float[1,2] h) => (float[1,2] y, float[1,2] h_out)
+        { h_out = Add (h, x)  y = Neg (h_out) }"""
+    card, findings = adopted(text_model(text), tmp_path)
+    assert card.max_batch == 1
+    assert "max_batch is 1: its shapes are fixed to one row" in findings[-1]
+    assert card.config["findings"][-1] == findings[-1]
 
 
 def test_an_initial_state_is_taken_from_a_file(tmp_path: Path) -> None:
@@ -301,6 +315,38 @@ def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     """A model that gives NaN on any random input is not adopted."""
     text = "net (float[batch,2] x) => (float[batch,2] y) { z = Sub (x, x)  y = Div (z, z) }"
     refuse(text_model(text), tmp_path, "'y' is not finite")
+
+
+SATURATED = """net (float[batch,time,4] x, float[1,batch,5] h0, float[1,batch,5] c0)
+    => (float[time,batch,5] y, float[1,batch,5] hn, float[1,batch,5] cn)
+    { major = Transpose <perm = [1, 0, 2]> (x)
+      WT = Transpose <perm = [0, 2, 1]> (V)
+      Y, hn, cn = LSTM <hidden_size = 5> (major, WT, R, , , h0, c0)
+      one = Constant <value = int64[1] {1}> ()
+      y = Squeeze (Y, one) }"""
+
+
+@pytest.mark.parametrize(("name", "value"), [("V", np.inf), ("R", -np.inf), ("R", np.nan)])
+def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    """Infinity in a layer's weights is refused like NaN, though gates that it saturates give finite outputs."""
+    model = Animal(SATURATED, {}, {}, weights={"V": (1, 4, 20), "R": (1, 20, 5)}).model()
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            values = numpy_helper.to_array(tensor).copy()
+            values[0, 3, 2] = value
+            tensor.CopyFrom(numpy_helper.from_array(values, name))
+    refuse(model, tmp_path, f"the weight '{name}' holds {'NaN' if np.isnan(value) else 'infinity'}")
+
+
+def test_a_mask_may_hold_infinity(tmp_path: Path) -> None:
+    """Constants that are added or compared, as an attention's mask is, keep their infinities."""
+    text = """net (float[batch,3] x, float[batch,3] h) => (float[batch,3] y, float[batch,3] h_out)
+        { h_out = Max (x, h, low)  sum = Add (h_out, mask)  y = Softmax (sum) }"""
+    model = text_model(text)
+    for name, values in (("low", [-np.inf]), ("mask", [0.0, 0.5, -np.inf])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.float32), name))
+    card, _ = adopted(model, tmp_path)
+    assert card.states[0].name == "h"
 
 
 def test_a_model_that_needs_positive_inputs_is_adopted(tmp_path: Path) -> None:
