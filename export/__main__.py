@@ -13,10 +13,11 @@ from typer.core import TyperGroup
 
 from export.adopt.command import adopt
 from export.artefact import read_card
-from export.commands import REFUSED, Description, Dtype, Force, MaxBatch, Out, Quantize, Tell, carry_out
+from export.commands import REFUSED, Description, Dtype, Force, MaxBatch, Out, Quantize, carry_out
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
 from export.lower import Target
 from export.module.command import module
+from export.order import Options
 from export.pipeline import export_network
 from export.place import Place, check_target
 from export.precision import TOLERANCES, Precision, choose
@@ -92,24 +93,15 @@ def export_checkpoint(
         for own in cells or ():
             _import_cells(own)
 
-        def make(place: Place, on_progress: Tell, on_finding: Tell) -> Path:
-            check_target(place.folder, force=force)
-            return export_network(
-                Network.load(checkpoint),
-                place.root,
-                place.name,
-                place.version,
-                description=description,
-                max_batch=max_batch,
-                tolerance=tolerance,
-                precision=choose(dtype, quantize),
-                on_finding=on_finding,
-                target=cast(Target, target),
-                force=force,
-                on_progress=on_progress,
-            )
+        asked = Options(description=description, max_batch=max_batch, tolerance=tolerance, force=force)
 
-        carry_out(out, make)
+        def make(place: Place, options: Options) -> Path:
+            check_target(place.folder, force=force)
+            network = Network.load(checkpoint)
+            kind = cast(Target, target)
+            return export_network(network, place.root, place.name, place.version, target=kind, **options)
+
+        carry_out(out, asked | {"precision": choose(dtype, quantize)}, make)
 
 
 @app.command()

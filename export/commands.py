@@ -11,6 +11,7 @@ from rich.console import Console
 
 from export.artefact import read_card
 from export.errors import ExportError
+from export.order import Options
 from export.place import Place
 from export.tables import parity_table
 
@@ -27,9 +28,6 @@ Quantize = Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less
 Tolerance = Annotated[float | None, typer.Option(min=0, max=1, help="The largest difference allowed, of the scale.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a version that exists.")]
 
-Tell = Callable[[str], None]
-"""Takes what begins, or what was found."""
-
 
 @contextmanager
 def refused(what: str) -> Iterator[None]:
@@ -41,7 +39,7 @@ def refused(what: str) -> Iterator[None]:
         raise typer.Exit(REFUSED) from exc
 
 
-def carry_out(out: Path, make: Callable[[Place, Tell, Tell], Path]) -> None:
+def carry_out(out: Path, options: Options, make: Callable[[Place, Options], Path]) -> None:
     """Make an artefact where --out says, showing what goes on, and print what was found, its figures and its file."""
     console = Console()
 
@@ -50,6 +48,6 @@ def carry_out(out: Path, make: Callable[[Place, Tell, Tell], Path]) -> None:
 
     place = Place.parse(out)
     with console.status("starting") as status:
-        path = make(place, status.update, tell)
+        path = make(place, {**options, "on_progress": status.update, "on_finding": tell})
     console.print(parity_table(read_card(path)))
     console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, markup=False)

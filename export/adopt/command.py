@@ -7,7 +7,8 @@ import typer
 
 from export.adopt.pipeline import adopt_model
 from export.adopt.wishes import Wishes
-from export.commands import Description, Dtype, Force, MaxBatch, Out, Quantize, Tell, Tolerance, carry_out, refused
+from export.commands import Description, Dtype, Force, MaxBatch, Out, Quantize, Tolerance, carry_out, refused
+from export.order import Options
 from export.place import Place
 from export.precision import choose
 
@@ -47,22 +48,9 @@ def adopt(
     """
     with refused("not adopted"):
         wishes = Wishes.parse(state or (), batch_axis or (), constant or (), overlap or (), step or (), initial)
-        precision = choose(dtype, quantize)
+        asked = Options(description=description, max_batch=max_batch, tolerance=tolerance, force=force)
 
-        def make(place: Place, on_progress: Tell, on_finding: Tell) -> Path:
-            return adopt_model(
-                model,
-                place.root,
-                place.name,
-                place.version,
-                wishes=wishes,
-                description=description,
-                max_batch=max_batch,
-                tolerance=tolerance,
-                precision=precision,
-                force=force,
-                on_progress=on_progress,
-                on_finding=on_finding,
-            )
+        def make(place: Place, options: Options) -> Path:
+            return adopt_model(model, place.root, place.name, place.version, wishes=wishes, **options)
 
-        carry_out(out, make)
+        carry_out(out, asked | {"precision": choose(dtype, quantize)}, make)

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from export.commands import Description, Dtype, Force, MaxBatch, Out, Quantize, Tell, Tolerance, carry_out, refused
+from export.commands import Description, Dtype, Force, MaxBatch, Out, Quantize, Tolerance, carry_out, refused
 from export.module.example import Example
 from export.module.loading import load_weights, make_module
 from export.module.pipeline import export_module
+from export.order import Options
 from export.place import Place
 from export.precision import choose
 
@@ -34,25 +35,12 @@ def module(
     """
     with refused("not exported"):
         examples = [Example.parse(text, time_first=time_first) for text in example]
-        precision = choose(dtype, quantize)
+        asked = Options(description=description, max_batch=max_batch, tolerance=tolerance, force=force)
 
-        def make(place: Place, on_progress: Tell, on_finding: Tell) -> Path:
+        def make(place: Place, options: Options) -> Path:
             made = make_module(factory)
             if weights is not None:
                 load_weights(made, weights)
-            return export_module(
-                made,
-                examples,
-                place.root,
-                place.name,
-                place.version,
-                description=description,
-                max_batch=max_batch,
-                tolerance=tolerance,
-                precision=precision,
-                force=force,
-                on_progress=on_progress,
-                on_finding=on_finding,
-            )
+            return export_module(made, examples, place.root, place.name, place.version, **options)
 
-        carry_out(out, make)
+        carry_out(out, asked | {"precision": choose(dtype, quantize)}, make)
