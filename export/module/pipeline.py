@@ -82,6 +82,8 @@ def export_module(
     order.on_finding(
         "several steps run at once" if planned.plan.native_time else "one step is exported: a Scan carries it over time"
     )
+    if planned.one_row:
+        order.on_finding(planned.one_row)
     order.on_progress("writing")
     return write_artefact(target, served, card, force=order.force)
 
@@ -134,7 +136,7 @@ class _Making:
         served = build_served_graph(model, plan)
         served, card = prove(
             served,
-            self._card(plan),
+            self._card(planned),
             self.oracle(plan),
             tolerance=self._order.tolerance,
             on_progress=self._order.on_progress,
@@ -155,14 +157,18 @@ class _Making:
             initial={name: row for one in self._carried for name, row in one.initial.items()},
         )
 
-    def _card(self, plan: Plan) -> ModelCard:
+    def _card(self, planned: Planned) -> ModelCard:
         """Return the card of the module, its parity still open."""
+        plan = planned.plan
         return ModelCard(
             name=self._name,
             version=self._version,
             description=self._order.description,
             cell="module",
-            config={"module": f"{type(self._module).__module__}.{type(self._module).__qualname__}"},
+            config={
+                "module": f"{type(self._module).__module__}.{type(self._module).__qualname__}",
+                **({"findings": [planned.one_row]} if planned.one_row else {}),
+            },
             inputs=tuple(one.spec for one in plan.inputs),
             outputs=tuple(one.spec for one in plan.outputs),
             states=plan.state_specs,

@@ -133,6 +133,24 @@ def test_a_module_of_other_shapes_is_refused(tmp_path: Path) -> None:
         exported(made(Tagger), tmp_path, "1x20x6", "1x20x6")
 
 
+def test_the_card_says_why_rows_run_one_at_a_time(tmp_path: Path) -> None:
+    """A module whose rows move each other runs a row at a time, and the card says which output shows it."""
+
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.gru(x)[0]
+            return y * (1 + y.mean(0, keepdim=True))
+
+    card, findings = exported(made(Mixing), tmp_path, "1x9x3")
+    assert card.max_batch == 1
+    assert "so max_batch is 1: a row's output 'y' depends on the other rows of its batch" in findings[-1]
+    assert card.config["findings"] == [findings[-1]]
+
+
 def test_the_modules_own_weights_are_left_alone(tmp_path: Path) -> None:
     """Export changes neither the module's weights nor how it runs."""
     module = made(CellLoop)
