@@ -297,7 +297,7 @@ async def test_bad_wishes_change_nothing(client: httpx.AsyncClient, method: str,
 @pytest.fixture
 async def small(artifacts: object) -> AsyncIterator[Service]:
     """A service whose table holds ten rows of a model."""
-    made = Service(Settings(artifacts=artifacts, max_sessions=10), FakeClock())  # type: ignore[arg-type]
+    made = Service(Settings(artifacts=artifacts, max_sessions=10), FakeClock())
     made.open()
     yield made
     made.close()
