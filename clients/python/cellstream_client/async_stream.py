@@ -1,7 +1,7 @@
 """A stream for asyncio: as `Stream`, and steps can be sent ahead of their answers."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +56,9 @@ class AsyncStream(Standing):
                 self._window.give_up()
                 raise
 
-    async def map(self, inputs: AsyncIterable[Any] | Iterable[Any], *, ahead: int | None = None) -> AsyncIterator[Row]:
+    async def map(
+        self, inputs: AsyncIterable[Any] | Iterable[Any], *, ahead: int | None = None
+    ) -> AsyncGenerator[Row, None]:
         """Take a time step for each of the inputs, (features,), and yield its outputs, (outputs,), in order.
 
         Up to `ahead` of them are sent before the first is answered: as many as the session keeps (`keep` at opening)
@@ -162,8 +164,7 @@ class AsyncStream(Standing):
         await self._close(True)
 
     async def _close(self, patient: bool) -> None:
-        async with self._turn:
-            await self._drop()
+        await self._drop()
         await self._on_close(patient)
 
     async def __aenter__(self) -> Self:
