@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.client import Client
+from cellstream_client import Client
 from examples.running import HOST, free_port, running_service
 from export.adopt import Wishes, adopt_model
 from export.errors import ExportError
@@ -80,11 +80,8 @@ def read_steps(recording: Path) -> np.ndarray:
 
 def stream(url: str, steps: np.ndarray) -> list[float]:
     """Send one step at a time through a session; return the probability of speech in each."""
-    with Client(url) as client:
-        session = client.open_session("silero", idle_limit=60)
-        probabilities = [session.steps([step.tolist()])[0][0] for step in steps]
-        session.close()
-    return probabilities
+    with Client(url) as client, client.open("silero", idle_limit=60) as session:
+        return [session.step(step)[0] for step in steps]
 
 
 def timeline(probabilities: Sequence[float]) -> Iterator[tuple[float, float, bool]]:

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 from cellstream_client import AsyncClient, Client, Retries, Session, Stream
@@ -15,6 +16,11 @@ from tests.service.conftest import RunningServer
 QUICK = Retries(attempts=6, seconds=10, pause=0.01, longest_pause=0.05, jitter=0.01)
 
 Connect = Callable[..., Any]
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    """Compare outputs as float32 allows."""
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
 class Awaited:

@@ -18,11 +18,9 @@ from cellstream_client import (
     Unavailable,
 )
 from models.network import Network
-from tests.clients.conftest import Connect
+from tests.clients.conftest import Connect, assert_close
 from tests.clients.proxy import Proxy
 from tests.service.conftest import RunningServer, offline, random_inputs
-
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 async def test_steps_are_those_of_the_whole_sequence(client: Any, networks: dict[str, Network]) -> None:
@@ -33,16 +31,16 @@ async def test_steps_are_those_of_the_whole_sequence(client: Any, networks: dict
         found += await session.steps(inputs[2:5])
         found += await session.steps([tuple(row) for row in inputs[5:].tolist()])
         assert session.last_step == 8
-    np.testing.assert_allclose(found, offline(networks["lstm"], inputs), **TOLERANCE)
+    assert_close(found, offline(networks["lstm"], inputs))
     (whole,) = await client.predict("lstm", [inputs])
-    np.testing.assert_allclose(whole, found, **TOLERANCE)
+    assert_close(whole, found)
 
 
 async def test_token_ids_are_single_numbers(client: Any, networks: dict[str, Network]) -> None:
     """A model of token ids takes a number a step."""
     async with await client.open("tokens") as session:
         found = [await session.step(7), *await session.steps(np.array([3, 19]))]
-    np.testing.assert_allclose(found, offline(networks["tokens"], np.array([7, 3, 19])), **TOLERANCE)
+    assert_close(found, offline(networks["tokens"], np.array([7, 3, 19])))
 
 
 async def test_a_lost_answer_is_asked_for_again(shaky: Any, proxy: Proxy, networks: dict[str, Network]) -> None:
@@ -55,7 +53,7 @@ async def test_a_lost_answer_is_asked_for_again(shaky: Any, proxy: Proxy, networ
         found.append(await session.step(row))
         assert (await session.describe()).step == session.last_step == number
     await session.close()
-    np.testing.assert_allclose(found, offline(networks["lstm"], inputs), **TOLERANCE)
+    assert_close(found, offline(networks["lstm"], inputs))
 
 
 async def test_a_lost_creation_opens_one_session(shaky: Any, proxy: Proxy) -> None:
@@ -151,7 +149,7 @@ async def test_a_history_is_read_at_opening(client: Any, networks: dict[str, Net
     inputs = random_inputs(5, seed=7)
     async with await client.open("lstm", history=inputs[:4]) as session:
         assert session.last_step == 4
-        np.testing.assert_allclose(await session.step(inputs[4]), offline(networks["lstm"], inputs)[4], **TOLERANCE)
+        assert_close(await session.step(inputs[4]), offline(networks["lstm"], inputs)[4])
 
 
 async def test_sessions_are_listed_page_by_page(client: Any) -> None:

@@ -20,11 +20,9 @@ from cellstream_client import (
     Unavailable,
 )
 from models.network import Network
-from tests.clients.conftest import QUICK, Connect
+from tests.clients.conftest import QUICK, Connect, assert_close
 from tests.clients.proxy import Proxy
 from tests.service.conftest import RunningServer, offline, random_inputs
-
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 async def test_a_stream_and_its_session_count_together(client: Any, networks: dict[str, Network]) -> None:
@@ -37,7 +35,7 @@ async def test_a_stream_and_its_session_count_together(client: Any, networks: di
             found.append(await stream.step(inputs[4]))
             assert (stream.session_id, stream.last_step, stream.epoch) == (session.session_id, 5, 0)
         found.append(await session.step(inputs[5]))
-    np.testing.assert_allclose(found, offline(networks["lstm"], inputs), **TOLERANCE)
+    assert_close(found, offline(networks["lstm"], inputs))
 
 
 async def test_a_cut_stream_resumes_where_it_was(shaky: Any, proxy: Proxy, networks: dict[str, Network]) -> None:
@@ -52,7 +50,7 @@ async def test_a_cut_stream_resumes_where_it_was(shaky: Any, proxy: Proxy, netwo
                 proxy.cut()
             found.append(await stream.step(row))
         assert stream.last_step == 8
-    np.testing.assert_allclose(found, offline(networks["lstm"], inputs), **TOLERANCE)
+    assert_close(found, offline(networks["lstm"], inputs))
 
 
 async def test_a_stream_that_failed_can_be_called_again(connect: Connect, proxy: Proxy) -> None:
@@ -68,7 +66,7 @@ async def test_a_stream_that_failed_can_be_called_again(connect: Connect, proxy:
         second = await stream.step(inputs[1])
         assert stream.last_step == 2
     (whole,) = await hasty.predict("lstm", [inputs])
-    np.testing.assert_allclose([first, second], whole, **TOLERANCE)
+    assert_close([first, second], whole)
 
 
 async def test_closing_a_stream_ends_what_it_opened(client: Any) -> None:
@@ -140,7 +138,7 @@ async def test_map_sends_ahead_and_answers_in_order(async_shaky: AsyncClient, ne
         found = [row async for row in stream.map(inputs[:20])]
         found += [row async for row in stream.map(source(), ahead=3)]
         assert stream.last_step == 40
-    np.testing.assert_allclose(found, offline(networks["lstm"], inputs), **TOLERANCE)
+    assert_close(found, offline(networks["lstm"], inputs))
 
 
 @pytest.mark.parametrize("keep", [0, 1, 8])
@@ -160,7 +158,7 @@ async def test_a_cut_map_loses_and_doubles_nothing(
             elif chance == 1:
                 proxy.cut()
         assert stream.last_step == 120
-    np.testing.assert_allclose(found, offline(networks["lstm"], inputs), **TOLERANCE)
+    assert_close(found, offline(networks["lstm"], inputs))
 
 
 async def test_what_was_sent_ahead_and_not_read_is_taken_back(
@@ -179,7 +177,7 @@ async def test_what_was_sent_ahead_and_not_read_is_taken_back(
         await rows.aclose()
         assert stream.last_step == 4
         found += [await stream.step(row) for row in inputs[4:]]
-    np.testing.assert_allclose(found, offline(networks["lstm"], inputs), **TOLERANCE)
+    assert_close(found, offline(networks["lstm"], inputs))
 
 
 async def test_a_map_raises_what_its_inputs_raise(async_shaky: AsyncClient) -> None:

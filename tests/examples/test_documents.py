@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cellstream_client import Client
 from examples import series
-from examples.client import Client
 from examples.forecaster import Recipe, train
 from examples.running import HOST, ROOT, free_port, running_service
 from export import export_network
@@ -43,7 +43,7 @@ def test_every_curl_in_the_documents_works(address: str, document: str, answers:
     """Each curl that is shown gets an answer, and none an error."""
     script = blocks(document, "sh", "curl").replace(SHOWN, address).replace("curl -s", "curl --fail-with-body -s")
     with Client(address) as client:
-        session = client.open_session("sunspots", 60).session_id
+        session = client.open("sunspots", idle_limit=60).session_id
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         env={**os.environ, "SESSION": session},
