@@ -65,9 +65,9 @@ async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
     async with AsyncExitStack() as stack:
 
         async def make(url: str, **options: Any) -> Any:
-            kind = AsyncClient if request.param == "async" else Client
-            made = kind(url, **{"retries": QUICK, "timeout": 2.0} | options)
-            return await stack.enter_async_context(made if isinstance(made, AsyncClient) else Awaited(made))
+            settings: dict[str, Any] = {"retries": QUICK, "timeout": 2.0} | options
+            made = AsyncClient(url, **settings) if request.param == "async" else Awaited(Client(url, **settings))
+            return await stack.enter_async_context(made)
 
         yield make
 

@@ -67,6 +67,23 @@ def test_the_stream_in_the_documents_works(address: str) -> None:
     assert re.fullmatch(r"(\[\[-?[\d.]+\]\]\n){3}", done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("document", "word", "printed"),
+    [
+        ("README.md", "cellstream_client", r"(\[-?[\d.]+\]\n){3}"),
+        ("docs/client.md", "import Client", r"(\[-?[\d.]+\]\n){3}"),
+        ("docs/client.md", "AsyncClient", r"(\[-?[\d.]+\]\n){3}"),
+        ("clients/python/README.md", "cellstream_client", r"(\[\[-?[\d.]+\], \[-?[\d.]+\]\]\n){2}session_closed 4\n"),
+    ],
+)
+def test_the_client_does_what_the_documents_show(address: str, document: str, word: str, printed: str) -> None:
+    """Each example of the client runs, and prints what it should."""
+    script = blocks(document, "python", word).replace(SHOWN, address)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(printed, done.stdout), done.stdout
+
+
 def test_a_torch_network_becomes_an_artefact_as_the_readme_shows(tmp_path: Path) -> None:
     """The README's code saves a torch LSTM, and its commands export it and show its card."""
     shown = blocks("README.md", "sh", "-m export")
