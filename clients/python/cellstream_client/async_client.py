@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import httpx
 
@@ -14,7 +14,7 @@ from cellstream_client.async_stream import AsyncStream
 from cellstream_client.errors import Unavailable
 from cellstream_client.link import ONCE, AsyncLink, Service
 from cellstream_client.retries import Retries
-from cellstream_client.values import Inputs, Model, Outputs, SessionInfo
+from cellstream_client.values import Inputs, Model, Opening, Outputs, SessionInfo
 
 
 class AsyncClient:
@@ -64,18 +64,9 @@ class AsyncClient:
         """Run whole sequences, (T, features) each and of any length, without a session."""
         return await self._link.send(calls.predict(model, sequences))
 
-    async def open(
-        self,
-        model: str,
-        *,
-        idle_limit: float | None = None,
-        keep: int | None = None,
-        history: Inputs | None = None,
-        state: bytes | None = None,
-    ) -> AsyncSession:
+    async def open(self, model: str, **opening: Unpack[Opening]) -> AsyncSession:
         """Open a session; however often the request must be sent, it is one. The arguments are as in `Client.open`."""
-        call = calls.open_session(model, idle_limit, keep, history, state)
-        return AsyncSession(self._link, await self._link.send(call))
+        return AsyncSession(self._link, await self._link.send(calls.open_session(model, opening)))
 
     async def session(self, session_id: str) -> AsyncSession:
         """Go on with a session, from where the service says that it stands."""
@@ -91,17 +82,9 @@ class AsyncClient:
             for info in infos:
                 yield info
 
-    async def stream(
-        self,
-        model: str,
-        *,
-        idle_limit: float | None = None,
-        keep: int | None = None,
-        history: Inputs | None = None,
-        state: bytes | None = None,
-    ) -> AsyncStream:
+    async def stream(self, model: str, **opening: Unpack[Opening]) -> AsyncStream:
         """Open a session as `open` does, and a stream of it; closing the stream ends the session."""
-        session = await self.open(model, idle_limit=idle_limit, keep=keep, history=history, state=state)
+        session = await self.open(model, **opening)
         return session.owned_stream()
 
     async def close(self) -> None:

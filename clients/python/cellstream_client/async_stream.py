@@ -63,6 +63,7 @@ class AsyncStream(Standing):
 
         Up to `ahead` of them are sent before the first is answered: as many as the session keeps (`keep` at opening)
         unless told otherwise, since those that were taken when a socket is lost must be taken back and sent again.
+        Other steps of the session wait until the map is at its end, or closed.
 
         Raises:
             ValueError: `ahead` is more than that.

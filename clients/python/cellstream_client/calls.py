@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from cellstream_client.errors import CellstreamError, Unavailable, answered
-from cellstream_client.values import Inputs, Model, Outputs, SessionInfo, encode
+from cellstream_client.values import Inputs, Model, Opening, Outputs, SessionInfo, encode
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -97,14 +97,13 @@ def predict(model: str, sequences: Sequence[Inputs]) -> Call[list[Outputs]]:
     return Call("POST", f"/v1/models/{quote(model, safe='')}/predict", read, body(inputs=sequences))
 
 
-def open_session(
-    model: str, idle_limit: float | None, keep: int | None, history: Inputs | None, state: bytes | None
-) -> Call[SessionInfo]:
+def open_session(model: str, opening: Opening) -> Call[SessionInfo]:
     """Open a session; the key makes one of all the times that this call is sent."""
-    text = None if state is None else base64.b64encode(state).decode()
-    content = body(idle_limit=idle_limit, keep=keep, history=history, state=text)
+    values: dict[str, object] = dict(opening)
+    if (state := opening.get("state")) is not None:
+        values["state"] = base64.b64encode(state).decode()
     headers = {"Idempotency-Key": uuid.uuid4().hex}
-    return Call("POST", f"/v1/models/{quote(model, safe='')}/sessions", session_info, content, headers=headers)
+    return Call("POST", f"/v1/models/{quote(model, safe='')}/sessions", session_info, body(**values), headers=headers)
 
 
 def describe(session_id: str) -> Call[SessionInfo]:

@@ -4,7 +4,7 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import httpx
 
@@ -14,7 +14,7 @@ from cellstream_client.link import ONCE, Link, Service
 from cellstream_client.retries import Retries
 from cellstream_client.session import Session
 from cellstream_client.stream import Stream
-from cellstream_client.values import Inputs, Model, Outputs, SessionInfo
+from cellstream_client.values import Inputs, Model, Opening, Outputs, SessionInfo
 
 
 class Client:
@@ -67,21 +67,13 @@ class Client:
         """Run whole sequences, (T, features) each and of any length, without a session."""
         return self._link.send(calls.predict(model, sequences))
 
-    def open(
-        self,
-        model: str,
-        *,
-        idle_limit: float | None = None,
-        keep: int | None = None,
-        history: Inputs | None = None,
-        state: bytes | None = None,
-    ) -> Session:
+    def open(self, model: str, **opening: Unpack[Opening]) -> Session:
         """Open a session; however often the request must be sent, it is one.
 
         `idle_limit` is the seconds that it stays unused, `keep` how many requests can be rewound. It starts from the
         model's initial state, or behind a `history` (T, features), or from a `state` that `Session.snapshot` gave.
         """
-        return Session(self._link, self._link.send(calls.open_session(model, idle_limit, keep, history, state)))
+        return Session(self._link, self._link.send(calls.open_session(model, opening)))
 
     def session(self, session_id: str) -> Session:
         """Go on with a session, from where the service says that it stands."""
@@ -95,17 +87,9 @@ class Client:
             infos, after = self._link.send(calls.sessions(page, after))
             yield from infos
 
-    def stream(
-        self,
-        model: str,
-        *,
-        idle_limit: float | None = None,
-        keep: int | None = None,
-        history: Inputs | None = None,
-        state: bytes | None = None,
-    ) -> Stream:
+    def stream(self, model: str, **opening: Unpack[Opening]) -> Stream:
         """Open a session as `open` does, and a stream of it; closing the stream ends the session."""
-        return self.open(model, idle_limit=idle_limit, keep=keep, history=history, state=state).owned_stream()
+        return self.open(model, **opening).owned_stream()
 
     def close(self) -> None:
         """Close the connections; sessions stay until they are closed or idle for too long."""

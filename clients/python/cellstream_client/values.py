@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias, TypedDict
 
 from cellstream_client.errors import InvalidInput
 
@@ -24,6 +24,19 @@ Outputs: TypeAlias = list[list[float]] | Any
 
 Row: TypeAlias = list[float] | Any
 """The outputs of one time step, (outputs,); name → such an array where a model has several outputs."""
+
+
+class Opening(TypedDict, total=False):
+    """How to open a session; everything has a default, and a history and a state exclude each other."""
+
+    idle_limit: float | None
+    """Seconds that it stays unused."""
+    keep: int | None
+    """So many requests can be rewound."""
+    history: Inputs | None
+    """Steps (T, features) to read first; without them it starts from the model's initial state."""
+    state: bytes | None
+    """A snapshot to go on from."""
 
 
 @dataclass(frozen=True, slots=True)
