@@ -83,7 +83,7 @@ class AsyncStream(Standing):
                 await feeder  # raises what the inputs raised
             finally:
                 feeder.cancel()
-                await asyncio.wait([feeder])
+                await asyncio.gather(feeder, return_exceptions=True)  # what it raised is told above, or too late
                 await self._drop_if_owed()
                 self._window.abandon()
 

@@ -25,6 +25,7 @@ class Window:
     The first `sent` of `frames` are on the present socket. `_outstanding` are the last steps of all frames that some
     socket carried and no answer settled: those of `frames`, and before them those that were abandoned, that is, sent
     ahead by somebody who stopped reading.
+    `_took_back` is true from a rewind that was asked for until its epoch is known.
 
     The service keeps the answer of the last request only. So when a socket is lost with one frame outstanding, that
     frame is simply sent again; with more of them, those that were taken are first taken back.
@@ -36,6 +37,7 @@ class Window:
         self.sent = 0
         self._outstanding: list[int] = []
         self._abandoned = False
+        self._took_back = False
 
     def add(self, inputs: Inputs) -> None:
         """Put a chunk behind the others."""
@@ -78,12 +80,15 @@ class Window:
     def requests_to_take_back(self, info: SessionInfo) -> int:
         """Return how many requests were taken whose answers cannot be had any more."""
         taken = sum(last <= info.step for last in self._outstanding)
-        return taken if taken > 1 or self._abandoned else 0
+        requests = taken if taken > 1 or self._abandoned else 0
+        self._took_back = self._took_back or requests > 0
+        return requests
 
     def settled(self, info: SessionInfo) -> None:
-        """Note that what had to be taken back was: the frames that are left are sent again in the present epoch."""
-        self._cursor.epoch = info.epoch
-        self._abandoned = False
+        """Note that what had to be taken back was; an epoch that is not our own doing is not taken over."""
+        if self._took_back:
+            self._cursor.epoch = info.epoch
+        self._abandoned = self._took_back = False
 
     def connected(self) -> None:
         """Note a new socket, which has carried nothing."""
