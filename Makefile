@@ -42,7 +42,7 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 clean: ## Remove .venv, caches, the trained checkpoint and the artefacts
-	rm -rf $(VENV) artifacts checkpoints build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) artifacts checkpoints build dist *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
