@@ -96,7 +96,7 @@ class Driver:
         for _ in range(1000):
             headers = dict(self.headers)
             gate.request_id(headers)
-            Call(gate.tenant(headers), "id", headers, self.receive)
+            Call(gate.tenant(headers), "id", headers, b"", self.receive)
             gate.answered("step", 200, start)
         return (time.perf_counter() - start) / 1000
 

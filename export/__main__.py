@@ -13,15 +13,17 @@ from typer.core import TyperGroup
 
 from export.adopt.command import adopt
 from export.artefact import read_card
+from export.commands import REFUSED, Description, Dtype, Force, MaxBatch, Out, Quantize, carry_out
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
 from export.lower import Target
 from export.module.command import module
-from export.pipeline import check_target, export_network
+from export.order import Options
+from export.pipeline import export_network
+from export.place import Place, check_target
 from export.precision import TOLERANCES, Precision, choose
 from export.tables import card_table, parity_table
 from models.network import CheckpointError, Network
 
-REFUSED = 1
 BAD_INPUT = 2
 
 _DEFAULT = "network"
@@ -58,9 +60,9 @@ def export_checkpoint(
     checkpoint: Annotated[
         Path, typer.Argument(help="A .safetensors file that Network.save wrote.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="Where to: …/NAME/VERSION.", metavar="FOLDER", show_default=False)],
-    description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
-    max_batch: Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")] = 256,
+    out: Out,
+    description: Description = "",
+    max_batch: MaxBatch = 256,
     target: Annotated[
         str, typer.Option(help="cpu or cuda: whose kernels the graph is made for. It runs on both, at another speed.")
     ] = "cpu",
@@ -68,8 +70,8 @@ def export_checkpoint(
         list[str] | None,
         typer.Option("--import", help="A module that registers cells of your own.", metavar="MODULE"),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")] = "float32",
-    quantize: Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")] = "",
+    dtype: Dtype = "float32",
+    quantize: Quantize = "",
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -77,13 +79,12 @@ def export_checkpoint(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a version that exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Export a checkpoint and verify it (the default: the word may be left out).
 
     Exit status 1: torch and onnxruntime disagree. Exit status 2: the checkpoint or the folder cannot be used.
     """
-    out = Path(out.absolute())
     with _told_in_one_sentence():
         if tolerance is not None and not 0 < tolerance < 1:
             raise typer.BadParameter(f"the tolerance must lie between 0 and 1, and is {tolerance}")
@@ -91,25 +92,16 @@ def export_checkpoint(
             raise typer.BadParameter(f"the target is cpu or cuda, and is {target!r}")
         for own in cells or ():
             _import_cells(own)
-        check_target(out, force=force)
-        network = Network.load(checkpoint)
-        with console.status("exporting") as status:
-            path = export_network(
-                network,
-                out.parent.parent,
-                out.parent.name,
-                int(out.name),
-                description=description,
-                max_batch=max_batch,
-                tolerance=tolerance,
-                precision=choose(dtype, quantize),
-                on_finding=lambda finding: console.print(finding, soft_wrap=True, markup=False, highlight=False),
-                target=cast(Target, target),
-                force=force,
-                on_progress=status.update,
-            )
-        console.print(parity_table(read_card(path).parity))
-        console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, markup=False)
+
+        asked = Options(description=description, max_batch=max_batch, tolerance=tolerance, force=force)
+
+        def make(place: Place, options: Options) -> Path:
+            check_target(place.folder, force=force)
+            network = Network.load(checkpoint)
+            kind = cast(Target, target)
+            return export_network(network, place.root, place.name, place.version, target=kind, **options)
+
+        carry_out(out, asked | {"precision": choose(dtype, quantize)}, make)
 
 
 @app.command()
@@ -118,7 +110,7 @@ def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx fi
     with _told_in_one_sentence():
         card = read_card(file)
     console.print(card_table(card))
-    console.print(parity_table(card.parity))
+    console.print(parity_table(card))
 
 
 app.command()(adopt)
@@ -130,8 +122,8 @@ def _import_cells(module: str) -> None:
     sys.path.insert(0, "")
     try:
         importlib.import_module(module)
-    except ImportError as exc:
-        raise typer.BadParameter(f"--import {module}: {exc}") from exc
+    except Exception as exc:  # whatever the user's own code raises
+        raise typer.BadParameter(f"--import {module}: {type(exc).__name__}: {' '.join(str(exc).split())}") from exc
     finally:
         sys.path.remove("")
 
@@ -144,8 +136,8 @@ def _told_in_one_sentence() -> Iterator[None]:
     except (ParityError, ForeignRowError, ArenaCopiedError) as exc:
         print(f"no artefact was written: {exc}", file=sys.stderr)
         raise typer.Exit(REFUSED) from exc
-    except (ExportError, CheckpointError, OSError) as exc:
-        print(exc, file=sys.stderr)
+    except (ExportError, CheckpointError, OSError, MemoryError) as exc:
+        print(str(exc) or "there is not enough memory", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
 
 

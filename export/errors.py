@@ -11,7 +11,9 @@ class BadTargetError(ExportError):
     """The target is not a place an artefact can stand."""
 
     def __init__(self, target: Path, reason: str) -> None:
-        super().__init__(f"{target}: {reason}")
+        super().__init__(
+            f"{target}: {reason} (expected artifacts/NAME/VERSION, an integer version, such as artifacts/detector/1)"
+        )
 
 
 class TargetExistsError(ExportError):
@@ -38,7 +40,7 @@ class ArenaCopiedError(ExportError):
 
 
 class ParityError(ExportError):
-    """onnxruntime and torch disagree."""
+    """onnxruntime and what the artefact was made from disagree."""
 
     def __init__(self, comparison: str, error: float, tolerance: float, detail: str = "") -> None:
         self.comparison = comparison
@@ -46,7 +48,7 @@ class ParityError(ExportError):
         self.tolerance = tolerance
         where = f" ({detail})" if detail else ""
         super().__init__(
-            f"the comparison {comparison!r} of torch with onnxruntime failed{where}: "
+            f"the comparison {comparison!r} with the original failed{where}: "
             f"the largest difference is {error:.3g} of the scale, the tolerance {tolerance:.3g}"
         )
 

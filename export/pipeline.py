@@ -1,21 +1,23 @@
 """Export from a network to an artefact on disk: build, prove, verify, write, rename."""
 
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Unpack
 
 from onnx import ModelProto
 
 from export.arena_graph import build_arena_graph
 from export.artefact import FILE_NAME, artefact_bytes, read_card
-from export.errors import BadTargetError, TargetExistsError
+from export.errors import TargetExistsError
 from export.lower import Target
 from export.network_oracle import NetworkOracle
+from export.order import Options, Order
+from export.place import check_target
 from export.precision import Precision
 from export.proving import prove
 from export.structure import check_arenas_stay
@@ -31,42 +33,42 @@ def export_network(
     name: str,
     version: int,
     *,
-    description: str = "",
-    max_batch: int = 256,
-    tolerance: float | None = None,
-    precision: Precision = Precision.FLOAT32,
     target: Target = "cpu",
-    force: bool = False,
-    on_progress: Callable[[str], None] = lambda what: None,
-    on_finding: Callable[[str], None] = lambda finding: None,
+    **options: Unpack[Options],
 ) -> Path:
     """Write `root/name/version/model.onnx` and return its path; either the whole artefact is there, or nothing is.
 
-    `target` is the kind of device whose kernels the graph is made for. `on_progress` is told what begins, `on_finding`
-    what a lower precision saves and costs.
+    `target` is the kind of device whose kernels the graph is made for; the other options are those of an `Order`.
 
     Raises:
         ExportError: No artefact was written; see its subclasses in `export.errors`.
     """
+    order = Order(**options)
     place = Path(root) / name / str(version)
-    check_target(place, force=force)
+    check_target(place, force=order.force)
 
-    on_progress("lowering to ONNX")
+    order.on_progress("lowering to ONNX")
     model = build_arena_graph(network, target)
     graph_bytes = model.SerializeToString(deterministic=True)
-    on_progress("checking that no arena is copied")
+    order.on_progress("checking that no arena is copied")
     check_arenas_stay(graph_bytes, (spec.name for spec in network.states))
-    exact = TOLERANCE if tolerance is None or precision is not Precision.FLOAT32 else tolerance
+    exact = TOLERANCE if order.tolerance is None or order.precision is not Precision.FLOAT32 else order.tolerance
     parity = verify(
-        network, graph_bytes, tolerance=exact, on_comparison=lambda which: on_progress(f"comparing: {which}")
+        network, graph_bytes, tolerance=exact, on_comparison=lambda which: order.on_progress(f"comparing: {which}")
     )
-    card = build_card(network, name, version, description=description, max_batch=max_batch, parity=parity)
-    if precision is not Precision.FLOAT32:
-        oracle = NetworkOracle(network)
-        model, card = prove(model, card, oracle, precision=precision, tolerance=tolerance, on_finding=on_finding)
+    card = build_card(network, name, version, description=order.description, max_batch=order.max_batch, parity=parity)
+    if order.precision is not Precision.FLOAT32:
+        model, card = prove(
+            model,
+            card,
+            NetworkOracle(network),
+            precision=order.precision,
+            tolerance=order.tolerance,
+            on_finding=order.on_finding,
+        )
 
-    on_progress("writing")
-    return write_artefact(place, model, card, force=force)
+    order.on_progress("writing")
+    return write_artefact(place, model, card, force=order.force)
 
 
 def write_artefact(target: Path, model: ModelProto, card: ModelCard, *, force: bool = False) -> Path:
@@ -77,26 +79,6 @@ def write_artefact(target: Path, model: ModelProto, card: ModelCard, *, force: b
         read_card(file)
         _put(folder, target, force=force)
     return target / FILE_NAME
-
-
-def check_target(target: Path, *, force: bool = False) -> None:
-    """Raise unless an artefact may be written to the folder `target`, NAME/VERSION.
-
-    Raises:
-        BadTargetError: VERSION is not a positive integer, NAME is not a model's name, or a file is in the way.
-        TargetExistsError: There is an artefact, and `force` is not given.
-    """
-    if not re.fullmatch(r"[1-9][0-9]*", target.name):
-        raise BadTargetError(target, f"the last part must be the version, a positive integer, and is {target.name!r}")
-    if not _is_model_name(target.parent.name):
-        raise BadTargetError(
-            target, f"{target.parent.name!r} cannot be a model's name: letters, digits, '.', '_' and '-'"
-        )
-    blocked = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
-    if blocked is not None:
-        raise BadTargetError(target, f"{blocked} is not a folder")
-    if target.exists() and any(target.iterdir()) and not force:
-        raise TargetExistsError(target)
 
 
 def build_card(
@@ -121,10 +103,6 @@ def build_card(
         parity=parity,
         created_by=" ".join(f"{package} {installed_version(package)}" for package in ("torch", "onnx", "onnxruntime")),
     )
-
-
-def _is_model_name(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name) is not None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from export.errors import ExportError
 from export.graphs import all_graphs
+from export.transposes import hold_transposes
 from export.verify import TOLERANCE
 from models.card import ModelCard
 
@@ -99,7 +100,7 @@ def _float16(model: ModelProto, card: ModelCard) -> ModelProto:
     except Exception as exc:  # the converter raises whatever comes
         raise PrecisionError(f"the graph cannot be converted to float16: {' '.join(str(exc).split())[:200]}") from exc
     _keep_casts_off_arenas(converted)
-    return converted
+    return hold_transposes(converted)
 
 
 def _keep_casts_off_arenas(model: ModelProto) -> None:
@@ -132,7 +133,9 @@ def _int8(model: ModelProto) -> ModelProto:
             logging.disable(logging.WARNING)  # advice on how the graph should have been prepared
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                quantize_dynamic(copy, path, op_types_to_quantize=list(_QUANTISED), weight_type=QuantType.QInt8)
+                # 7 bits of the 8: sums of products saturate on processors without VNNI, and y is then anything
+                kinds = list(_QUANTISED)
+                quantize_dynamic(copy, path, kinds, reduce_range=True, weight_type=QuantType.QInt8)
             quantised = onnx.load(path)
         except Exception as exc:  # the quantiser raises whatever comes
             raise PrecisionError(f"the graph cannot be quantised: {' '.join(str(exc).split())[:200]}") from exc

@@ -10,6 +10,7 @@ from onnx import ModelProto
 from export.comparison import INITIAL_SLOT, Oracle, Runner, compare
 from export.precision import TOLERANCES, Precision, lower_precision
 from export.structure import check_arenas_stay
+from export.transposes import hold_transposes
 from models.card import ModelCard
 
 _TIMED_STEPS = 200
@@ -32,6 +33,7 @@ def prove(
         ArenaCopiedError: The graph would copy an arena.
         ParityError: It differs from the oracle by more than the tolerance, by default that of its precision.
     """
+    served = hold_transposes(served)
     lowered, lower_card = lower_precision(served, card, precision)
     data = lowered.SerializeToString(deterministic=True)
     on_progress("checking that no arena is copied")

@@ -3,14 +3,17 @@
 from rich.markup import escape
 from rich.table import Table
 
-from models.card import ModelCard, Parity
+from models.card import ModelCard
+
+_COMPARED = {"adopted": "the original and the artefact"}
 
 
-def parity_table(parity: Parity, title: str = "torch and onnxruntime") -> Table:
-    """Return a table of an artefact's comparisons."""
+def parity_table(card: ModelCard) -> Table:
+    """Return a table of an artefact's comparisons with what it was made from."""
+    title = _COMPARED.get(card.cell, "torch and onnxruntime")
     table = Table("comparison", "largest difference", "tolerance", title=title)
-    for comparison, error in parity.errors.items():
-        table.add_row(comparison, f"{error:.2e}", f"{parity.tolerance:.0e}")
+    for comparison, error in card.parity.errors.items():
+        table.add_row(comparison, f"{error:.2e}", f"{card.parity.tolerance:.0e}")
     return table
 
 

@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.card import TensorSpec
 from models.cells import CELLS, Bidirectional, Cell
@@ -11,6 +11,19 @@ from models.stack import Stack
 
 INPUT_NAME = "x"
 OUTPUT_NAME = "y"
+
+
+MOST = 2**20
+"""The largest width: the weights between two layers of it are more than any memory holds."""
+MOST_LAYERS = 1024
+
+
+def first_reason(exc: ValidationError, within: str = "") -> str:
+    """Return the first thing that is wrong, as one sentence behind its place."""
+    first = exc.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in (within, *first["loc"]) if part != "")
+    said = " ".join(first["msg"].removeprefix("Value error, ").split())
+    return f"{where}: {said}" if where else said
 
 
 class Scaler(BaseModel):
@@ -40,16 +53,16 @@ class NetworkConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cell: str
-    input_size: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    output_size: int = Field(ge=1)
-    num_layers: int = Field(default=1, ge=1)
+    input_size: int = Field(ge=1, le=MOST)
+    hidden_size: int = Field(ge=1, le=MOST)
+    output_size: int = Field(ge=1, le=MOST)
+    num_layers: int = Field(default=1, ge=1, le=MOST_LAYERS)
     cell_options: dict[str, Any] = Field(default_factory=dict)
     residual: bool = Field(default=False, description="Whether each layer's input is added to its output.")
     bidirectional: bool = Field(
         default=False, description="Whether a second cell reads each sequence from its end: whole sequences only."
     )
-    vocabulary: int | None = Field(default=None, ge=1)
+    vocabulary: int | None = Field(default=None, ge=1, le=2**31 - 1)
     input_scaler: Scaler | None = None
     output_scaler: Scaler | None = None
     features: tuple[str, ...] = ()
@@ -90,11 +103,23 @@ class NetworkConfig(BaseModel):
         return Stack(cells, self.residual)
 
     def _make_layer(self, width: int) -> Cell:
+        onward = self._make_cell(width)
+        return Bidirectional(onward, self._make_cell(width)) if self.bidirectional else onward
+
+    def _make_cell(self, width: int) -> Cell:
+        """Return one cell.
+
+        Raises:
+            ValueError: The sizes and options make none; the sentence says which and why.
+        """
         cell = CELLS[self.cell]
-        onward = cell(width, self.hidden_size, **self.cell_options)
-        if not self.bidirectional:
-            return onward
-        return Bidirectional(onward, cell(width, self.hidden_size, **self.cell_options))
+        try:
+            cell.Options.model_validate(self.cell_options)  # a size among them would reach the cell twice
+            return cell(width, self.hidden_size, **self.cell_options)
+        except ValidationError as exc:
+            raise ValueError(first_reason(exc, "cell_options")) from exc
+        except (TypeError, RuntimeError, OverflowError) as exc:  # of torch, where sizes overflow, or of a user's cell
+            raise ValueError(f"no cell {self.cell!r} can be made of these sizes and options") from exc
 
     def input_spec(self) -> TensorSpec:
         """Return how the card describes the input of a step."""

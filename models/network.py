@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.card import StateSpec, TensorSpec
-from models.config import NetworkConfig, Scaler
+from models.config import NetworkConfig, Scaler, first_reason
 from models.stack import NamedState
 
 __all__ = ["CheckpointError", "Network", "NetworkConfig", "Scaler"]
@@ -109,7 +109,7 @@ class Network(nn.Module):
         """Read a network that `save` wrote.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or was not written by `save`.
+            CheckpointError: The file is missing, damaged, not finite, or was not written by `save`.
         """
         path = Path(path)
         metadata, weights = _read_safetensors(path)
@@ -117,10 +117,14 @@ class Network(nn.Module):
             raise CheckpointError(path, "a safetensors file, but not one written by Network.save")
         try:
             config = NetworkConfig.model_validate(json.loads(metadata[_METADATA_KEY]))
-        except (ValidationError, json.JSONDecodeError) as exc:
-            raise CheckpointError(path, f"its configuration cannot be used: {_first_reason(exc)}") from exc
+        except ValidationError as exc:
+            raise CheckpointError(path, f"its configuration cannot be used: {first_reason(exc)}") from exc
+        except (ValueError, RecursionError) as exc:
+            raise CheckpointError(path, "its configuration cannot be used: it is no JSON object") from exc
+        with torch.device("meta"):  # sizes that the file does not hold are refused before there is memory for them
+            expected = cls(config).state_dict()
+        _check_weights(path, expected, weights)
         network = cls(config)
-        _check_weights(path, network.state_dict(), weights)
         network.load_state_dict(weights)
         return network.eval()
 
@@ -139,15 +143,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _check_weights(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     if expected.keys() != found.keys():
         odd = sorted(expected.keys() ^ found.keys())
-        raise CheckpointError(path, f"its weights do not fit its configuration: {', '.join(odd)}")
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise CheckpointError(path, f"its weights do not fit its configuration: {', '.join(odd[:5])}{more}")
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
             raise CheckpointError(path, f"{name} is {tuple(found[name].shape)} and should be {tuple(tensor.shape)}")
-
-
-def _first_reason(exc: ValidationError | json.JSONDecodeError) -> str:
-    if isinstance(exc, ValidationError):
-        first = exc.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return str(exc)
+        if not torch.isfinite(found[name]).all():
+            raise CheckpointError(path, f"the weight {name!r} holds NaN or infinity")

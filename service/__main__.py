@@ -1,12 +1,14 @@
 """The command line: python -m service."""
 
+import asyncio
 import gc
 import math
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 import uvicorn
@@ -29,11 +31,17 @@ KEEP_ALIVE_SECONDS = 75
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which shows a table of the models once it listens, and ends well on a signal."""
+    """uvicorn, which shows a table of the models once it listens, and goes away well.
+
+    The first SIGTERM or SIGINT drains the service and then stops the server, within `grace` seconds; a second one ends
+    the waiting. SIGHUP looks for new versions of the models.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -42,13 +50,42 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM stop the server, and nothing more: a clean stop is a success."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Listen to signals as long as the server runs: a clean stop is a success."""
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._refresh}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self._stopping or not self.started:
+            self.should_exit = self.force_exit = True
+        else:
+            self._stopping = True
+            self._begin(self._drain())
+
+    def _refresh(self) -> None:
+        self._begin(self._service.repository.refresh())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self) -> None:
+        """Let the service say farewell, then stop; what is left of the grace is for requests under way."""
+        grace, loop = self._service.settings.grace, asyncio.get_running_loop()
+        end = loop.time() + grace
+        try:
+            await asyncio.wait_for(self._service.drain(), grace)
+        except TimeoutError:
+            _log.warning("drain_timed_out", seconds=grace)
+        self.config.timeout_graceful_shutdown = math.ceil(max(end - loop.time(), 0))
+        self.should_exit = True
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from service.errors import MethodNotAllowed, NotFound, ServiceError
 from service.fleets import Fleets
 from service.gate import REQUEST_ID, Gate, Headers, Message, Receive, Scope, Send, error_reply
 from service.hotlane import App, HotLane
+from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.operations import Operations
 from service.repository import Repository
@@ -24,7 +25,8 @@ from service.routes.answering import response
 from service.routes.models import models_router
 from service.routes.ops import ops_router
 from service.routes.sessions import sessions_router
-from service.routes.stream import Nowhere, Streams
+from service.routes.stream import Nowhere, Routed, Streams
+from service.schemas import Status
 from service.sessions import SessionTable
 from service.settings import Settings
 
@@ -46,16 +48,20 @@ class Service:
         authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
         self.repository = Repository(settings, clock)
         self.sessions = SessionTable(replica=settings.replica, boot=boot, clock=clock)
-        self.metrics = Metrics(lambda: [(model.name, model.counts()) for model in self.repository.models.values()])
+        self.metrics = Metrics(self.repository.counts)
         self.gate = Gate(authenticator, self.metrics, boot)
-        self.operations = Operations(settings, self.repository, self.sessions, clock)
+        self.operations = Operations(settings, self.repository, self.sessions)
+        self.lifecycle = Lifecycle(settings, self.repository, self.sessions, clock)
         self.fleets = Fleets(settings, self.repository, self.sessions)
-        self.ready = False
+        self.status: Status = "starting"
         self._sweeper: asyncio.TimerHandle | None = None
-        self._streams = Streams(self.gate, self.operations)
+        self._watcher: asyncio.Task[None] | None = None
+        self._streams = Streams(self.gate, self.operations, self.lifecycle)
         routes = self._fastapi()
         self.app: App = (
-            HotLane(routes, self.gate, self.operations, self.fleets, self._streams) if settings.hot_lane else routes
+            HotLane(routes, self.gate, self.operations, self.lifecycle, self.fleets, self._streams)
+            if settings.hot_lane
+            else routes
         )
 
     def load(self) -> None:
@@ -66,20 +72,38 @@ class Service:
         """Load the models unless that is done, and welcome work."""
         if not self.repository.models:
             self.load()
-        self.ready = True
+        self.status = "ready"
         self._sweep()
+        if self.settings.watch:
+            self._watcher = asyncio.create_task(self._watch())
+
+    async def drain(self) -> None:
+        """Take no new session, and end the streams when their frames are answered; steps are still answered."""
+        self.status = "draining"
+        self.sessions.accepting = False
+        _log.info("draining", sessions=len(self.sessions))
+        await self._streams.leave()
 
     def close(self) -> None:
         """Refuse new work and let the models go."""
-        self.ready = False
+        self.status = "draining"
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         self.repository.close()
 
+    async def _watch(self) -> None:
+        """Look for new versions again and again."""
+        while True:
+            await asyncio.sleep(self.settings.watch)
+            await self.repository.refresh()
+
     def _sweep(self) -> None:
-        """End idle sessions now, and again in a while."""
+        """End idle sessions now, let go of versions that nobody uses any more, and again in a while."""
         if ended := self.sessions.sweep():
             _log.info("sessions_expired", count=ended)
+        self.repository.retire()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
     def _fastapi(self) -> FastAPI:
@@ -99,11 +123,15 @@ class Service:
             redirect_slashes=False,
         )
         app.add_middleware(RequestIds, gate=self.gate)
-        app.include_router(models_router(self.gate, self.operations, self.fleets))
-        app.include_router(sessions_router(self.gate, self.operations))
-        app.router.routes.append(WebSocketRoute("/v1/models/{model}/stream", self._streams))
+        app.include_router(models_router(self.gate, self.operations, self.lifecycle, self.fleets))
+        app.include_router(sessions_router(self.gate, self.operations, self.lifecycle))
+        for path, stream in (
+            ("/v1/models/{argument}/stream", self._streams.of_model),
+            ("/v1/sessions/{argument}/stream", self._streams.of_session),
+        ):
+            app.router.routes.append(WebSocketRoute(path, Routed(stream)))
         app.router.routes.append(WebSocketRoute("/{path:path}", Nowhere(self.gate)))
-        app.include_router(ops_router(self.gate, self.metrics, lambda: self.ready))
+        app.include_router(ops_router(self.gate, self.metrics, lambda: self.status))
         app.add_exception_handler(HTTPException, _no_route)
         return app
 

@@ -23,13 +23,14 @@ class Slots:
     """Hands out rows, the last freed first.
 
     `_fresh` is the lowest row never handed out; `_freed` holds rows that came back. A row is leased or free, never
-    both; rows 0 and 1 are neither.
+    both; rows 0 and 1 are neither. `_shared` counts for a leased row its holders beyond the first.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._fresh = RESERVED
         self._freed: list[int] = []
+        self._shared: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return f"<Slots {self.leased} leased, {self.free} free>"
@@ -61,13 +62,29 @@ class Slots:
         self._fresh += count - len(reused)
         return [*reused, *range(fresh, self._fresh)]
 
+    def share(self, slot: int) -> None:
+        """Count one more holder of a leased row."""
+        if slot > SINK:
+            self._shared[slot] = self._shared.get(slot, 0) + 1
+
     def release(self, slot: int) -> None:
-        """Give a leased row back."""
-        self._freed.append(slot)
+        """Let go of a row; the last of its holders gives it back. The reserved rows have no holders."""
+        if slot <= SINK:
+            return
+        if self._shared and slot in self._shared:
+            self._shared[slot] -= 1
+            if not self._shared[slot]:
+                del self._shared[slot]
+        else:
+            self._freed.append(slot)
 
     def release_many(self, slots: list[int]) -> None:
-        """Give leased rows back."""
-        self._freed += slots
+        """Let go of leased rows."""
+        if self._shared:
+            for slot in slots:
+                self.release(slot)
+        else:
+            self._freed += slots
 
 
 class Arena:
@@ -75,6 +92,7 @@ class Arena:
 
     def __init__(self, states: tuple[StateSpec, ...], slots: int, device: str = "cpu") -> None:
         self.slots = Slots(slots)
+        self.readable = device == "cpu"
         self.tensors: dict[str, ort.OrtValue] = {}
         self.rows: dict[str, np.ndarray] = {}
         """The tensors as numpy sees them; on the CPU both are one memory."""
@@ -91,7 +109,17 @@ class Arena:
 
     def row(self, slot: int) -> dict[str, np.ndarray]:
         """Return a copy of one row of every state (CPU only)."""
-        return {name: rows[slot].copy() for name, rows in self.rows.items()}
+        return {name: np.array(rows[slot]) for name, rows in self.rows.items()}
+
+    def drop(self) -> None:
+        """Let the memory go; the slots' holders may still let go of theirs."""
+        self.rows.clear()
+        self.tensors.clear()
+
+    def write(self, slot: int, row: dict[str, np.ndarray]) -> None:
+        """Fill a leased row that nobody has read yet (CPU only)."""
+        for name, values in row.items():
+            self.rows[name][slot] = values
 
 
 def row_bytes(states: tuple[StateSpec, ...]) -> int:

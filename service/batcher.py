@@ -18,7 +18,7 @@ import structlog
 from service.arena import SINK
 from service.engine import MAX_ROW_STEPS, Binding, Costs, Engine
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, ShuttingDown, StateNotFinite
-from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner
+from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner, digest
 
 LONG_REST = 2.0
 """After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
@@ -264,6 +264,8 @@ class Batcher:
                 self._fail(chunk, DeadlineExceeded(self._deadline))
             elif owner is not None and owner.ended is not None:
                 self._fail(chunk, owner.ended)
+            elif owner is not None and not chunk.done and owner.settles(chunk):
+                self._answer(chunk)
             else:
                 entry.started = True
                 batch.append(chunk)
@@ -294,14 +296,14 @@ class Batcher:
         if all(chunk.steps == steps and not chunk.done for chunk in batch):  # whole payloads, one behind the other
             for index, raw in enumerate(binding.raw):
                 raw[:] = b"".join([chunk.inputs[index] for chunk in batch])
-            ends = [chunk.owner is None for chunk in batch]
+            ends = [not chunk.commit for chunk in batch]
         else:
             left = [chunk.steps - chunk.done for chunk in batch]
             lengths = [min(steps, count) for count in left]
             for index, raw in enumerate(binding.raw):
                 pieces = zip(batch, lengths, strict=True)
                 raw[:] = b"".join([chunk.piece(index, length, steps) for chunk, length in pieces])
-            ends = [chunk.owner is None and count <= steps for chunk, count in zip(batch, left, strict=True)]
+            ends = [not chunk.commit and count <= steps for chunk, count in zip(batch, left, strict=True)]
         binding.set_lengths(lengths)
         slots = iter(self._slots.lease_many(len(batch) - sum(ends)))
         write = [SINK if end else next(slots) for end in ends]
@@ -316,7 +318,7 @@ class Batcher:
         """
         if outputs is None:
             for slot in write:
-                self._release(slot)
+                self._slots.release(slot)
             for chunk in batch:
                 self._fail(chunk, EngineFailed())
             return
@@ -326,11 +328,11 @@ class Batcher:
         for row, chunk in enumerate(batch):
             slot = write[row]
             if chunk.entry.future.done() or (bad is not None and bad[row]):
-                self._release(slot)
+                self._slots.release(slot)
                 self._fail(chunk, StateNotFinite())
                 continue
             if chunk.done:
-                self._release(chunk.slot)
+                self._slots.release(chunk.slot)
             left = chunk.steps - chunk.done
             taken = steps if steps < left else left
             self.row_steps += taken
@@ -377,15 +379,16 @@ class Batcher:
         self.rows += len(owners)
         self.row_steps += steps * len(owners)
         freed: list[int] = []
-        for row, owner in enumerate(owners):  # a microsecond a row would be as much as the model takes: no calls
+        contents, answers = fleet.digests(len(owners)), outputs.raw_rows()
+        for row, owner in enumerate(owners):
             if owner.ended is not None or (bad is not None and bad[row]):
                 fleet.errors[fleet.at + row] = owner.ended or StateNotFinite()
                 freed.append(write[row])
                 self.row_steps -= steps
             else:
-                if owner.slot > SINK:
-                    freed.append(owner.slot)
-                owner.slot, owner.step, owner.used = write[row], owner.step + steps, now
+                gone = owner.advanced(write[row], steps, contents[row], answers[row], now)
+                if gone > SINK:
+                    freed.append(gone)
             fleet.last_steps.append(owner.step)
             if owner.last is fleet:
                 owner.last = None
@@ -417,22 +420,20 @@ class Batcher:
 
     def _finish(self, chunk: Chunk, now: float) -> None:
         """Commit a chunk whose steps have all been run."""
-        owner = chunk.owner
-        if owner is None:
-            self._release(chunk.slot)
-        elif owner.ended is not None:  # while the engine ran
-            chunk.error = owner.ended
-            self._release(chunk.slot)
-        else:
-            self._release(owner.slot)
-            owner.advanced(chunk.slot, chunk.steps, now)
-            chunk.last_step = owner.step
+        owner, gone = chunk.owner, chunk.slot
+        if owner is not None:
+            chunk.last_step = owner.step + chunk.steps
+            if owner.ended is not None:  # while the engine ran
+                chunk.error = owner.ended
+            elif chunk.commit:
+                gone = owner.advanced(chunk.slot, chunk.steps, digest(chunk.inputs), chunk.raw_outputs(), now)
+        self._slots.release(gone)
         self._answer(chunk)
 
     def _fail(self, chunk: Chunk, error: ServiceError | None) -> None:
         """Take a chunk out: nothing has happened to its session."""
         if chunk.done:
-            self._release(chunk.slot)
+            self._slots.release(chunk.slot)
         chunk.error = chunk.error or error
         self._answer(chunk)
 
@@ -453,7 +454,3 @@ class Batcher:
             self.waiting -= 1
             if not entry.future.done():
                 entry.future.set_result(None)
-
-    def _release(self, slot: int) -> None:
-        if slot > SINK:
-            self._slots.release(slot)

@@ -21,6 +21,8 @@ from service.work import SHORT, Chunk, Outputs
 _GROUP = 256
 """So many sequences are read or written before others get a turn."""
 
+_MOST_NUMBER = 2**63 - 1
+
 _FORMATS = {"float32": "f", "float16": "e", "float64": "d", "int64": "q", "int32": "i", "bool": "?"}
 _JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
@@ -123,15 +125,27 @@ class Codec:
         self._raw_step_bytes = self._packers[0].step_bytes if one_float else -1
         self._unpack_step = struct.Struct(f"<{math.prod(card.inputs[0].shape)}f").unpack
         self._step_size = sum(math.prod(spec.shape) for spec in card.inputs)
+        self._output_specs = card.outputs
         self._outputs = tuple(spec.name for spec in card.outputs)
 
     def decode_steps(self, body: bytes, max_steps: int, max_elements: int) -> Chunk:
-        """Read a step request {"inputs": …} into a chunk without an owner.
+        """Read a step request {"inputs": …, "step": n, "epoch": n} into a chunk without an owner.
 
         Raises:
             MalformedJson, InvalidInput: The body is not that, or over a limit.
         """
         fields = load_json(body)
+        if type(fields) is not dict or len(fields) < 2:
+            return self._decode_fields(fields, body, max_steps, max_elements)
+        number, epoch = fields.pop("step", None), fields.pop("epoch", None)
+        chunk = self._decode_fields(fields, body, max_steps, max_elements)
+        if number is not None:
+            chunk.number = whole_number(number, "step", 1)
+        if epoch is not None:
+            chunk.epoch = whole_number(epoch, "epoch", 0)
+        return chunk
+
+    def _decode_fields(self, fields: Any, body: bytes, max_steps: int, max_elements: int) -> Chunk:
         if self._pack_short and type(fields) is dict and len(fields) == 1 and not _has_booleans(body):
             rows = fields.get("inputs")
             if type(rows) is list and 0 < len(rows) <= min(SHORT, max_steps, max_elements // self._step_size):
@@ -142,12 +156,16 @@ class Codec:
                         return Chunk(None, (self._pack_short[len(rows)](*chain.from_iterable(rows)),), len(rows))
                 except (TypeError, struct.error, OverflowError):
                     pass  # said below, with the place
-        value = self._only_inputs(fields)
+        value = self._only_inputs(fields, "inputs, step and epoch")
         return self._chunk(value, "inputs", max_steps, max_elements, _has_booleans(body))
+
+    def decode_history(self, value: Any, body: bytes, max_steps: int, max_elements: int) -> Chunk:
+        """Read the steps that came before a session was opened, which stand in a JSON body."""
+        return self._chunk(value, "history", max_steps, max_elements, _has_booleans(body))
 
     async def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
         """Read a predict request {"inputs": [sequence, …]} into a chunk for each sequence."""
-        value = self._only_inputs(load_json(body))
+        value = self._only_inputs(load_json(body), "inputs")
         if type(value) is not list or not value:
             raise InvalidInput("inputs", "an array of at least one sequence", kind(value))
         return await self.decode_all(value, body, max_steps, max_elements)
@@ -217,16 +235,15 @@ class Codec:
         if len(self._packers) > 1 or len(self._outputs) > 1:
             raise InvalidInput(where, "JSON, as this model has several inputs or outputs", "raw bytes")
 
-    def encode_binary(self, chunk: Chunk) -> bytes:
-        """Return a chunk's one output as a raw little-endian tensor (steps, *shape)."""
-        outputs, row, steps = chunk.results[0]
-        tensor = outputs.tensors[0]
-        if len(chunk.results) > 1 or steps < tensor.shape[1]:
-            return outputs_of(chunk).tobytes()
-        if outputs.raw is None:
-            outputs.raw = tensor.tobytes()
-        size = len(outputs.raw) // len(tensor)
-        return outputs.raw[row * size : (row + 1) * size]
+    def stored(self, answer: bytes, steps: int) -> Outputs:
+        """Return a stored answer, raw outputs one behind the other, as if a run of one row had given it."""
+        tensors, at = [], 0
+        for spec in self._output_specs:
+            shape = (1, steps, *spec.shape)
+            tensor = np.frombuffer(answer, np.dtype(spec.dtype), math.prod(shape), at).reshape(shape)
+            at += tensor.nbytes
+            tensors.append(tensor)
+        return Outputs(tensors)
 
     def encode_steps(self, chunk: Chunk) -> bytes:
         """Return a chunk's outputs as JSON: an array (steps, *shape), or an object of them where there are several."""
@@ -237,12 +254,12 @@ class Codec:
         fields = (b'"%b":%b' % (name.encode(), to_json(outputs_of(chunk, k))) for k, name in enumerate(self._outputs))
         return b"{%b}" % b",".join(fields)
 
-    def _only_inputs(self, fields: Any) -> Any:
+    def _only_inputs(self, fields: Any, known: str) -> Any:
         if type(fields) is not dict or "inputs" not in fields:
             raise InvalidInput("body", 'an object {"inputs": …}', kind(fields))
         if len(fields) > 1:
             unknown = next(name for name in fields if name != "inputs")
-            raise InvalidInput("body", 'no field but "inputs"', f'a field "{unknown[:64]}"')
+            raise InvalidInput("body", f"no field but {known}", f'a field "{unknown[:64]}"')
         return fields["inputs"]
 
     def _chunk(self, value: Any, where: str, max_steps: int, max_elements: int, booleans: bool) -> Chunk:
@@ -272,6 +289,18 @@ class Codec:
 
 def _has_booleans(body: bytes) -> bool:
     return b"true" in body or b"false" in body
+
+
+def whole_number(value: Any, where: str, least: int) -> int:
+    """Return a step number, an epoch or a count that stands in a body.
+
+    Raises:
+        InvalidInput: It is no integer from `least` to 2^63 − 1.
+    """
+    if type(value) is not int or not least <= value <= _MOST_NUMBER:
+        got = str(value) if type(value) is int else kind(value)
+        raise InvalidInput(where, f"a whole number from {least} to 2^63 - 1", got)
+    return value
 
 
 def kind(value: Any) -> str:

@@ -171,6 +171,12 @@ class Engine:
         """Run one batch: gather, cells, scatter."""
         self.session.run_with_iobinding(binding.io)
 
+    def close(self) -> None:
+        """Let go of the arena and of every buffer; the engine cannot run any more."""
+        self._bindings.clear()
+        self._memory.clear()
+        self.arena.drop()
+
     def idle_run(self, batch: int, steps: int) -> None:
         """Run a batch of zeros from the initial state into the sink: for warming up and measuring."""
         binding = self.binding(batch, steps)

@@ -141,6 +141,92 @@ class SessionLost(SessionGone):
         super().__init__(last_step=None)
 
 
+class ModelReplaced(SessionGone):
+    code, sentence = "model_replaced", "a newer version has taken the place of the model that the session ran on"
+
+
+class StepOutOfOrder(ServiceError):
+    """A numbered step that is not the next one; nothing was taken."""
+
+    status = 409
+    sentence: ClassVar[str]
+
+    def __init__(self, number: int, expected: int) -> None:
+        super().__init__(f"{self.sentence}: expected step {expected}, got {number}", expected_step=expected)
+
+
+class StepConflict(StepOutOfOrder):
+    code, sentence = "step_conflict", "this step was taken with other content"
+
+
+class StepTooOld(StepOutOfOrder):
+    code, sentence = "step_too_old", "this step was taken, and its answer is no longer kept"
+
+
+class StepGap(StepOutOfOrder):
+    code, sentence = "step_gap", "steps before this one are missing"
+
+
+class EpochConflict(ServiceError):
+    """The session was rewound or restored since the client last heard of it."""
+
+    code, status = "epoch_conflict", 409
+
+    def __init__(self, named: int, epoch: int) -> None:
+        super().__init__(f"the session is in epoch {epoch}, the step was meant for epoch {named}", epoch=epoch)
+
+
+class RewindTooFar(ServiceError):
+    code, status = "rewind_too_far", 409
+
+    def __init__(self, requests: int, kept: int) -> None:
+        super().__init__(f"expected at most the {kept} requests that are kept, got {requests}", kept=kept)
+
+
+class SessionInUse(ServiceError):
+    code, status = "session_in_use", 409
+
+    def __init__(self) -> None:
+        super().__init__("a step of this session is under way; its state can be exchanged when it is answered")
+
+
+class StreamTaken(ServiceError):
+    code, status, close = "stream_taken", 409, 4409
+
+    def __init__(self) -> None:
+        super().__init__("another socket streams this session; ?takeover=1 ends that one")
+
+
+class IdempotencyConflict(ServiceError):
+    code, status = "idempotency_conflict", 409
+
+    def __init__(self) -> None:
+        super().__init__("the Idempotency-Key was used with another body")
+
+
+class SnapshotCorrupt(ServiceError):
+    code, status = "snapshot_corrupt", 422
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"expected a snapshot as GET …/state gives it: {why}")
+
+
+class SnapshotMismatch(ServiceError):
+    code, status = "snapshot_mismatch", 409
+
+    def __init__(self, where: str, expected: str, got: str) -> None:
+        super().__init__(
+            f"the snapshot's {where}: expected {expected}, got {got}", where=where, expected=expected, got=got
+        )
+
+
+class SnapshotUnsupported(ServiceError):
+    code, status = "snapshot_unsupported", 409
+
+    def __init__(self) -> None:
+        super().__init__("states that live on a CUDA device cannot be read or written from outside")
+
+
 class TableFull(ServiceError):
     code, status, close = "table_full", 429, 4429
 
@@ -216,3 +302,7 @@ class RefusedToStart(Exception):
 
 class ArtefactRefused(RefusedToStart):
     """A model file is damaged, or does not do what its card says."""
+
+
+class NoRoomYet(RefusedToStart):
+    """A version that is to be loaded beside others does not fit beside them, until one of them is let go."""

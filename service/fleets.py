@@ -4,31 +4,51 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import orjson
 
-from service.codec import kind, load_json, outputs_of, to_json
+from service.codec import kind, load_json, outputs_of, to_json, whole_number
 from service.errors import InvalidInput, NotStreamable, ServiceError, SessionBusy
 from service.framing import DATATYPE_OF, HEAD_LENGTH, declared_shape, split_head
 from service.gate import Call, Reply, json_reply
 from service.repository import Repository, ServedModel
-from service.sessions import Session, SessionTable
+from service.session import Session
+from service.sessions import SessionTable
 from service.settings import Settings
 from service.work import SHORT, Chunk, FleetStep
 
 _NAME_LENGTH = 128
+_FIELDS = ("sessions", "inputs", "steps", "epochs", "create")
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Which sessions a request names; `numbers` and `epochs` are their steps' and its own where it gives any."""
+
+    keys: list[str]
+    create: bool
+    numbers: list[int | None] | None
+    epochs: list[int | None] | None
+
+    def order(self, row: int) -> tuple[int, int | None]:
+        """Return a row's step number, 0 for none, and its epoch."""
+        number = self.numbers[row] if self.numbers is not None else None
+        return number or 0, self.epochs[row] if self.epochs is not None else None
 
 
 @dataclass(slots=True)
 class _Request:
     """What was asked: for each row a session's id or name, and its steps; `raw` holds all rows' inputs in order."""
 
-    keys: list[str]
+    rows: "_Rows"
     steps: list[int]
     raw: bytes
-    create: bool
+
+    @property
+    def keys(self) -> list[str]:
+        return self.rows.keys
 
     def row_inputs(self, rows: Sequence[int]) -> list[bytes]:
         """Return the inputs of some rows."""
@@ -45,12 +65,13 @@ class _Result:
     outputs: list[np.ndarray | None] | np.ndarray
     """One array (rows, steps, *shape) where every row was taken in one piece."""
     errors: dict[int, ServiceError]
+    replayed: list[int] = field(default_factory=list)
     created: list[int] = field(default_factory=list)
 
     def notes(self) -> dict[str, object]:
         """Return what JSON says beside the outputs."""
         errors = [{"row": row, **error.body()} for row, error in sorted(self.errors.items())]
-        return {"steps": self.steps, "created": self.created, "errors": errors}
+        return {"steps": self.steps, "replayed": self.replayed, "created": self.created, "errors": errors}
 
 
 class Fleets:
@@ -72,9 +93,10 @@ class Fleets:
         return _json_answer(result) if length is None else _framed_answer(model, request, result)
 
     async def _read_json(self, model: ServedModel, body: bytes) -> _Request:
-        """Read {"sessions": [id or name, …], "inputs": [chunk, …], "create": false}."""
+        """Read {"sessions": [id or name, …], "inputs": [chunk, …], "steps": [n, …], "create": false}."""
         fields = load_json(body)
-        keys, create = _keys(fields, {"sessions", "inputs", "create"})
+        rows = _rows(fields)
+        keys = rows.keys
         inputs = fields.get("inputs")
         if type(inputs) is not list or len(inputs) != len(keys):
             got = f"one of {len(inputs)}" if type(inputs) is list else kind(inputs)
@@ -82,12 +104,13 @@ class Fleets:
         limits = self._settings.predict_steps, self._settings.predict_elements
         chunks = await model.codec.decode_all(inputs, body, *limits)
         steps = [chunk.steps for chunk in chunks]
-        return _Request(keys, steps, b"".join([chunk.inputs[0] for chunk in chunks]), create)
+        return _Request(rows, steps, b"".join([chunk.inputs[0] for chunk in chunks]))
 
     def _read_frame(self, model: ServedModel, body: bytes, length: bytes) -> _Request:
         """Read a head {"sessions": …, "create": …, "inputs": [one tensor (rows, steps, *shape)]}, then the tensor."""
         head, raw = split_head(body, length)
-        keys, create = _keys(head, {"sessions", "inputs", "create"})
+        rows = _rows(head)
+        keys = rows.keys
         spec = model.card.inputs[0]
         tensors = head.get("inputs")
         if type(tensors) is not list or len(tensors) != 1 or type(tensors[0]) is not dict:
@@ -104,11 +127,12 @@ class Fleets:
             raise InvalidInput("inputs[0]", f"the bytes of shape {shape}, at least one step", f"{len(raw)} bytes")
         if len(tensor) > self._settings.predict_steps:
             raise InvalidInput("inputs[0]", f"at most {self._settings.predict_steps} steps in all", f"{len(tensor)}")
-        return _Request(keys, [shape[1]] * len(keys), raw, create)
+        return _Request(rows, [shape[1]] * len(keys), raw)
 
     async def _run(self, model: ServedModel, request: _Request, tenant: str) -> _Result:
         found, errors = self._sessions.find_fleet(request.keys, tenant, model)
-        created = self._create(model, request, tenant, found, errors) if request.create and errors else []
+        created = self._create(model, request, tenant, found, errors) if request.rows.create and errors else []
+        _refuse_other_tensors(model, found, errors)
         rows: Sequence[int] = range(len(found))
         sessions = cast(list[Session], found)
         if errors:
@@ -116,7 +140,7 @@ class Fleets:
             sessions = [session for session in found if session is not None]
         if not sessions:
             return _Result([None] * len(found), [None] * len(found), errors)
-        run = self._one_piece if _in_one_piece(sessions, request) else self._row_by_row
+        run = self._one_piece if _in_one_piece(model, rows, sessions, request) else self._row_by_row
         result = await run(model, request, rows, sessions, errors)
         result.created = created
         return result
@@ -185,28 +209,38 @@ class Fleets:
         for row, session, raw in zip(rows, sessions, request.row_inputs(rows), strict=True):
             if session.behind + queued[session.id] >= limit:
                 errors[row] = SessionBusy(limit)
-            else:
-                queued[session.id] += 1
-                chunks[row] = Chunk(session, (raw,), request.steps[row])
-        if chunks:  # an entry without chunks would never be answered
-            await model.batcher.submit(list(chunks.values()))
-        outputs: list[np.ndarray | None] = [None] * len(request.keys)
-        steps: list[int | None] = [None] * len(request.keys)
+                continue
+            queued[session.id] += 1
+            chunk = chunks[row] = Chunk(session, (raw,), request.steps[row])
+            chunk.number, chunk.epoch = request.rows.order(row)
+        versions = {cast(Session, chunk.owner).model for chunk in chunks.values()}
+        for version in versions:  # sessions stay on the version that they were opened on
+            of_version = [chunk for chunk in chunks.values() if cast(Session, chunk.owner).model is version]
+            try:
+                await version.batcher.submit(of_version)
+            except ServiceError as error:
+                if len(versions) == 1:
+                    raise
+                for chunk in of_version:
+                    chunk.error = error
+        result = _Result([None] * len(request.keys), [None] * len(request.keys), errors)
         for row, chunk in chunks.items():
             if chunk.error is not None:
                 errors[row] = chunk.error
             else:
-                outputs[row], steps[row] = outputs_of(chunk), chunk.last_step
-        return _Result(steps, outputs, errors)
+                result.outputs[row], result.steps[row] = outputs_of(chunk), chunk.last_step
+                if chunk.replayed:
+                    result.replayed.append(row)
+        return result
 
 
-def _keys(fields: object, known: set[str]) -> tuple[list[str], bool]:
-    """Return the sessions' ids or names, and whether unknown names are opened."""
+def _rows(fields: object) -> _Rows:
+    """Read which sessions a request names, and how."""
     if type(fields) is not dict:
         raise InvalidInput("body", "an object", kind(fields))
     for name in fields:
-        if name not in known:
-            raise InvalidInput("body", f"no field but {', '.join(sorted(known))}", f'a field "{name[:64]}"')
+        if name not in _FIELDS:
+            raise InvalidInput("body", f"no field but {', '.join(_FIELDS)}", f'a field "{name[:64]}"')
     keys, create = fields.get("sessions"), fields.get("create", False)
     if type(keys) is not list or not keys or set(map(type, keys)) != {str}:
         raise InvalidInput("sessions", "an array of at least one id or name", kind(keys))
@@ -214,17 +248,48 @@ def _keys(fields: object, known: set[str]) -> tuple[list[str], bool]:
         raise InvalidInput("sessions", f"ids or names of 1 to {_NAME_LENGTH} characters", "another length")
     if type(create) is not bool:
         raise InvalidInput("create", "true or false", kind(create))
-    return keys, create
+    numbers = _whole_numbers(fields.get("steps"), "steps", 1, len(keys))
+    return _Rows(keys, create, numbers, _whole_numbers(fields.get("epochs"), "epochs", 0, len(keys)))
 
 
-def _in_one_piece(sessions: list[Session], request: _Request) -> bool:
-    """Tell whether the rows can be run together: short, equally long, and each an idle session of its own."""
+def _whole_numbers(values: Any, where: str, least: int, rows: int) -> list[int | None] | None:
+    if values is None:
+        return None
+    if type(values) is not list or len(values) != rows:
+        got = f"one of {len(values)}" if type(values) is list else kind(values)
+        raise InvalidInput(where, f"an array of {rows} whole numbers or nulls, one for each session", got)
+    for row, value in enumerate(values):
+        if value is not None:
+            whole_number(value, f"{where}[{row}]", least)
+    return values
+
+
+def _refuse_other_tensors(model: ServedModel, found: list[Session | None], errors: dict[int, ServiceError]) -> None:
+    """Refuse the rows of sessions that run on a version whose inputs or outputs are not this one's."""
+    for row, session in enumerate(found):
+        if session is not None and session.model is not model:
+            theirs, ours = session.model.card, model.card
+            if (theirs.inputs, theirs.outputs) != (ours.inputs, ours.outputs):
+                expected = f"a session whose version takes and gives what version {ours.version} does"
+                errors[row] = InvalidInput(f"sessions[{row}]", expected, f"one on version {theirs.version}")
+                found[row] = None
+
+
+def _in_one_piece(model: ServedModel, rows: Sequence[int], sessions: list[Session], request: _Request) -> bool:
+    """Tell whether rows can be run together: short, equally long, each the next step of an idle session of its own."""
+    asked = request.rows
+    ordered = asked.numbers is not None or asked.epochs is not None
     return (
         request.steps[0] <= SHORT
         and len(set(request.steps)) == 1
         and len(set(map(id, sessions))) == len(sessions)
-        and not any(session.last for session in sessions)
+        and not any(session.last or session.model is not model for session in sessions)
+        and not (ordered and any(not _is_next(s, *asked.order(row)) for row, s in zip(rows, sessions, strict=True)))
     )
+
+
+def _is_next(session: Session, number: int, epoch: int | None) -> bool:
+    return number in (0, session.step + 1) and epoch in (None, session.epoch)
 
 
 def _json_answer(result: _Result) -> Reply:

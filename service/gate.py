@@ -35,10 +35,10 @@ _log = structlog.get_logger()
 class Call:
     """One request on its way to an operation. `argument` is the id or name in its path."""
 
-    __slots__ = ("argument", "headers", "receive", "tenant")
+    __slots__ = ("argument", "headers", "query", "receive", "tenant")
 
-    def __init__(self, tenant: str, argument: str, headers: dict[bytes, bytes], receive: Receive) -> None:
-        self.tenant, self.argument, self.headers, self.receive = tenant, argument, headers, receive
+    def __init__(self, tenant: str, argument: str, headers: dict[bytes, bytes], query: bytes, receive: Receive) -> None:
+        self.tenant, self.argument, self.headers, self.query, self.receive = tenant, argument, headers, query, receive
 
     async def body(self, limit: int) -> bytes:
         """Receive the whole body; bytes are counted as they come.
@@ -93,7 +93,7 @@ class Gate:
         request_id = self.request_id(headers)
         try:
             tenant = self._authenticator.tenant(headers)
-            reply = await operation(Call(tenant, argument, headers, receive))
+            reply = await operation(Call(tenant, argument, headers, scope["query_string"], receive))
         except ServiceError as error:
             reply = error_reply(error)
             if error.status == 500:

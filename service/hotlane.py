@@ -10,6 +10,7 @@ from typing import Any
 from service.errors import ClientGone
 from service.fleets import Fleets
 from service.gate import Gate, Operation, Receive, Reply, Scope, Send
+from service.lifecycle import Lifecycle
 from service.operations import Operations
 from service.protocol import EXTENSION
 from service.routes.stream import Streams
@@ -17,45 +18,55 @@ from service.routes.stream import Streams
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _NONE: dict[str, Any] = {}
-_SESSIONS, _MODELS, _STEPS, _STREAM = "/v1/sessions/", "/v1/models/", "/steps", "/stream"
 
 
 class HotLane:
-    """Answers steps, fleet steps, predictions and streams itself; `app` answers the rest."""
+    """Answers what is posted to sessions and models, and streams, itself; `app` answers the rest."""
 
-    def __init__(self, app: App, gate: Gate, operations: Operations, fleets: Fleets, streams: Streams) -> None:
-        self._app, self._gate, self._streams = app, gate, streams
-        self._step = operations.step
-        self._of_models = {"predict": operations.predict, "fleet": fleets.step}
+    def __init__(
+        self,
+        app: App,
+        gate: Gate,
+        operations: Operations,
+        lifecycle: Lifecycle,
+        fleets: Fleets,
+        streams: Streams,
+    ) -> None:
+        self._app, self._gate = app, gate
+        self._posts: dict[tuple[str, str], tuple[str, Operation]] = {
+            ("sessions", "steps"): ("step", operations.step),
+            ("sessions", "peek"): ("peek", operations.peek),
+            ("sessions", "fork"): ("fork", lifecycle.fork),
+            ("sessions", "rewind"): ("rewind", lifecycle.rewind),
+            ("models", "predict"): ("predict", operations.predict),
+            ("models", "fleet"): ("fleet", fleets.step),
+            ("models", "sessions"): ("open_session", lifecycle.open),
+        }
+        self._streams = {"models": streams.of_model, "sessions": streams.of_session}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            if path.startswith(_SESSIONS) and path.endswith(_STEPS):
-                argument, name = path[len(_SESSIONS) : -len(_STEPS)], "step"
-                operation: Operation | None = self._step
-            elif path.startswith(_MODELS):
-                argument, _, name = path[len(_MODELS) :].rpartition("/")
-                operation = self._of_models.get(name)
-            else:
-                operation, argument, name = None, "", ""
-            if operation is not None and argument and "/" not in argument:
-                try:
-                    reply = await self._gate.run(name, operation, argument, scope, receive)
-                except ClientGone:
+        kind, parts = scope["type"], scope.get("path", "").split("/")
+        if len(parts) == 5 and parts[1] == "v1" and parts[3]:  # "", v1, models or sessions, a name or an id, a verb
+            _, _, whose, argument, verb = parts
+            if kind == "http" and scope["method"] == "POST":
+                if (found := self._posts.get((whose, verb))) is not None:
+                    await self._answer(*found, argument, scope, receive, send)
                     return
-                answer = scope.get("extensions", _NONE).get(EXTENSION)
-                if answer is None or not answer(*reply):
-                    await send_reply(reply, send)
-                return
-        elif kind == "websocket":
-            path = scope["path"]
-            model = path[len(_MODELS) : -len(_STREAM)]
-            if path == f"{_MODELS}{model}{_STREAM}" and model and "/" not in model:
-                await self._streams.open(model, scope, receive, send)
+            elif kind == "websocket" and verb == "stream" and (stream := self._streams.get(whose)) is not None:
+                await stream(argument, scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    async def _answer(
+        self, name: str, operation: Operation, argument: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            reply = await self._gate.run(name, operation, argument, scope, receive)
+        except ClientGone:
+            return
+        answer = scope.get("extensions", _NONE).get(EXTENSION)
+        if answer is None or not answer(*reply):
+            await send_reply(reply, send)
 
 
 async def send_reply(reply: Reply, send: Send) -> None:

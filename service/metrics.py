@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from models.card import ModelCard
+
 _BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -19,18 +21,20 @@ _COUNTERS = {
     "rows": "Rows of all runs; divided by the runs, the mean batch",
     "sessions_created": "Sessions opened",
     "sessions_expired": "Sessions that ended by their idle limit",
+    "sessions_lost": "Sessions that ended because a newer version took their model's place",
 }
 _GAUGES = {
     "sessions_active": "Live sessions",
     "queue_entries": "Requests waiting or running",
     "slots_free": "Rows of the arena that are free",
+    "state_bytes": "Bytes of the rows that are taken",
 }
 
 
 class Metrics(Collector):
-    """All numbers of the service; `models` gives each model's name and its present counts."""
+    """All numbers of the service; `models` gives the card of each model in service and its present counts."""
 
-    def __init__(self, models: Callable[[], Iterable[tuple[str, dict[str, int]]]]) -> None:
+    def __init__(self, models: Callable[[], Iterable[tuple[ModelCard, dict[str, int]]]]) -> None:
         self._models = models
         self._requests: dict[tuple[str, int], int] = {}
         self._durations: dict[str, list[float]] = {}
@@ -74,7 +78,7 @@ class Metrics(Collector):
         models = list(self._models())
         for family, numbers in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
             for name, text in numbers.items():
-                metric = family(f"cellstream_{name}", text, labels=["model"])
-                for model, counts in models:
-                    metric.add_metric([model], counts[name])
+                metric = family(f"cellstream_{name}", text, labels=["model", "version"])
+                for card, counts in models:
+                    metric.add_metric([card.name, str(card.version)], counts[name])
                 yield metric

@@ -1,75 +1,100 @@
-"""What clients can do, each operation from the bytes of its request to the bytes of its answer."""
+"""What clients compute: steps, peeks, predictions; and what they can know of the models.
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-
-from pydantic import ValidationError
+Each operation goes from the bytes of its request to the bytes of its answer.
+"""
 
 from service.arena import row_bytes
-from service.codec import load_json
-from service.errors import InvalidInput, ServiceError, SessionBusy
+from service.codec import whole_number
+from service.errors import SessionBusy
 from service.gate import Call, Reply, json_reply
 from service.repository import Repository, ServedModel
-from service.schemas import EngineAnswer, ModelAnswer, ModelList, ModelSummary, OpenSession, SessionAnswer
-from service.sessions import Session, SessionTable
+from service.schemas import EngineAnswer, ModelAnswer, ModelList, ModelSummary
+from service.session import Session
+from service.sessions import SessionTable
 from service.settings import Settings
 from service.work import Chunk
 
 OCTETS = b"application/octet-stream"
 """The content type of raw little-endian tensors, in the card's dtype, row-major (steps, *shape)."""
 
-_SMALL_BODY = 64 << 10
+NUMBER = b"x-step"
+"""The header of a raw request that numbers its first step, and of a raw answer that numbers its last one."""
+EPOCH = b"x-epoch"
 
 
 class Operations:
-    """All operations on models and sessions, over one repository and one table."""
+    """The operations that run the engines, over one repository and one table."""
 
-    def __init__(
-        self, settings: Settings, repository: Repository, sessions: SessionTable, clock: Callable[[], float]
-    ) -> None:
-        self._settings, self._repository, self._sessions, self._clock = settings, repository, sessions, clock
+    def __init__(self, settings: Settings, repository: Repository, sessions: SessionTable) -> None:
+        self._settings, self._repository, self._sessions = settings, repository, sessions
 
     async def step(self, call: Call) -> Reply:
         """Advance a session by a chunk: find → decode → run → answer."""
+        return await self._run(call, commit=True)
+
+    async def peek(self, call: Call) -> Reply:
+        """Answer what a step would give; nothing is kept of it."""
+        return await self._run(call, commit=False)
+
+    async def _run(self, call: Call, commit: bool) -> Reply:
         body = await call.body(self._settings.step_body)
         session = self._sessions.find(call.argument, call.tenant)
-        binary = call.headers.get(b"content-type") == OCTETS
-        chunk = self.submit(session, body, binary)
+        if call.headers.get(b"content-type") != OCTETS:
+            chunk = self.submit(session, body, commit=commit)
+            await chunk.entry.future
+            return json_reply(self.answer(session, chunk))
+        number, epoch = _from_header(call, NUMBER, 1), _from_header(call, EPOCH, 0)
+        chunk = self.submit_raw(session, body, number or 0, epoch, commit=commit)
         await chunk.entry.future
-        if binary:
-            return (
-                200,
-                [(b"content-type", OCTETS), (b"x-step", b"%d" % chunk.last_step)],
-                self.raw_answer(session, chunk),
-            )
-        return json_reply(self.answer(session, chunk))
+        raw = self.raw_answer(chunk)
+        headers = [
+            (b"content-type", OCTETS),
+            (NUMBER, b"%d" % chunk.last_step),
+            (b"x-replayed", b"true" if chunk.replayed else b"false"),
+        ]
+        return 200, headers, raw
 
-    def submit(self, session: Session, body: bytes, binary: bool) -> Chunk:
-        """Read a step body, JSON or a raw tensor (steps, *shape), and queue it; await its entry's future.
+    def submit(self, session: Session, body: bytes, *, commit: bool = True) -> Chunk:
+        """Read a JSON step body and queue it; await its entry's future.
 
         Raises:
-            MalformedJson, InvalidInput, QueueFull: Nothing was queued.
+            MalformedJson, InvalidInput, SessionBusy, QueueFull: Nothing was queued.
         """
-        model, settings = session.model, self._settings
-        decode = model.codec.decode_binary if binary else model.codec.decode_steps
-        chunk = decode(body, settings.step_steps, settings.step_elements)
-        if session.behind >= settings.session_queue_limit:
-            raise SessionBusy(settings.session_queue_limit)
-        chunk.owner = session
-        model.batcher.submit((chunk,))
+        settings = self._settings
+        chunk = session.model.codec.decode_steps(body, settings.step_steps, settings.step_elements)
+        return self._queue(session, chunk, commit)
+
+    def submit_raw(
+        self, session: Session, body: bytes, number: int = 0, epoch: int | None = None, *, commit: bool = True
+    ) -> Chunk:
+        """Read a raw tensor (steps, *shape) and queue it, as the step of a number unless that is 0; likewise."""
+        settings = self._settings
+        chunk = session.model.codec.decode_binary(body, settings.step_steps, settings.step_elements)
+        chunk.number, chunk.epoch = number, epoch
+        return self._queue(session, chunk, commit)
+
+    def _queue(self, session: Session, chunk: Chunk, commit: bool) -> Chunk:
+        if session.behind >= self._settings.session_queue_limit:
+            raise SessionBusy(self._settings.session_queue_limit)
+        chunk.owner, chunk.commit = session, commit
+        session.model.batcher.submit((chunk,))
         return chunk
 
     def answer(self, session: Session, chunk: Chunk) -> bytes:
         """Return the JSON answer of a chunk that is done, or raise its error."""
         if chunk.error is not None:
             raise chunk.error.with_traceback(None)
-        return b'{"outputs":%b,"step":%d,"replayed":false}' % (session.model.codec.encode_steps(chunk), chunk.last_step)
+        return b'{"outputs":%b,"step":%d,"replayed":%b}' % (
+            session.model.codec.encode_steps(chunk),
+            chunk.last_step,
+            b"true" if chunk.replayed else b"false",
+        )
 
-    def raw_answer(self, session: Session, chunk: Chunk) -> bytes:
+    def raw_answer(self, chunk: Chunk) -> bytes:
         """Return the raw outputs (steps, *shape) of a chunk that is done, or raise its error."""
         if chunk.error is not None:
             raise chunk.error.with_traceback(None)
-        return session.model.codec.encode_binary(chunk)
+        return chunk.raw_outputs()
 
     async def predict(self, call: Call) -> Reply:
         """Run whole sequences from the initial state; nothing is kept."""
@@ -83,62 +108,13 @@ class Operations:
             await model.batcher.submit((chunk,))
             if chunk.error is not None:
                 raise chunk.error.with_traceback(None)
-            return 200, [(b"content-type", OCTETS)], codec.encode_binary(chunk)
+            return 200, [(b"content-type", OCTETS)], chunk.raw_outputs()
         chunks = await codec.decode_sequences(body, *limits)
         await model.batcher.submit(chunks)
         for chunk in chunks:
             if chunk.error is not None:
                 raise chunk.error.with_traceback(None)
         return json_reply(b'{"outputs":[%b]}' % b",".join(await codec.encode_all(chunks)))
-
-    async def open_session(self, call: Call) -> Reply:
-        """Open a session of a model."""
-        model = self._repository.find(call.argument)
-        body = await call.body(_SMALL_BODY)
-        session = self.new_session(model, call.tenant, body)
-        return json_reply(self._describe(session), 201, (b"location", b"/v1/sessions/" + session.id.encode()))
-
-    def new_session(self, model: ServedModel, tenant: str, body: bytes = b"") -> Session:
-        """Open a session as a body asks for, or with all defaults.
-
-        Raises:
-            InvalidInput, MalformedJson: The body is no OpenSession.
-            TableFull: The model has as many sessions as it may have.
-        """
-        wish = OpenSession()
-        if body.strip():
-            try:
-                wish = OpenSession.model_validate(load_json(body), strict=True)
-            except ValidationError as exc:
-                raise _invalid(exc) from exc
-        limit = self._settings.max_idle_limit
-        if wish.idle_limit is not None and wish.idle_limit > limit:
-            raise InvalidInput("idle_limit", f"at most {limit:g} seconds", f"{wish.idle_limit:g}")
-        return self._sessions.create(tenant, model, wish.idle_limit or self._settings.idle_limit)
-
-    async def describe_session(self, call: Call) -> Reply:
-        """Tell a session's step and how long it will stay."""
-        return json_reply(self._describe(self._sessions.find(call.argument, call.tenant)))
-
-    async def close_session(self, call: Call) -> Reply:
-        """End a session and let its state go."""
-        self._sessions.close(self._sessions.find(call.argument, call.tenant))
-        return 204, [], b""
-
-    def _describe(self, session: Session) -> bytes:
-        left = timedelta(seconds=session.expires() - self._clock())
-        return (
-            SessionAnswer(
-                session_id=session.id,
-                model=session.model.name,
-                version=session.model.card.version,
-                step=session.step,
-                durability="memory",
-                expires_at=(datetime.now(UTC) + left).isoformat(timespec="milliseconds"),
-            )
-            .model_dump_json()
-            .encode()
-        )
 
     async def list_models(self, call: Call) -> Reply:
         """List the models that are served."""
@@ -165,9 +141,6 @@ class Operations:
         )
         return json_reply(answer.model_dump_json().encode())
 
-    def find_model(self, name: str) -> ServedModel:
-        return self._repository.find(name)
-
 
 def _summary(model: ServedModel) -> dict[str, object]:
     card = model.card
@@ -181,7 +154,10 @@ def _summary(model: ServedModel) -> dict[str, object]:
     }
 
 
-def _invalid(exc: ValidationError) -> ServiceError:
-    error = exc.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, error["loc"])) or "body"
-    return InvalidInput(where, error["msg"].removeprefix("Input should be "), "another value")
+def _from_header(call: Call, name: bytes, least: int) -> int | None:
+    """Return the step number or epoch that stands in a header of a raw request, None where there is none."""
+    text = call.headers.get(name)
+    if text is None:
+        return None
+    number = int(text) if text.isdigit() and len(text) < 20 else text.decode("latin-1")
+    return whole_number(number, name.decode(), least)

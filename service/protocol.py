@@ -17,6 +17,8 @@ from service.errors import HeadTooLarge, MalformedRequest, RequestTimeout, Servi
 from service.gate import Headers, error_reply
 
 EXTENSION = "cellstream.answer"
+FAREWELL_SECONDS = 2.0
+"""Seconds in which a client has to hang up on a server that stops."""
 HEAD_LIMIT = 64 << 10
 """Most bytes of a request's line and headers."""
 
@@ -176,12 +178,24 @@ class AnsweringProtocol(HttpToolsProtocol):
 
 
 class StreamingProtocol(WebSocketsSansIOProtocol):
-    """The protocol of one WebSocket; a handshake that was refused by an HTTP answer counts as complete."""
+    """The protocol of one WebSocket; a handshake that was refused by an HTTP answer counts as complete.
+
+    When the server stops, a client that was told so has a while to read it and hang up: a socket closed on bytes that
+    nobody read would take the farewell with it.
+    """
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         if message["type"] == "websocket.http.response.body":
             return self._end_refusal(message)
         return super().send(message)
+
+    def shutdown(self) -> None:
+        if self.close_sent and self.close_timer is not None:
+            self.stop_keepalive()
+            self.close_timer.cancel()
+            self.close_timer = self.loop.call_later(FAREWELL_SECONDS, self.transport.close)
+        else:
+            super().shutdown()
 
     async def _end_refusal(self, message: Any) -> None:
         await super().send(message)

@@ -1,5 +1,7 @@
 """Artefacts on disk → served models: read, checked against their cards, proved, measured."""
 
+import asyncio
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from service.arena import RESERVED, Arena, row_bytes
 from service.batcher import Batcher
 from service.codec import Codec
 from service.engine import Engine
-from service.errors import ArtefactRefused, ModelNotFound, RefusedToStart
+from service.errors import ArtefactRefused, ModelNotFound, NoRoomYet, RefusedToStart
 from service.proof import prove_in_place
 from service.settings import Settings
 from service.wireformat import WireError, has_external_data
@@ -33,17 +35,37 @@ _log = structlog.get_logger()
 
 
 class ServedModel:
-    """One model in service: its card, its arena, its engine and its batcher, and the counts of its sessions."""
+    """One version of a model in service: its card, its arena, its engine and its batcher, and counts of its sessions.
+
+    `promised` counts the rows that its live sessions may hold between their steps, at most `max_sessions`. `retire_at`
+    is when its last sessions are ended, where a newer version has taken its place; `retired` that this has been done.
+    """
 
     def __init__(self, card: ModelCard, engine: Engine, batcher: Batcher, codec: Codec, max_sessions: int) -> None:
         self.card, self.engine, self.batcher, self.codec = card, engine, batcher, codec
         self.arena = engine.arena
         self.max_sessions = max_sessions
-        self.sessions = self.sessions_created = self.sessions_expired = 0
+        self.promised = self.sessions = self.sessions_created = self.sessions_expired = self.sessions_lost = 0
+        self.retire_at = math.inf
+        self.retired = False
+
+    def __repr__(self) -> str:
+        return f"<ServedModel {self.name} {self.card.version}, {self.sessions} sessions>"
 
     @property
     def name(self) -> str:
         return self.card.name
+
+    @property
+    def memory(self) -> int:
+        """The bytes of its arena."""
+        return row_bytes(self.card.states) * self.arena.slots.count
+
+    def close(self) -> None:
+        """Refuse all work, and let the arena and the engine go; sessions that are left can only be told so."""
+        self.retired = True
+        self.batcher.close()
+        self.engine.close()
 
     def counts(self) -> dict[str, int]:
         """Return the numbers that metrics show of a model."""
@@ -53,18 +75,30 @@ class ServedModel:
             "rows": self.batcher.rows,
             "sessions_created": self.sessions_created,
             "sessions_expired": self.sessions_expired,
+            "sessions_lost": self.sessions_lost,
             "sessions_active": self.sessions,
             "queue_entries": self.batcher.waiting,
             "slots_free": self.arena.slots.free,
+            "state_bytes": row_bytes(self.card.states) * self.arena.slots.leased,
         }
 
 
 class Repository:
-    """The models of one folder, MODEL/VERSION/model.onnx; the highest version of each is served."""
+    """The models of one folder, MODEL/VERSION/model.onnx; the highest version of each is served.
+
+    `models` holds the version of each that new sessions take, `_leaving` those before it that still have sessions.
+    `_refused` tells of the files that were found wanting when they had last been changed; `_postponed` of those that
+    wait for memory.
+    """
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self._settings, self._clock = settings, clock
         self.models: dict[str, ServedModel] = {}
+        self._leaving: list[ServedModel] = []
+        self._share = 0
+        self._refused: dict[Path, int] = {}
+        self._postponed: set[Path] = set()
+        self._refreshing = asyncio.Lock()
 
     def find(self, name: str) -> ServedModel:
         """Return the served model of a name.
@@ -77,38 +111,94 @@ class Repository:
         except KeyError:
             raise ModelNotFound(name) from None
 
+    def counts(self) -> list[tuple[ModelCard, dict[str, int]]]:
+        """Return the numbers of every version in service."""
+        return [(model.card, model.counts()) for model in (*self.models.values(), *self._leaving)]
+
     def open(self) -> None:
         """Load every model, or none.
+
+        One model's share of the state memory stays free, so that a newer version can be loaded beside an old one.
 
         Raises:
             RefusedToStart: The folder holds no artefact, or the provider is not there.
             ArtefactRefused: An artefact is damaged or does not do what its card says.
         """
         files = newest_artefacts(self._settings.artifacts)
+        if not files:
+            raise RefusedToStart(
+                f"expected at least one artefact, {self._settings.artifacts}/MODEL/VERSION/model.onnx, and found none"
+            )
         check_provider(self._settings.provider)
-        share = int(self._settings.state_memory) // len(files)
+        self._share = int(self._settings.state_memory) // (len(files) + 1)
         for name, (version, path) in sorted(files.items()):
-            self.models[name] = self._load(name, version, path, share)
+            self.models[name] = self._load(name, version, path)
 
     def close(self) -> None:
-        for model in self.models.values():
-            model.batcher.close()
+        for model in (*self.models.values(), *self._leaving):
+            model.close()
         self.models.clear()
+        self._leaving.clear()
 
-    def _load(self, name: str, version: int, path: Path, memory: int) -> ServedModel:
+    async def refresh(self) -> None:
+        """Load versions that are newer than those in service, beside them; one that is refused stays out."""
+        async with self._refreshing:
+            files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
+            for name, (version, path) in sorted(files.items()):
+                served = self.models.get(name)
+                if served is not None and served.card.version >= version:
+                    continue
+                try:
+                    changed = path.stat().st_mtime_ns
+                    if self._refused.get(path) == changed:
+                        continue
+                    self._refused[path] = changed
+                    model = await asyncio.to_thread(self._load, name, version, path)
+                except NoRoomYet as exc:
+                    del self._refused[path]
+                    if path not in self._postponed:
+                        self._postponed.add(path)
+                        _log.warning("model_postponed", model=name, version=version, why=str(exc))
+                except (RefusedToStart, OSError) as exc:
+                    _log.error("model_refused", model=name, version=version, why=str(exc))
+                else:
+                    self._put_in_service(model)
+
+    def retire(self) -> None:
+        """Let go of replaced versions that have no session any more, or have had long enough."""
+        now = self._clock()
+        for model in list(self._leaving):
+            model.retired = model.retired or now >= model.retire_at
+            if model.batcher.waiting == 0 and (model.retired or model.sessions == 0):
+                model.close()
+                self._leaving.remove(model)
+                _log.info("model_retired", model=model.name, version=model.card.version, sessions=model.sessions)
+
+    def _put_in_service(self, model: ServedModel) -> None:
+        before = self.models.get(model.name)
+        self.models[model.name] = model
+        if before is not None:
+            before.retire_at = self._clock() + self._settings.retire_after
+            self._leaving.append(before)
+        _log.info("model_loaded", model=model.name, version=model.card.version)
+
+    def _load(self, name: str, version: int, path: Path) -> ServedModel:
         settings = self._settings
         session, card = open_artefact(path, settings.provider, settings.threads)
         card = card.model_copy(update={"name": name, "version": version})
-        if settings.provider == "cpu":
-            prove_in_place(session, card, path)
-        spare = 3 * card.max_batch + RESERVED
-        slots = min(memory // max(row_bytes(card.states), 1), settings.max_sessions + spare)
+        row, spare = row_bytes(card.states), 3 * card.max_batch + RESERVED
+        slots = min(self._share // max(row, 1), settings.max_sessions + spare)
         max_sessions = slots - spare
         if max_sessions < 1:
             raise RefusedToStart(
-                f"{path}: {memory} bytes of state memory hold {slots} rows of {row_bytes(card.states)} bytes, but one "
+                f"{path}: {self._share} bytes of state memory hold {slots} rows of {row} bytes, but one "
                 f"session beside {spare} rows for work under way is needed: raise --state-memory"
             )
+        free = int(settings.state_memory) - sum(model.memory for model in (*self.models.values(), *self._leaving))
+        if slots * row > free:
+            raise NoRoomYet(f"{path}: its states need {slots * row} bytes of memory, but {free} are free for now")
+        if settings.provider == "cpu":
+            prove_in_place(session, card, path)
         engine = Engine(session, card, Arena(card.states, slots, settings.provider))
         costs = engine.measure()
         turn = settings.turn_ms / 1000
@@ -126,11 +216,7 @@ class Repository:
 
 
 def newest_artefacts(folder: Path) -> dict[str, tuple[int, Path]]:
-    """Return model name → (highest version, its file).
-
-    Raises:
-        RefusedToStart: There is none.
-    """
+    """Return model name → (highest version, its file)."""
     found: dict[str, tuple[int, Path]] = {}
     for path in folder.glob("*/*/model.onnx"):
         name, version = path.parts[-3:-1]
@@ -140,8 +226,6 @@ def newest_artefacts(folder: Path) -> dict[str, tuple[int, Path]]:
             continue
         if name not in found or found[name][0] < int(version):
             found[name] = (int(version), path)
-    if not found:
-        raise RefusedToStart(f"expected at least one artefact, {folder}/MODEL/VERSION/model.onnx, and found none")
     return found
 
 

@@ -1,25 +1,22 @@
-"""Sessions: who owns which row of the arena, since when, and until when."""
+"""The table of all sessions: who may find which, until when, and what is remembered of those that ended."""
 
-import enum
 import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from service.arena import INITIAL, SINK
 from service.errors import (
+    InvalidInput,
     NotStreamable,
     ServiceError,
-    SessionClosed,
-    SessionExpired,
-    SessionGone,
     SessionLost,
     SessionNotFound,
+    ShuttingDown,
     TableFull,
 )
-from service.work import Chunk, FleetStep
+from service.session import GONE, Phase, Session
 
 if TYPE_CHECKING:
     from service.repository import ServedModel
@@ -30,67 +27,59 @@ TOMBSTONES = 100_000
 TOMBSTONE_SECONDS = 3600.0
 
 
-class Phase(enum.Enum):
-    """A session's life; only LIVE leads to another phase."""
+class _Tombstone(NamedTuple):
+    """What is remembered of a session that ended; `newer` is the id of the one that its tenant opened next."""
 
-    LIVE = "live"
-    EXPIRED = "expired"
-    CLOSED = "closed"
+    phase: Phase
+    step: int
+    tenant: str
+    at: float
+    newer: str | None
 
 
-_GONE: dict[Phase, type[SessionGone]] = {Phase.EXPIRED: SessionExpired, Phase.CLOSED: SessionClosed}
+class _Tenant:
+    """One tenant's live sessions: by id, by model and name, and chained in the order in which they were opened."""
 
+    __slots__ = ("named", "newest", "oldest", "sessions")
 
-class Session:
-    """One live sequence.
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.named: dict[str, dict[str, Session]] = {}
+        self.oldest: Session | None = None
+        self.newest: Session | None = None
 
-    `slot` is the row of its committed state (0 before the first step), `step` the steps committed; both change only
-    in `advanced`. `last` is the newest of its chunks on the way, `behind` counts those behind the
-    first. `used` is when it was last created or advanced.
-    `bucket` is the second of the table's bucket that holds it. `name` is what the client calls it, if it does.
-    `ended` is what it answers once `phase` is another than LIVE.
-    """
+    def add(self, session: Session) -> None:
+        self.sessions[session.id] = session
+        session.older = self.newest
+        if self.newest is None:
+            self.oldest = session
+        else:
+            self.newest.newer = session
+        self.newest = session
+        if session.name is not None:
+            self.named.setdefault(session.model.name, {})[session.name] = session
 
-    __slots__ = (
-        "behind",
-        "bucket",
-        "ended",
-        "id",
-        "idle_limit",
-        "last",
-        "model",
-        "name",
-        "phase",
-        "slot",
-        "step",
-        "tenant",
-        "used",
-    )
-
-    def __init__(
-        self, session_id: str, tenant: str, model: "ServedModel", idle_limit: float, now: float, name: str | None
-    ) -> None:
-        self.name = name
-        self.id, self.tenant, self.model, self.idle_limit = session_id, tenant, model, idle_limit
-        self.phase, self.slot, self.step, self.used = Phase.LIVE, INITIAL, 0, now
-        self.last: Chunk | FleetStep | None = None
-        self.behind = self.bucket = 0
-        self.ended: ServiceError | None = None
-
-    def __repr__(self) -> str:
-        return f"<Session {self.id} {self.phase.value} at step {self.step}, slot {self.slot}>"
-
-    def advanced(self, slot: int, steps: int, now: float) -> None:
-        """Point at the row that was written, `steps` time steps on."""
-        self.slot, self.step, self.used = slot, self.step + steps, now
-
-    def expires(self) -> float:
-        """Return the time at which it ends unless it is used before."""
-        return self.used + self.idle_limit
+    def remove(self, session: Session) -> None:
+        del self.sessions[session.id]
+        older, newer = session.older, session.newer
+        if older is None:
+            self.oldest = newer
+        else:
+            older.newer = newer
+        if newer is None:
+            self.newest = older
+        else:
+            newer.older = older
+        session.older = session.newer = None
+        if session.name is not None:
+            names = self.named[session.model.name]
+            del names[session.name]
+            if not names:
+                del self.named[session.model.name]
 
 
 class SessionTable:
-    """All live sessions, and for an hour the tombstones of those that ended.
+    """All live sessions, and for an hour the tombstones of those that ended. `accepting` tells that more may come.
 
     Creating, finding and ending a session take constant time. Each live session is in one bucket of `_buckets`, by
     the second in which it was going to expire when it was put there; it may have been used since.
@@ -101,80 +90,121 @@ class SessionTable:
     ) -> None:
         self._prefix, self._replica = f"{replica}-{boot}-", replica
         self._clock, self._most_tombstones = clock, tombstones
-        self._sessions: dict[str, Session] = {}
-        self._named: dict[tuple[str, str], dict[str, Session]] = {}
-        self._buckets: dict[int, dict[str, Session]] = {}
+        self._tenants: dict[str, _Tenant] = {}
+        self._buckets: dict[int, set[Session]] = {}
         self._swept = int(clock())
-        self._tombstones: OrderedDict[str, tuple[Phase, int, str, float]] = OrderedDict()
+        self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
+        self.accepting = True
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return sum(len(tenant.sessions) for tenant in self._tenants.values())
 
     def __repr__(self) -> str:
-        return f"<SessionTable {len(self._sessions)} live, {len(self._tombstones)} tombstones>"
+        return f"<SessionTable {len(self)} live, {len(self._tombstones)} tombstones>"
 
     def __iter__(self) -> Iterator[Session]:
-        return iter(self._sessions.values())
+        for tenant in self._tenants.values():
+            yield from tenant.sessions.values()
 
-    def create(self, tenant: str, model: "ServedModel", idle_limit: float, name: str | None = None) -> Session:
+    def create(
+        self, tenant: str, model: "ServedModel", idle_limit: float, name: str | None = None, keep: int = 0
+    ) -> Session:
         """Open a session at the model's initial state, under a name of the tenant's where it gives one.
 
         Raises:
+            ShuttingDown: The service is going away.
             NotStreamable: The model's card says that it reads whole sequences only.
-            TableFull: The model has as many sessions as it may have.
+            TableFull: The model has as many sessions, or rows to keep for them, as it may have.
         """
+        if not self.accepting:
+            raise ShuttingDown
         if not model.card.streams:
             raise NotStreamable(model.name)
-        if model.sessions >= model.max_sessions:
+        if model.promised + 1 + keep > model.max_sessions:
             raise TableFull(model.max_sessions)
-        now = self._clock()
-        session = Session(self._prefix + secrets.token_hex(16), tenant, model, idle_limit, now, name)
-        self._sessions[session.id] = session
+        session = Session(self._prefix + secrets.token_hex(16), tenant, model, idle_limit, self._clock(), name, keep)
+        owner = self._tenants.get(tenant)
+        if owner is None:
+            owner = self._tenants[tenant] = _Tenant()
+        owner.add(session)
         self._put_in_bucket(session)
-        if name is not None:
-            self._named.setdefault((tenant, model.name), {})[name] = session
+        model.promised += 1 + keep
         model.sessions += 1
         model.sessions_created += 1
         return session
+
+    def fork(self, session: Session, idle_limit: float, keep: int) -> Session:
+        """Open a session at another one's state; both point at the same row until they step.
+
+        Raises:
+            TableFull: As `create`.
+        """
+        forked = self.create(session.tenant, session.model, idle_limit, keep=keep)
+        session.branch(forked)
+        return forked
 
     def find(self, session_id: str, tenant: str) -> Session:
         """Return a live session of the tenant.
 
         Raises:
             SessionNotFound: It never was, or is another tenant's.
-            SessionExpired, SessionClosed: It was this tenant's, and ended.
+            SessionExpired, SessionClosed, ModelReplaced: It was this tenant's, and ended.
             SessionLost: It was made by this replica before its last start.
         """
-        session = self._sessions.get(session_id)
-        if session is not None:
-            if session.tenant != tenant:
-                raise SessionNotFound
-            if session.last is None and session.used + session.idle_limit <= self._clock():
-                self._end(session, Phase.EXPIRED)
-                raise SessionExpired(session.step)
-            return session
-        raise self._why_missing(session_id, tenant)
+        owner = self._tenants.get(tenant)
+        session = owner.sessions.get(session_id) if owner is not None else None
+        if session is None:
+            raise self._why_missing(session_id, tenant)
+        if (why := self._why_over(session, self._clock())) is not None:
+            raise why
+        return session
 
     def find_fleet(
         self, keys: list[str], tenant: str, model: "ServedModel"
     ) -> tuple[list[Session | None], dict[int, ServiceError]]:
-        """Return for each key the model's live session of that id or name, and by row why there is none."""
-        now, sessions = self._clock(), self._sessions
-        names = self._named.get((tenant, model.name), {})
+        """Return for each key the live session of that id or name of the model, and by row why there is none."""
+        now, owner = self._clock(), self._tenants.get(tenant) or _Tenant()
+        sessions, names = owner.sessions, owner.named.get(model.name, {})
         found: list[Session | None] = []
         errors: dict[int, ServiceError] = {}
         for key in keys:
             session = sessions.get(key) or names.get(key)
+            error: ServiceError | None = None
             if session is None:
-                errors[len(found)] = self._why_missing(key, tenant)
-            elif session.tenant != tenant or session.model is not model:
-                session, errors[len(found)] = None, SessionNotFound()
-            elif session.last is None and session.used + session.idle_limit <= now:
-                self._end(session, Phase.EXPIRED)
-                errors[len(found)] = SessionExpired(session.step)
+                error = self._why_missing(key, tenant)
+            elif session.model is not model and session.model.name != model.name:
+                error = SessionNotFound()
+            else:
+                error = self._why_over(session, now)
+            if error is not None:
+                errors[len(found)] = error
                 session = None
             found.append(session)
         return found, errors
+
+    def page(self, tenant: str, limit: int, after: str | None = None) -> list[Session]:
+        """Return the tenant's sessions in the order in which they were opened, `limit` of them, behind one of them.
+
+        A session that has ended still marks a place, as long as its tombstone stands.
+
+        Raises:
+            InvalidInput: `after` marks no place.
+        """
+        owner = self._tenants.get(tenant)
+        session = owner.oldest if owner is not None else None
+        if after is not None:
+            session = self._behind(after, tenant)
+        listed: list[Session] = []
+        while session is not None and len(listed) < limit:
+            listed.append(session)
+            session = session.newer
+        return listed
+
+    def extend(self, session: Session, idle_limit: float) -> None:
+        """Give a session another idle limit, from now on."""
+        self._leave_bucket(session)
+        session.idle_limit, session.used = idle_limit, self._clock()
+        self._put_in_bucket(session)
 
     def close(self, session: Session) -> None:
         """End a session at its tenant's wish; its chunks that wait are refused, its row is let go."""
@@ -186,26 +216,48 @@ class SessionTable:
         ended = 0
         while self._swept < int(now):
             self._swept += 1
-            for session in self._buckets.pop(self._swept, {}).values():
-                if session.last is None and session.expires() <= now:
-                    self._end(session, Phase.EXPIRED)
+            for session in self._buckets.pop(self._swept, ()):
+                if self._why_over(session, now) is not None:
                     ended += 1
                 else:
                     self._put_in_bucket(session)
         while self._tombstones:
-            session_id, (_, _, _, at) = next(iter(self._tombstones.items()))
-            if at + TOMBSTONE_SECONDS > now:
+            session_id, tombstone = next(iter(self._tombstones.items()))
+            if tombstone.at + TOMBSTONE_SECONDS > now:
                 break
             del self._tombstones[session_id]
         return ended
 
+    def _why_over(self, session: Session, now: float) -> ServiceError | None:
+        """Return why a session in the table cannot be used any more, having ended it; None where it can."""
+        if session.model.retired:
+            return self._end(session, Phase.REPLACED)
+        if session.used + session.idle_limit <= now and session.last is None:
+            return self._end(session, Phase.EXPIRED)
+        return None
+
     def _why_missing(self, session_id: str, tenant: str) -> ServiceError:
         tombstone = self._tombstones.get(session_id)
         if tombstone is not None:
-            phase, step, owner, _ = tombstone
-            return _GONE[phase](step) if owner == tenant else SessionNotFound()
+            return GONE[tombstone.phase](tombstone.step) if tombstone.tenant == tenant else SessionNotFound()
         elsewhere = not session_id.startswith(f"{self._replica}-") or session_id.startswith(self._prefix)
         return SessionNotFound() if elsewhere or not self.is_id(session_id) else SessionLost()
+
+    def _behind(self, session_id: str, tenant: str) -> Session | None:
+        """Return the session that was opened next after one that is live, or ended not long ago."""
+        owner, place = self._tenants.get(tenant) or _Tenant(), session_id
+        session = owner.sessions.get(place)
+        if session is not None:
+            return session.newer
+        while session is None:
+            tombstone = self._tombstones.get(place)
+            if tombstone is None or tombstone.tenant != tenant:
+                raise InvalidInput("after", "the id of one of your sessions", "another id")
+            if tombstone.newer is None:
+                return None
+            place = tombstone.newer
+            session = owner.sessions.get(place)
+        return session
 
     @staticmethod
     def is_id(key: str) -> bool:
@@ -214,26 +266,39 @@ class SessionTable:
 
     def _put_in_bucket(self, session: Session) -> None:
         session.bucket = max(int(session.expires()) + 1, self._swept + 1)
-        self._buckets.setdefault(session.bucket, {})[session.id] = session
+        bucket = self._buckets.get(session.bucket)
+        if bucket is None:
+            self._buckets[session.bucket] = {session}
+        else:
+            bucket.add(session)
 
-    def _end(self, session: Session, phase: Phase) -> None:
+    def _leave_bucket(self, session: Session) -> None:
+        if bucket := self._buckets.get(session.bucket):
+            bucket.discard(session)
+            if not bucket:
+                del self._buckets[session.bucket]
+
+    def _end(self, session: Session, phase: Phase) -> ServiceError:
+        """Take a session out of the table and return the error that says why."""
         if session.phase is not Phase.LIVE:
             raise ValueError(f"expected a live session, found {session!r}")
-        session.phase, session.ended = phase, _GONE[phase](session.step)
-        del self._sessions[session.id]
-        if session.name is not None:
-            names = self._named[session.tenant, session.model.name]
-            del names[session.name]
-            if not names:
-                del self._named[session.tenant, session.model.name]
-        if bucket := self._buckets.get(session.bucket):
-            bucket.pop(session.id, None)
+        session.phase, session.ended = phase, GONE[phase](session.step)
+        newer = session.newer.id if session.newer is not None else None
+        owner = self._tenants[session.tenant]
+        owner.remove(session)
+        if not owner.sessions:
+            del self._tenants[session.tenant]
+        self._leave_bucket(session)
         model = session.model
+        model.promised -= 1 + session.keep
         model.sessions -= 1
         if phase is Phase.EXPIRED:
             model.sessions_expired += 1
-        if session.slot > SINK:
-            model.arena.slots.release(session.slot)
-        self._tombstones[session.id] = (phase, session.step, session.tenant, self._clock())
+        elif phase is Phase.REPLACED:
+            model.sessions_lost += 1
+        session.forget()
+        model.arena.slots.release(session.slot)
+        self._tombstones[session.id] = _Tombstone(phase, session.step, session.tenant, self._clock(), newer)
         while len(self._tombstones) > self._most_tombstones:
             self._tombstones.popitem(last=False)
+        return GONE[phase](session.step)

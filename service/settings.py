@@ -40,6 +40,13 @@ class Settings(BaseSettings):
     idle_limit: float = Field(900.0, gt=0, le=_YEAR, description="seconds after which an idle session ends")
     max_idle_limit: float = Field(86_400.0, gt=0, le=_YEAR, description="most seconds a client may ask for")
 
+    watch: float = Field(
+        2.0, ge=0, le=3600, description="seconds between looks for new versions in the artefacts; 0: only on SIGHUP"
+    )
+    retire_after: float = Field(
+        3600.0, gt=0, le=_YEAR, description="seconds after which sessions of a replaced version end"
+    )
+
     queue_limit: int = Field(1024, ge=1, description="most requests waiting for one model; one more is refused")
     session_queue_limit: int = Field(64, ge=1, description="most waiting requests of one session")
     deadline: float = Field(5.0, gt=0, le=3600, description="seconds a request may wait for its turn")

@@ -17,32 +17,58 @@ SHORT = 16
 class Outputs:
     """What one run gave: a tensor (batch, time, *shape) for each output, shared by all rows of that run."""
 
-    __slots__ = ("json", "raw", "tensors")
+    __slots__ = ("_raw", "json", "tensors")
 
     def __init__(self, tensors: list[np.ndarray]) -> None:
         self.tensors = tensors
         self.json: list[bytes] | None = None
         """Each row's first output as JSON, filled by the codec when the first row asks."""
-        self.raw: bytes | None = None
-        """The first output of all rows as raw bytes, likewise."""
+        self._raw: bytes | None = None
+
+    def raw_row(self, row: int, steps: int) -> bytes:
+        """Return a row's first `steps` steps of every output as raw bytes, one output behind the other."""
+        tensor = self.tensors[0]
+        if len(self.tensors) > 1 or steps < tensor.shape[1]:
+            return b"".join([tensor[row, :steps].tobytes() for tensor in self.tensors])
+        if self._raw is None:
+            self._raw = tensor.tobytes()
+        size = len(self._raw) // len(tensor)
+        return self._raw[row * size : (row + 1) * size]
+
+    def raw_rows(self) -> list[bytes]:
+        """Return the first output of each row as raw bytes."""
+        raw = self.tensors[0].tobytes()
+        size = len(raw) // len(self.tensors[0])
+        return [raw[at : at + size] for at in range(0, len(raw), size)]
+
+
+def digest(inputs: tuple[bytes, ...]) -> int:
+    """Return what tells one request's content from another's: 64 bits of Python's keyed hash.
+
+    A request that differs in a bit has another digest but for one chance in 2^64, which nobody can seek without this
+    process's random key.
+    """
+    return hash(inputs[0]) if len(inputs) == 1 else hash(inputs)
 
 
 class Owner(Protocol):
     """Whose state a chunk advances; a session is one.
 
-    `last` is the newest of its chunks that are not settled, `behind` counts those behind the first, `used` is when
-    it was last advanced, and `ended` says why no further step can be taken, if so.
+    `last` is the newest of its chunks that are not settled, `behind` counts those behind the first, and `ended` says
+    why no further step can be taken, if so.
     """
 
     slot: int
     step: int
     last: "Chunk | FleetStep | None"
     behind: int
-    used: float
     ended: ServiceError | None
 
-    def advanced(self, slot: int, steps: int, now: float) -> None:
-        """Point at the row that was written, `steps` time steps on."""
+    def settles(self, chunk: "Chunk") -> bool:
+        """Settle a chunk that is next but must not run; return whether it did."""
+
+    def advanced(self, slot: int, steps: int, content: int, answer: bytes, now: float) -> int:
+        """Point at the row that was written, `steps` time steps on, and return the row that is let go."""
 
 
 class Chunk:
@@ -50,17 +76,23 @@ class Chunk:
 
     `done` counts the steps run. `slot` is the row that holds the state after them; once done > 0 that row is leased
     by this chunk. `results` holds (outputs of a run, row, steps). `following` is the same owner's next chunk;
-    `last_step` the owner's step once this chunk is committed.
+    `last_step` the owner's step once this chunk is committed. `number` is the step that the client takes the first of
+    its steps for, 0 where it does not say, and `epoch` likewise. `commit` tells that the owner's state is to move;
+    `replayed` that the results are the stored answer.
     """
 
     __slots__ = (
+        "commit",
         "done",
         "entry",
+        "epoch",
         "error",
         "following",
         "inputs",
         "last_step",
+        "number",
         "owner",
+        "replayed",
         "results",
         "slot",
         "steps",
@@ -68,11 +100,21 @@ class Chunk:
 
     def __init__(self, owner: "Owner | None", inputs: tuple[bytes, ...], steps: int) -> None:
         self.owner, self.inputs, self.steps = owner, inputs, steps
-        self.done, self.slot, self.last_step = 0, INITIAL, 0
+        self.done, self.slot, self.last_step, self.number = 0, INITIAL, 0, 0
+        self.epoch: int | None = None
+        self.commit, self.replayed = owner is not None, False
         self.results: list[tuple[Outputs, int, int]] = []
         self.error: ServiceError | None = None
         self.following: Chunk | None = None
         self.entry: Entry
+
+    def raw_outputs(self) -> bytes:
+        """Return all outputs as raw bytes, one behind the other, each (steps, *shape)."""
+        if len(self.results) == 1:
+            outputs, row, steps = self.results[0]
+            return outputs.raw_row(row, steps)
+        parts = range(len(self.results[0][0].tensors))
+        return b"".join([run.tensors[k][row, :steps].tobytes() for k in parts for run, row, steps in self.results])
 
     def piece(self, index: int, steps: int, padded: int) -> bytes:
         """Return the next `steps` steps of an input, behind which zeros make up `padded` steps."""
@@ -104,6 +146,11 @@ class FleetStep:
     def rows(self, count: int) -> "Sequence[Owner]":
         """Return the next owners, at most `count`."""
         return self.owners[self.at : self.at + count]
+
+    def digests(self, count: int) -> list[int]:
+        """Return the digests of the next rows' inputs, at most `count`."""
+        inputs, size = self.inputs, len(self.inputs) // len(self.owners)
+        return [hash(inputs[at : at + size]) for at in range(self.at * size, (self.at + count) * size, size)]
 
     def fill(self, binding: Binding) -> None:
         """Copy the next rows' inputs into a binding."""

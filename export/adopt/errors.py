@@ -33,3 +33,24 @@ class AmbiguousError(AdoptError):
 
 class NotServableError(AdoptError):
     """The model is whole, but cannot be served a step at a time."""
+
+
+class OpenStateError(NotServableError):
+    """A state's size is fixed nowhere."""
+
+    def __init__(self, name: str, port: object, axis: str) -> None:
+        super().__init__(
+            f"the state {port} has an axis of no fixed size besides the batch, {axis!r}: "
+            f"give its size by an --initial FILE with a value for {name!r}"
+        )
+
+
+class GrowingStateError(NotServableError):
+    """A state is longer after a step than before it."""
+
+    def __init__(self, source: str, target: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        super().__init__(
+            f"the state {source!r} grows: a step makes the shape {after} of {before} (output {target!r}, without the "
+            "batch). Each session's state is held in a slot of fixed size, which a state that grows would "
+            "leave after a few steps: let the graph drop the oldest values, so that the shape stays the same"
+        )

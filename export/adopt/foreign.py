@@ -50,7 +50,12 @@ class Foreign:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         try:
-            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                model.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["MatmulTransposeFusion"],  # it can end the process: see export.transposes
+            )
         except Exception as exc:  # onnxruntime raises a dozen types of its own
             raise NotServableError(f"onnxruntime cannot load the model: {one_line(exc)}") from exc
 

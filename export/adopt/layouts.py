@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.adopt.errors import AmbiguousError, BadWishError, NotServableError
-from export.adopt.foreign import Foreign, Port
+from export.adopt.errors import AmbiguousError, BadWishError, NotServableError, OpenStateError
+from export.adopt.foreign import Dim, Foreign, Port
 from export.adopt.pairs import Pair
 from export.adopt.plan import Layout
 from export.adopt.wishes import Wishes
@@ -28,10 +28,15 @@ class Candidate:
     rank: int
 
 
-def readings(foreign: Foreign, pairs: tuple[Pair, ...], wishes: Wishes) -> list[Candidate]:
+def readings(
+    foreign: Foreign, pairs: tuple[Pair, ...], wishes: Wishes, *, open_size: int | None = None
+) -> list[Candidate]:
     """Return every way to read the inputs that their declared shapes allow, the most likely first.
 
+    `open_size` stands in for the sizes of states that are fixed nowhere.
+
     Raises:
+        OpenStateError: There is such a size, and nothing to stand in for it.
         AmbiguousError: An axis has no fixed size, and is neither the batch nor the time.
         BadWishError: An option names an input or an axis that is not there.
     """
@@ -44,7 +49,7 @@ def readings(foreign: Foreign, pairs: tuple[Pair, ...], wishes: Wishes) -> list[
         refusals: list[NotServableError | AmbiguousError] = []
         for axis in _batch_axes(port, wishes):
             try:
-                found.append(_read(foreign, port, axis, sources.get(name), wishes))
+                found.append(_read(foreign, port, axis, sources.get(name), wishes, open_size))
             except (NotServableError, AmbiguousError) as exc:
                 refusals.append(exc)
         if not found:
@@ -67,11 +72,14 @@ def _batch_axes(port: Port, wishes: Wishes) -> list[int | None]:
     return [0] if len(port.dims) > 1 and port.dims[0] == 1 else [None]
 
 
-def _read(foreign: Foreign, port: Port, batch: int | None, pair: Pair | None, wishes: Wishes) -> Layout:
+def _read(
+    foreign: Foreign, port: Port, batch: int | None, pair: Pair | None, wishes: Wishes, open_size: int | None
+) -> Layout:
     axes = [axis for axis in range(len(port.dims)) if axis != batch]
     dims = [port.dims[axis] for axis in axes]
     if pair is not None:
-        return Layout(_state_sizes(foreign, port, pair, axes, wishes), batch)
+        return Layout(_state_sizes(foreign, port, pair, axes, wishes, open_size), batch)
+    dims = _without_overlap(port, dims, wishes)
     wished = wishes.steps.get(port.name)
     if wished is not None:
         if len(wished) == len(dims) - 1 and (open_ := _time_place(dims)) is not None:
@@ -94,6 +102,19 @@ def _read(foreign: Foreign, port: Port, batch: int | None, pair: Pair | None, wi
     return Layout(sizes, batch, time)
 
 
+def _without_overlap(port: Port, dims: list[Dim], wishes: Wishes) -> list[Dim]:
+    """Return the sizes of what is new in a step, where the overlap stands in an axis of fixed size."""
+    count = wishes.overlaps.get(port.name, 0)
+    if not count or len(dims) != 1 or isinstance(dims[0], str):
+        return dims
+    if count >= dims[0]:
+        raise BadWishError(
+            f"--overlap {port.name}:{count}",
+            f"{port} takes {dims[0]} values at once, so at most {dims[0] - 1} can be of the step before",
+        )
+    return [dims[0] - count]
+
+
 def _time_place(dims: list[int | str]) -> int | None:
     """Return the only open place, or the only one whose name is a time's."""
     places = [place for place, dim in enumerate(dims) if isinstance(dim, str)]
@@ -107,7 +128,9 @@ def _fixed_time(sizes: tuple[int, ...]) -> int | None:
     return 0 if len(sizes) == 2 and sizes[0] == 1 else None
 
 
-def _state_sizes(foreign: Foreign, port: Port, pair: Pair, axes: list[int], wishes: Wishes) -> tuple[int, ...]:
+def _state_sizes(
+    foreign: Foreign, port: Port, pair: Pair, axes: list[int], wishes: Wishes, open_size: int | None
+) -> tuple[int, ...]:
     """Return a state's sizes without the batch; those that the input leaves open are the output's, or the initial's."""
     target = foreign.outputs[pair.target].dims
     given = wishes.initial.get(port.name)
@@ -119,12 +142,9 @@ def _state_sizes(foreign: Foreign, port: Port, pair: Pair, axes: list[int], wish
         if isinstance(dim, str) and given is not None:
             known = given.shape if given.ndim == len(axes) else tuple(given.shape[a] for a in axes if a < given.ndim)
             dim = known[place] if len(known) == len(axes) else dim
-        if isinstance(dim, str):
-            raise NotServableError(
-                f"the state {port} has an axis of no fixed size besides the batch, {dim.removeprefix('?:')!r}: "
-                f"give its size by an --initial FILE with a value for {port.name!r}"
-            )
-        sizes.append(dim)
+        if isinstance(dim, str) and open_size is None:
+            raise OpenStateError(port.name, port, str(port.dims[axis]).removeprefix("?:"))
+        sizes.append(open_size if isinstance(dim, str) and open_size is not None else int(dim))
     return tuple(sizes)
 
 

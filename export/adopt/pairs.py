@@ -22,6 +22,8 @@ _STATE_WORDS = _listed(
     "h c hx cx hn cn h0 c0 hidden cell state states cache caches mem memory buf buffer fifo past present carry context"
     " hin hout cin cout hiddens rnn lstm gru kv history queue ring delay counter"
 )
+_LAYER_WORDS = _listed("rnn lstm gru")
+"""Words for what holds a state and reads data too: lstm_input and lstm_output are no state of different shapes."""
 _DATA_WORDS = _listed(
     "x y xs ys data input inputs output outputs out audio wav pcm signal samples frame frames feature features feat"
     " feats mel obs observation observations tokens token ids logits logit prob probs probability score scores pred"
@@ -46,7 +48,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
     Raises:
         BadWishError: An option names no input or output.
         AmbiguousError: Several outputs could feed an input, and nothing tells them apart.
-        NotServableError: A pair that the user names has different shapes.
+        NotServableError: A pair that the user or the names settle has different shapes or dtypes.
     """
     pairs = [_wished(source, target, inputs, outputs) for source, target in wishes.states.items() if target]
     settled = set(wishes.states) | set(wishes.constants) | set(wishes.steps) | set(wishes.overlaps)
@@ -56,6 +58,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
 
     for key in (_key, _bare_key):
         pairs += _by_name(open_inputs, fits, {pair.source for pair in pairs}, {pair.target for pair in pairs}, key)
+    _refuse_misfits(open_inputs, list(free.values()), pairs)
 
     while True:
         sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
@@ -163,6 +166,24 @@ def _wished(source: str, target: str, inputs: dict[str, Port], outputs: dict[str
             f"{inputs[source]} cannot be fed from {outputs[target]}: a state must keep its dtype and shape"
         )
     return Pair(source, target, "given by --state")
+
+
+def _refuse_misfits(inputs: list[Port], outputs: list[Port], pairs: list[Pair]) -> None:
+    """Refuse where a state's input and an output agree by name alone: without feeding back it would never move."""
+    sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
+    for port in inputs:
+        named = [out for out in outputs if out.name not in targets and _names_one_state(port.name, out.name)]
+        if port.name not in sources and named and not any(fitting(port, out) for out in named):
+            raise NotServableError(
+                f"the input {port} and the output {named[0]} are one state by their names, but not by shape and dtype, "
+                f"which a state must keep from step to step. If {port.name} is no state, say so by --state {port.name}="
+            )
+
+
+def _names_one_state(source: str, target: str) -> bool:
+    """Tell whether two names say the same by a rule that pairs states, and one of them is a state's."""
+    agree = any(key(source) == key(target) != () for key in (_key, _bare_key))
+    return agree and bool({*words(source), *words(target)} & (_STATE_WORDS - _LAYER_WORDS))
 
 
 def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:

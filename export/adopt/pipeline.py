@@ -1,9 +1,9 @@
 """Adoption from a file to an artefact on disk: read, look through, build, prove, verify, write."""
 
 import hashlib
-from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Unpack
 
 from onnx import ModelProto
 
@@ -12,8 +12,9 @@ from export.adopt.oracle import OriginalOracle
 from export.adopt.planning import Planned, make_plan
 from export.adopt.reading import read_foreign
 from export.adopt.wishes import Wishes
-from export.pipeline import check_target, write_artefact
-from export.precision import Precision
+from export.order import Options, Order
+from export.pipeline import write_artefact
+from export.place import check_target
 from export.proving import prove
 from models.card import ModelCard, Parity
 
@@ -28,52 +29,47 @@ def adopt_model(
     version: int,
     *,
     wishes: Wishes | None = None,
-    description: str = "",
-    max_batch: int = 256,
-    tolerance: float | None = None,
-    precision: Precision = Precision.FLOAT32,
-    force: bool = False,
-    on_progress: Callable[[str], None] = lambda what: None,
-    on_finding: Callable[[str], None] = lambda finding: None,
+    **options: Unpack[Options],
 ) -> Path:
     """Write `root/name/version/model.onnx` for a foreign file and return its path; or write nothing.
 
-    `on_progress` is told what begins, `on_finding` each thing that was found of the model.
+    The options are those of an `Order`.
 
     Raises:
         ExportError: No artefact was written; see `export.adopt.errors` and `export.errors`.
     """
+    order = Order(**options)
     target = root / name / str(version)
-    check_target(target, force=force)
+    check_target(target, force=order.force)
     model = read_foreign(file)
-    planned = make_plan(model, wishes or Wishes(), on_progress)
+    planned = make_plan(model, wishes or Wishes(), order.on_progress)
     for finding in planned.findings:
-        on_finding(finding)
+        order.on_finding(finding)
     plan = planned.plan
-    on_progress("building the served graph")
+    order.on_progress("building the served graph")
     served = build_served_graph(model, plan)
     half = "float16" in {spec.dtype for spec in plan.state_specs} | {one.spec.dtype for one in plan.outputs}
-    card = _card(model, planned, name, version, description, max_batch if plan.batched else 1)
+    card = _card(model, planned, name, version, order)
     served, card = prove(
         served,
         card,
         OriginalOracle(planned),
-        precision=precision,
-        tolerance=HALF_TOLERANCE if half and tolerance is None else tolerance,
-        on_progress=on_progress,
-        on_finding=on_finding,
+        precision=order.precision,
+        tolerance=HALF_TOLERANCE if half and order.tolerance is None else order.tolerance,
+        on_progress=order.on_progress,
+        on_finding=order.on_finding,
     )
-    on_progress("writing")
-    return write_artefact(target, served, card, force=force)
+    order.on_progress("writing")
+    return write_artefact(target, served, card, force=order.force)
 
 
-def _card(model: ModelProto, planned: Planned, name: str, version: int, description: str, max_batch: int) -> ModelCard:
+def _card(model: ModelProto, planned: Planned, name: str, version: int, order: Order) -> ModelCard:
     """Return the card of a model, its parity still open."""
     plan = planned.plan
     return ModelCard(
         name=name,
         version=version,
-        description=description,
+        description=order.description,
         cell="adopted",
         config={
             "source_sha256": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
@@ -83,7 +79,7 @@ def _card(model: ModelProto, planned: Planned, name: str, version: int, descript
         inputs=tuple(one.spec for one in plan.inputs),
         outputs=tuple(one.spec for one in plan.outputs),
         states=plan.state_specs,
-        max_batch=max_batch,
+        max_batch=order.max_batch if plan.batched else 1,
         ragged=False,
         weights_sha256=_weights_sha256(model),
         parity=Parity(tolerance=1.0, errors={}),

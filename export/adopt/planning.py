@@ -7,9 +7,16 @@ import numpy as np
 from onnx import ModelProto
 
 from export.adopt.behaviour import check_finite, effects, runs_many_steps
-from export.adopt.errors import AmbiguousError, BadWishError, NotServableError
+from export.adopt.errors import (
+    AdoptError,
+    AmbiguousError,
+    BadWishError,
+    GrowingStateError,
+    NotServableError,
+    OpenStateError,
+)
 from export.adopt.foreign import Foreign, RunFailedError
-from export.adopt.layouts import readings
+from export.adopt.layouts import Candidate, readings
 from export.adopt.naming import public_names
 from export.adopt.original import Original, initial_value
 from export.adopt.pairs import Pair, find_pairs
@@ -22,11 +29,15 @@ from models.card import StateSpec, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan, the original it is for, and what was found on the way, a sentence each."""
+    """A plan, the original it is for, and what was found on the way, a sentence each.
+
+    `one_row` is the one that says why rows cannot be run together, or empty.
+    """
 
     plan: Plan
     original: Original
     findings: tuple[str, ...]
+    one_row: str = ""
 
 
 def make_plan(model: ModelProto, wishes: Wishes, on_progress: Callable[[str], None] = lambda what: None) -> Planned:
@@ -59,7 +70,7 @@ def make_plan(model: ModelProto, wishes: Wishes, on_progress: Callable[[str], No
     on_progress("finding the batch by running the model")
     vocabularies = find_vocabularies(model)
     original = Original(foreign, {}, pairs, wishes, constants, vocabularies)
-    found = settle(original, readings(foreign, pairs, wishes))
+    found = settle(original, _candidates(original))
     try:
         found = replace(found, original=check_finite(found.original))
         on_progress("watching what feeding back changes")
@@ -69,7 +80,25 @@ def make_plan(model: ModelProto, wishes: Wishes, on_progress: Callable[[str], No
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
     _refuse_doubtful(pairs, felt)
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
-    return Planned(plan, found.original, tuple(_findings(plan, found, felt)))
+    one_row = "" if plan.batched else f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}"
+    return Planned(plan, found.original, (*_findings(plan, felt), *filter(None, [one_row])), one_row)
+
+
+_TRIED_SIZE = 2
+
+
+def _candidates(original: Original) -> list[Candidate]:
+    """Return every way to read the inputs; of a state whose size is fixed nowhere a run tells whether it grows."""
+    try:
+        return readings(original.foreign, original.pairs, original.wishes)
+    except OpenStateError as exc:
+        try:
+            settle(original, readings(original.foreign, original.pairs, original.wishes, open_size=_TRIED_SIZE))
+        except GrowingStateError:
+            raise
+        except AdoptError:
+            pass  # with that size it cannot be told: the user's may do
+        raise exc
 
 
 def find_vocabularies(model: ModelProto) -> dict[str, int]:
@@ -174,7 +203,7 @@ def _state_spec(original: Original, pair: Pair, names: dict[str, str]) -> StateS
     return StateSpec(name=names[pair.source], dtype=dtype, shape=layout.inner, initial=initial)
 
 
-def _findings(plan: Plan, found: Found, felt: dict[str, float]) -> list[str]:
+def _findings(plan: Plan, felt: dict[str, float]) -> list[str]:
     """Return what was found, a sentence each."""
     lines = []
     for state in plan.states:
@@ -206,6 +235,4 @@ def _findings(plan: Plan, found: Found, felt: dict[str, float]) -> list[str]:
         if plan.native_time
         else "the graph runs one step: a Scan carries it over the steps of a request"
     )
-    if not plan.batched:
-        lines.append(f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}")
     return lines

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from export.adopt.behaviour import close
-from export.adopt.errors import AmbiguousError, NotServableError
+from export.adopt.errors import AmbiguousError, GrowingStateError, NotServableError
 from export.adopt.foreign import RunFailedError
-from export.adopt.layouts import Candidate, Reading, to_rows
-from export.adopt.original import Original
+from export.adopt.layouts import Candidate, Reading, sizes_of, to_rows
+from export.adopt.original import Original, Rows
 from export.adopt.plan import Array, Layout
 
 _BATCH = 3
@@ -35,7 +35,7 @@ def settle(original: Original, candidates: list[Candidate]) -> Found:
     found: list[tuple[int, Found]] = []
     for candidate in candidates:
         tried = replace(original, reading=candidate.layouts)
-        if all(layout.batch is not None for layout in candidate.layouts.values()):
+        if all(_batch_is_open(original, name, layout) for name, layout in candidate.layouts.items()):
             try:
                 found.append((candidate.rank, Found(tried, _rows_apart(tried), batched=True)))
             except (RunFailedError, _NotApartError) as exc:
@@ -57,6 +57,10 @@ def settle(original: Original, candidates: list[Candidate]) -> Found:
     raise NotServableError(_does_not_run(likeliest, failures[0] if failures else why))
 
 
+def _batch_is_open(original: Original, name: str, layout: Layout) -> bool:
+    return layout.batch is not None and layout.batch in original.foreign.inputs[name].free
+
+
 class _NotApartError(Exception):
     """Rows that are run together are not what they are alone."""
 
@@ -70,7 +74,8 @@ def _rows_apart(original: Original) -> Reading:
         for _ in range(2):
             _, state = original.step(original.draw(1), state)
         states.append(state)
-    together, after = original.step(_stacked(rows), _stacked(states))
+    before = _stacked(states)
+    together, after = original.step(_stacked(rows), before)
     alone = [original.step(row, state) for row, state in zip(rows, states, strict=True)]
     found = {}
     for name, value in together.items():
@@ -83,14 +88,14 @@ def _rows_apart(original: Original) -> Reading:
         axis = found[pair.target].batch
         if axis != original.reading[pair.source].batch:
             raise _NotApartError(f"the batch is on another axis of {pair.target!r} than of {pair.source!r}")
-        _check_shape(original, pair.source, pair.target, after[pair.source])
+    _check_shapes(original, before, after)
     return found
 
 
 def _single(original: Original) -> Reading:
-    outputs, after = original.step(original.draw(1), original.start(1))
-    for pair in original.pairs:
-        _check_shape(original, pair.source, pair.target, after[pair.source])
+    before = original.start(1)
+    outputs, after = original.step(original.draw(1), before)
+    _check_shapes(original, before, after)
     found = {}
     for name, value in outputs.items():
         first = 0 if value.ndim > 1 and value.shape[0] == 1 else None
@@ -101,13 +106,21 @@ def _single(original: Original) -> Reading:
     return found
 
 
-def _check_shape(original: Original, source: str, target: str, rows: Array) -> None:
-    inner = original.reading[source].inner
-    if rows.shape[1:] != inner:
-        raise NotServableError(
-            f"the state {source!r} has the shape {inner} and the output {target!r} that feeds it {rows.shape[1:]}, "
-            "without the batch: a state must keep its shape"
+def _check_shapes(original: Original, before: Rows, after: Rows) -> None:
+    """Raise unless one step has left every state the shape that it is held in."""
+    for pair in original.pairs:
+        held, old, new = (
+            original.reading[pair.source].inner,
+            before[pair.source].shape[1:],
+            after[pair.source].shape[1:],
         )
+        if new != old and len(new) == len(old) and all(n >= m for n, m in zip(new, old, strict=True)):
+            raise GrowingStateError(pair.source, pair.target, old, new)
+        if new != held:
+            raise NotServableError(
+                f"the state {pair.source!r} has the shape {held} and the output {pair.target!r} that feeds it {new}, "
+                "without the batch: a state must keep its shape"
+            )
 
 
 def _output_layout(value: Array, batch: int | None, original: Original) -> Layout:
@@ -142,6 +155,9 @@ def _ambiguous(found: list[Found]) -> AmbiguousError:
 
 
 def _does_not_run(original: Original, reason: str) -> str:
+    given = [_as_given(original, name) for name in original.data]
+    if any(given):
+        return f"the model does not run on steps of these sizes: {'; '.join(filter(None, given))}"
     opened = []
     for name in original.data:
         port, layout = original.foreign.inputs[name], original.reading[name]
@@ -153,6 +169,26 @@ def _does_not_run(original: Original, reason: str) -> str:
             )
     said = f" ({'; '.join(opened)})" if opened else ""
     return f"the model does not run on random inputs{said}: {reason}"
+
+
+def _as_given(original: Original, name: str) -> str:
+    """Return what --step and --overlap make of an input, and what they should; nothing where neither is given."""
+    wishes, layout = original.wishes, original.reading[name]
+    options = [f"--step {name}={'x'.join(map(str, wishes.steps[name]))}"] if name in wishes.steps else []
+    place, count = 0, wishes.overlaps.get(name, 0)
+    if count:
+        options.append(f"--overlap {name}:{count}")
+        place = original.overlap_place(name)
+    if not options:
+        return ""
+    whole = sizes_of(layout, 1, extra=count, place=place)
+    parts = f"{layout.inner[place]} new values behind {count} of the step before, " if count else ""
+    means = ", --overlap of those that stand before them" if count else ""
+    port = original.foreign.inputs[name]
+    return (
+        f"{' '.join(options)} gives {port} the shape {whole} ({parts}batch 1), which the model "
+        f"does not take. --step is the number of new values in a step{means}: give the sizes that it was made for"
+    )
 
 
 def rows_of(value: Array, layout: Layout) -> Array:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.adopt.errors import UnsafeFileError
 from export.graphs import all_graphs, subgraphs
@@ -25,7 +25,7 @@ def read_foreign(path: Path) -> ModelProto:
 
     Raises:
         UnsafeFileError: It is no ONNX file, truncated or oversize, keeps tensors in other files than plain ones
-            beside it, uses operators that onnxruntime does not have, or holds NaN.
+            beside it, uses operators that onnxruntime does not have, or holds NaN or infinite weights.
     """
     data = _read_plain(path, path)
     try:
@@ -41,6 +41,7 @@ def read_foreign(path: Path) -> ModelProto:
         if total > MAX_BYTES:
             raise UnsafeFileError(path, f"its tensors together hold more than {MAX_BYTES:,} bytes")
         _check_tensor(path, where, tensor)
+    _check_factors(path, model)
     del model.training_info[:]
     return model
 
@@ -56,10 +57,14 @@ def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
                     yield from graph.node
 
 
-def _all_tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+def _graphs(model: ModelProto) -> list[GraphProto]:
     graphs = list(all_graphs(model.graph))
     graphs += [g for f in model.functions for node in f.node for inner in subgraphs(node) for g in all_graphs(inner)]
-    for graph in graphs:
+    return graphs
+
+
+def _all_tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    for graph in _graphs(model):
         for tensor in graph.initializer:
             yield f"the weight {tensor.name!r}", tensor
         for sparse in graph.sparse_initializer:
@@ -145,6 +150,39 @@ def _check_tensor(path: Path, where: str, tensor: TensorProto) -> None:
         raise UnsafeFileError(path, f"{where} holds NaN")
 
 
+_FACTORS = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (1, 2), "ConvTranspose": (1, 2)} | dict.fromkeys(
+    ("RNN", "GRU", "LSTM"), (1, 2, 3, 5, 6, 7)
+)
+"""Operator → inputs that hold its weights. Infinity there is the end of a training that diverged; elsewhere, as in an
+attention's mask or before the first value of a maximum, it has a meaning."""
+_REARRANGING = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split")
+
+
+def _check_factors(path: Path, model: ModelProto) -> None:
+    """Refuse infinity in the weights of a layer, also where they reach it turned or put together."""
+    nodes = list(_all_nodes(model))
+    weights = {
+        node.input[place]
+        for node in nodes
+        for place in _FACTORS.get(node.op_type, ())
+        if not node.domain and place < len(node.input)
+    }
+    for node in reversed(nodes):
+        if node.op_type in _REARRANGING and weights & set(node.output):
+            weights |= set(node.input if node.op_type == "Concat" else node.input[:1])
+    tensors = {tensor.name: tensor for graph in _graphs(model) for tensor in graph.initializer}
+    tensors |= {
+        node.output[0]: attribute.t
+        for node in nodes
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.type == AttributeProto.TENSOR
+    }
+    for name in sorted(weights & tensors.keys()):
+        values = numpy_helper.to_array(tensors[name])
+        if values.dtype.kind == "f" and np.isinf(values).any():
+            raise UnsafeFileError(path, f"the weight {name!r} holds infinity")
+
+
 def _read_plain(file: Path, model: Path, what: str = "it") -> bytes:
     """Return the bytes of a plain file: no link of any kind where it is not the model itself."""
     beside = file != model
@@ -152,8 +190,11 @@ def _read_plain(file: Path, model: Path, what: str = "it") -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if beside else 0))
     except OSError as exc:
         raise UnsafeFileError(model, f"{what} cannot be read ({exc.strerror})") from exc
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):  # Python opens none, and would name it by a number
+        os.close(descriptor)
+        raise UnsafeFileError(model, f"{what} is a folder, where a file is expected")
     with open(descriptor, "rb") as handle:
-        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeFileError(model, f"{what} is not a plain file")
         if beside and status.st_nlink > 1:

@@ -1,14 +1,12 @@
 """Make a user's module and load its weights."""
 
 import importlib
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -42,7 +40,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Load a .safetensors file, or a .pt file through torch's loader that runs no code.
 
     Raises:
-        WeightsError: The file is no such file, its weights do not fit the module, or one of them holds NaN.
+        WeightsError: The file is no such file, its weights do not fit the module, or one of them is not finite.
     """
     weights = _read(path)
     try:
@@ -53,10 +51,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def check_weights(module: nn.Module, where: object) -> None:
-    """Raise WeightsError if a parameter or buffer holds NaN."""
+    """Raise WeightsError if a parameter holds NaN or infinity, or a buffer NaN: masks hold infinity rightly."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_floating_point() and torch.isnan(tensor).any():
             raise WeightsError(where, f"the weight {name!r} holds NaN")
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point() and torch.isinf(parameter).any():
+            raise WeightsError(where, f"the weight {name!r} holds infinity")
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -66,10 +67,16 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as exc:
-        raise WeightsError(path, f"not a file of weights alone ({' '.join(str(exc).split())[:160]})") from exc
+    except Exception as exc:  # torch's loader raises a dozen types, with advice that would run what stands in the file
+        raise WeightsError(
+            path,
+            "not a whole file of weights alone: it is damaged, truncated or of another kind, or holds other Python "
+            "objects than tensors, which are never run. Save the module's state_dict() and nothing else",
+        ) from exc
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
         raise WeightsError(path, "expected a state_dict: names and tensors")
     return found

@@ -1,9 +1,11 @@
 """Export of a torch module: watch it, trace it with explicit states, build the served graph, verify, write."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from onnx import ModelProto
@@ -22,7 +24,9 @@ from export.module.loading import check_weights
 from export.module.oracle import ModuleOracle
 from export.module.recording import Carried, Leaf, input_names, record
 from export.module.tracing import make_explicit, trace
-from export.pipeline import check_target, write_artefact
+from export.order import Options, Order
+from export.pipeline import write_artefact
+from export.place import check_target
 from export.precision import Precision
 from export.proving import prove
 from models.card import ModelCard, Parity
@@ -37,49 +41,51 @@ def export_module(
     root: Path,
     name: str,
     version: int,
-    *,
-    description: str = "",
-    max_batch: int = 256,
-    tolerance: float | None = None,
-    precision: Precision = Precision.FLOAT32,
-    force: bool = False,
-    on_progress: Callable[[str], None] = lambda what: None,
-    on_finding: Callable[[str], None] = lambda finding: None,
+    **options: Unpack[Options],
 ) -> Path:
     """Write `root/name/version/model.onnx` for a module with recurrent layers and return its path; or write nothing.
+
+    The options are those of an `Order`.
 
     Raises:
         ExportError: No artefact was written; see `export.module.errors` and `export.errors`.
     """
+    order = Order(**options)
     target = root / name / str(version)
-    check_target(target, force=force)
+    check_target(target, force=order.force)
     module = module.float().cpu().eval()
     check_weights(module, "the module")
     sent = input_names(module, len(examples))
     # in a lower precision the float32 form is proved first, to its own tolerance
-    exact = tolerance if precision is Precision.FLOAT32 else None
+    exact = order if order.precision is Precision.FLOAT32 else replace(order, tolerance=None)
     with torch_threads(1):
-        on_progress("watching a run")
+        order.on_progress("watching a run")
         carried, leaves = record(module, examples)
         given = None if carried else find_given(module, examples)
         if given is not None:
             leaves = leaves[: len(leaves) - len(given.names)]
-        made = _Making(
-            module, examples, sent, carried, given, leaves, name, version, description, max_batch, exact, on_progress
-        )
+        made = _Making(module, examples, sent, carried, given, leaves, name, version, exact)
         served, card, planned = made.best()
-        if precision is not Precision.FLOAT32:
-            oracle = made.oracle(planned.plan)
-            served, card = prove(served, card, oracle, precision=precision, tolerance=tolerance, on_finding=on_finding)
+        if order.precision is not Precision.FLOAT32:
+            served, card = prove(
+                served,
+                card,
+                made.oracle(planned.plan),
+                precision=order.precision,
+                tolerance=order.tolerance,
+                on_finding=order.on_finding,
+            )
     for one in carried:
-        on_finding(f"{one.path}: {len(one.layers)} layer{'s' * (len(one.layers) > 1)}, carried from step to step")
+        order.on_finding(f"{one.path}: {len(one.layers)} layer{'s' * (len(one.layers) > 1)}, carried from step to step")
     if given is not None:
-        on_finding(f"forward takes and returns its state: {', '.join(given.names)}")
-    on_finding(
+        order.on_finding(f"forward takes and returns its state: {', '.join(given.names)}")
+    order.on_finding(
         "several steps run at once" if planned.plan.native_time else "one step is exported: a Scan carries it over time"
     )
-    on_progress("writing")
-    return write_artefact(target, served, card, force=force)
+    if planned.one_row:
+        order.on_finding(planned.one_row)
+    order.on_progress("writing")
+    return write_artefact(target, served, card, force=order.force)
 
 
 class _Making:
@@ -95,16 +101,12 @@ class _Making:
         leaves: Sequence[Leaf],
         name: str,
         version: int,
-        description: str,
-        max_batch: int,
-        tolerance: float | None,
-        on_progress: Callable[[str], None],
+        order: Order,
     ) -> None:
         self._module, self._examples, self._carried, self._leaves = module, examples, carried, leaves
-        self._name, self._version, self._description = name, version, description
+        self._name, self._version, self._order = name, version, order
         self._sent = sent
         self._explicit = make_explicit(module, carried, given, leaves, len(examples))
-        self._max_batch, self._tolerance, self._on_progress = max_batch, tolerance, on_progress
 
     def best(self) -> tuple[ModelProto, ModelCard, Planned]:
         """Return the served graph that agrees with the module, its card, and how it was planned."""
@@ -125,15 +127,19 @@ class _Making:
             raise NotStreamableError(f"the traced module cannot be served: {exc}") from exc
 
     def _make(self, steps: int) -> tuple[ModelProto, ModelCard, Planned]:
-        self._on_progress("tracing")
+        self._order.on_progress("tracing")
         model = trace(self._explicit, self._examples, self._sent, self._leaves, steps=steps)
-        planned = make_plan(model, self._wishes(), self._on_progress)
+        planned = make_plan(model, self._wishes(), self._order.on_progress)
         plan = planned.plan
         if plan.native_time != (steps > 1):
             raise NotStreamableError("the module gives something else for several steps than for one after another")
         served = build_served_graph(model, plan)
         served, card = prove(
-            served, self._card(plan), self.oracle(plan), tolerance=self._tolerance, on_progress=self._on_progress
+            served,
+            self._card(planned),
+            self.oracle(plan),
+            tolerance=self._order.tolerance,
+            on_progress=self._order.on_progress,
         )
         return served, card, planned
 
@@ -151,18 +157,22 @@ class _Making:
             initial={name: row for one in self._carried for name, row in one.initial.items()},
         )
 
-    def _card(self, plan: Plan) -> ModelCard:
+    def _card(self, planned: Planned) -> ModelCard:
         """Return the card of the module, its parity still open."""
+        plan = planned.plan
         return ModelCard(
             name=self._name,
             version=self._version,
-            description=self._description,
+            description=self._order.description,
             cell="module",
-            config={"module": f"{type(self._module).__module__}.{type(self._module).__qualname__}"},
+            config={
+                "module": f"{type(self._module).__module__}.{type(self._module).__qualname__}",
+                **({"findings": [planned.one_row]} if planned.one_row else {}),
+            },
             inputs=tuple(one.spec for one in plan.inputs),
             outputs=tuple(one.spec for one in plan.outputs),
             states=plan.state_specs,
-            max_batch=self._max_batch if plan.batched else 1,
+            max_batch=self._order.max_batch if plan.batched else 1,
             ragged=False,
             weights_sha256=_weights_sha256(self._module),
             parity=Parity(tolerance=1.0, errors={}),

@@ -74,7 +74,7 @@ def register_cell(name: str, cell: type[Cell]) -> None:
     Raises:
         ValueError: The name is taken by another cell, or is none; or the class is no Cell.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]*", name)):
         raise ValueError(f"{name!r} cannot be a cell's name: small letters, digits and '_', a letter first")
     if not (isinstance(cell, type) and issubclass(cell, Cell)):
         raise ValueError(f"{cell!r} is no subclass of models.cells.Cell")

@@ -18,8 +18,8 @@ MASKED = -1e9
 class AttentionOptions(LSTMOptions):
     """Choose how many past states are kept, and how wide the space is in which they are scored."""
 
-    window: int = Field(default=8, ge=1)
-    attention_size: int = Field(default=32, ge=1)
+    window: int = Field(default=8, ge=1, le=2**16)
+    attention_size: int = Field(default=32, ge=1, le=2**20)
 
 
 class AttentionLSTM(Cell):

@@ -15,7 +15,7 @@ from models.cells.lstm import LSTMOptions
 class DepthGatedOptions(LSTMOptions):
     """Choose how many layers share the one cell."""
 
-    layers: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=1, le=1024)
 
 
 class DepthLayer(nn.Module):

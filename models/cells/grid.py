@@ -14,7 +14,7 @@ from models.cells.gates import Gates, weight
 class GridOptions(CellOptions):
     """Choose the grid's depth, and whether the output gate stands inside the tanh (the paper) or outside (others)."""
 
-    blocks: int = Field(default=2, ge=1)
+    blocks: int = Field(default=2, ge=1, le=1024)
     output: Literal["paper", "standard"] = "paper"
 
 

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.fleets import Fleets
 from service.gate import Gate
+from service.lifecycle import Lifecycle
 from service.operations import Operations
 from service.routes.answering import answer, body_of, errors
 from service.schemas import (
@@ -18,7 +19,7 @@ from service.schemas import (
 )
 
 
-def models_router(gate: Gate, operations: Operations, fleets: Fleets) -> APIRouter:
+def models_router(gate: Gate, operations: Operations, lifecycle: Lifecycle, fleets: Fleets) -> APIRouter:
     """Return the routes under /v1/models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -66,11 +67,16 @@ def models_router(gate: Gate, operations: Operations, fleets: Fleets) -> APIRout
         status_code=201,
         tags=["sessions"],
         response_model=SessionAnswer,
-        responses=errors(400, 404, 409, 413, 422, 429),
+        responses=errors(400, 404, 409, 410, 413, 422, 429, 503),
         openapi_extra=body_of(OpenSession, required=False),
     )
     async def open_session(request: Request, model: str) -> Response:
-        """Open a session at the model's initial state; `Location` is its address."""
-        return await answer(gate, "open_session", operations.open_session, model, request)
+        """Open a session; `Location` is its address.
+
+        It begins at the model's initial state, behind a `history`, or at a snapshot: a `state` in base64, or a body of
+        type application/octet-stream. Sent again with the same `Idempotency-Key`, within an hour, it gives the same
+        session.
+        """
+        return await answer(gate, "open_session", lifecycle.open, model, request)
 
     return router

@@ -8,10 +8,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.gate import Call, Gate, Reply
 from service.metrics import Metrics
 from service.routes.answering import answer, errors
-from service.schemas import Health
+from service.schemas import Health, Status
 
 
-def ops_router(gate: Gate, metrics: Metrics, ready: Callable[[], bool]) -> APIRouter:
+def ops_router(gate: Gate, metrics: Metrics, status: Callable[[], Status]) -> APIRouter:
     """Return /livez, /readyz and /metrics."""
     router = APIRouter(tags=["operations"])
 
@@ -23,10 +23,10 @@ def ops_router(gate: Gate, metrics: Metrics, ready: Callable[[], bool]) -> APIRo
     @router.get("/readyz", responses={503: {"model": Health}})
     async def readyz(response: Response) -> Health:
         """Tell whether new work is welcome."""
-        if ready():
-            return Health(status="ready")
-        response.status_code = 503
-        return Health(status="starting")
+        now = status()
+        if now != "ready":
+            response.status_code = 503
+        return Health(status=now)
 
     async def exposition(call: Call) -> Reply:
         return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], metrics.text()

@@ -76,6 +76,20 @@ def test_what_is_found_is_told(tmp_path: Path) -> None:
         "steps_with_strangers",
     ):
         assert words in result.stdout
+    shown = invoke("show", tmp_path / "m/1/model.onnx")
+    for printed in (result, shown):
+        assert "the original and the artefact" in printed.stdout
+        assert "torch" not in printed.stdout
+
+
+def test_the_card_says_why_rows_run_one_at_a_time(tmp_path: Path) -> None:
+    """The reason for max_batch 1 stands among the card's findings, not on the terminal alone."""
+    text = """net (float[1,2] x, float[1,2] h) => (float[1,2] y, float[1,2] h_out)
+        { h_out = Add (h, x)  y = Neg (h_out) }"""
+    card, findings = adopted(text_model(text), tmp_path)
+    assert card.max_batch == 1
+    assert "max_batch is 1: its shapes are fixed to one row" in findings[-1]
+    assert card.config["findings"][-1] == findings[-1]
 
 
 def test_an_initial_state_is_taken_from_a_file(tmp_path: Path) -> None:
@@ -134,6 +148,46 @@ def test_a_scalar_that_is_no_state_must_be_a_constant(tmp_path: Path) -> None:
 def test_a_step_of_unknown_size_is_asked_for(tmp_path: Path) -> None:
     """An axis that is neither batch nor time needs a size; the option is named."""
     refuse(ZOO["overlap"].model(), tmp_path, r"'samples', of no fixed size.*--step input=SIZE")
+
+
+WINDOW = """net (float[batch,samples] input) => (float[batch,1] y)
+    { one = Constant <value = float[6,1] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}> ()  y = MatMul (input, one) }"""
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "words"),
+    [
+        ("samples", ("--step", "input=4"), r"--step input=4 gives input float32\[batch, samples\] the shape \(1, 4\)"),
+        (
+            "samples",
+            ("--step", "input=4", "--overlap", "input:5"),
+            r"the shape \(1, 9\) \(4 new values behind 5 of the step before",
+        ),
+        ("6", ("--overlap", "input:6"), "takes 6 values at once, so at most 5 can be of the step before"),
+        ("6", ("--step", "input=5", "--overlap", "input:2"), "does not fit"),
+    ],
+)
+def test_sizes_that_the_model_does_not_take_are_told(
+    samples: str, options: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    """A --step or --overlap of another size than the nodes take is answered by what it gives, not by onnxruntime."""
+    model = text_model(WINDOW.replace("samples", samples))
+    refuse(model, tmp_path, words, *options)
+    result = invoke("adopt", tmp_path / "foreign.onnx", "--out", tmp_path / "out/m/1", *options)
+    assert "onnx" not in result.stderr.lower().replace("foreign.onnx", "")
+
+
+@pytest.mark.parametrize(("samples", "steps"), [("samples", ["input=4"]), ("6", []), ("6", ["input=4"])])
+def test_an_overlap_stands_before_what_is_new(samples: str, steps: list[str], tmp_path: Path) -> None:
+    """Whether the axis has a fixed size or not, the model takes the overlap and the step's values together."""
+    card, _ = adopted(text_model(WINDOW.replace("samples", samples)), tmp_path, steps=steps, overlaps=["input:2"])
+    assert (card.inputs[0].shape, card.states[0].shape) == ((4,), (2,))
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    """A folder in the place of the file is named in a sentence, not by a number of the operating system's."""
+    result = invoke("adopt", tmp_path, "--out", tmp_path / "out/m/1")
+    assert_refused(result, tmp_path, f"^not adopted: {tmp_path}: it is a folder, where a file is expected$")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +252,7 @@ def test_a_pair_of_different_shapes_is_refused(tmp_path: Path) -> None:
     """A state that grows, as a key-value cache does, cannot be kept in a row; the shapes are named."""
     grows = """net (float[batch,2] x, float[batch,3] cache) => (float[batch,2] y, float[batch,n] cache_out)
         { cache_out = Concat <axis = 1> (cache, x)  y = Neg (x) }"""
-    refuse(text_model(grows), tmp_path, r"'cache' has the shape \(3,\).*'cache_out'.*\(5,\)")
+    refuse(text_model(grows), tmp_path, r"'cache' grows: .*\(5,\) of \(3,\).*'cache_out'.*slot of fixed size")
     refuse(
         text_model(AMBIGUOUS.replace("float[batch,4] r", "float[batch,2,2] r")),
         tmp_path,
@@ -206,6 +260,24 @@ def test_a_pair_of_different_shapes_is_refused(tmp_path: Path) -> None:
         "--state",
         "p=r",
     )
+
+
+def test_a_state_that_names_but_not_shapes_say_is_refused(tmp_path: Path) -> None:
+    """h0 of 4 values and hn of 5 are no stateless model, unless --state h0= says so."""
+    text = """net (float[batch,2] x, float[batch,4] h0) => (float[batch,2] y, float[batch,5] hn)
+        { axis = Constant <value = int64[1] {1}> ()
+          sum = ReduceSum (h0, axis)  hn = Concat <axis = 1> (h0, sum)  y = Neg (x) }"""
+    refuse(text_model(text), tmp_path, r"h0 float32\[batch, 4\] and the output hn float32\[batch, 5\].*--state h0=$")
+    card, _ = adopted(text_model(text), tmp_path, states=["h0="])
+    assert ([spec.name for spec in card.inputs], card.states) == (["x", "h0"], ())
+
+
+@pytest.mark.parametrize("after", ["total", "past", "n"])
+def test_a_state_of_open_shape_that_grows_is_told_why_it_cannot_be_served(after: str, tmp_path: Path) -> None:
+    """A cache that a step makes longer is found by running it, whatever its axes are called; no file would help."""
+    text = f"""net (float[batch,2] x, float[batch,past] cache) => (float[batch,2] y, float[batch,{after}] cache_out)
+        {{ cache_out = Concat <axis = 1> (cache, x)  y = Neg (x) }}"""
+    refuse(text_model(text), tmp_path, r"'cache' grows: .*Each session's state is held in a slot of fixed size")
 
 
 def test_a_state_of_open_shape_is_refused_unless_given(tmp_path: Path) -> None:
@@ -243,6 +315,38 @@ def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     """A model that gives NaN on any random input is not adopted."""
     text = "net (float[batch,2] x) => (float[batch,2] y) { z = Sub (x, x)  y = Div (z, z) }"
     refuse(text_model(text), tmp_path, "'y' is not finite")
+
+
+SATURATED = """net (float[batch,time,4] x, float[1,batch,5] h0, float[1,batch,5] c0)
+    => (float[time,batch,5] y, float[1,batch,5] hn, float[1,batch,5] cn)
+    { major = Transpose <perm = [1, 0, 2]> (x)
+      WT = Transpose <perm = [0, 2, 1]> (V)
+      Y, hn, cn = LSTM <hidden_size = 5> (major, WT, R, , , h0, c0)
+      one = Constant <value = int64[1] {1}> ()
+      y = Squeeze (Y, one) }"""
+
+
+@pytest.mark.parametrize(("name", "value"), [("V", np.inf), ("R", -np.inf), ("R", np.nan)])
+def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    """Infinity in a layer's weights is refused like NaN, though gates that it saturates give finite outputs."""
+    model = Animal(SATURATED, {}, {}, weights={"V": (1, 4, 20), "R": (1, 20, 5)}).model()
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            values = numpy_helper.to_array(tensor).copy()
+            values[0, 3, 2] = value
+            tensor.CopyFrom(numpy_helper.from_array(values, name))
+    refuse(model, tmp_path, f"the weight '{name}' holds {'NaN' if np.isnan(value) else 'infinity'}")
+
+
+def test_a_mask_may_hold_infinity(tmp_path: Path) -> None:
+    """Constants that are added or compared, as an attention's mask is, keep their infinities."""
+    text = """net (float[batch,3] x, float[batch,3] h) => (float[batch,3] y, float[batch,3] h_out)
+        { h_out = Max (x, h, low)  sum = Add (h_out, mask)  y = Softmax (sum) }"""
+    model = text_model(text)
+    for name, values in (("low", [-np.inf]), ("mask", [0.0, 0.5, -np.inf])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.float32), name))
+    card, _ = adopted(model, tmp_path)
+    assert card.states[0].name == "h"
 
 
 def test_a_model_that_needs_positive_inputs_is_adopted(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from export.__main__ import app
@@ -80,6 +82,55 @@ def test_bad_input_is_answered_in_a_sentence(checkpoint: Path, tmp_path: Path) -
     foreign.write_bytes(checkpoint.read_bytes()[:-5])
     assert_one_sentence(invoke(foreign, "--out", out), 2, "not a whole safetensors file")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("1", "does not say which model and which version"),
+        ("", "does not say which model and which version"),
+        ("m/x", "must be the version, a positive integer, and is 'x'"),
+        ("m/0", "must be the version, a positive integer, and is '0'"),
+        ("…/x", "must be the version, a positive integer, and is 'x'"),
+        ("…/1", "'…' cannot be a model's name"),
+        ("m/1000000000000000000", "the version has 19 digits, and the service reads no more than 18"),
+        ("m/" + "9" * 5000, "the version has 5000 digits"),
+    ],
+)
+@pytest.mark.parametrize("command", ["network", "adopt", "module"])
+def test_a_bad_folder_is_told_with_an_example(
+    command: str, out: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--out that names no model and version the service would read is refused before anything is read or written."""
+    monkeypatch.chdir(tmp_path)
+    of = {
+        "network": ["network", "missing"],
+        "adopt": ["adopt", "missing"],
+        "module": ["module", "no.thing:Here", "--example", "1x2x3"],
+    }
+    result = invoke(*of[command], "--out", out)
+    assert_one_sentence(result, 2 if command == "network" else 1, words)
+    assert "expected artifacts/NAME/VERSION, an integer version, such as artifacts/detector/1" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_that_fails_when_imported_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--import of a module that registers no name, or raises anything else, gives a sentence and no traceback."""
+    (tmp_path / "nameless.py").write_text("from models.cells import register_cell\nregister_cell(None, None)\n")
+    monkeypatch.chdir(tmp_path)
+    result = invoke("missing", "--out", "m/1", "--import", "nameless")
+    assert result.exit_code == 2
+    assert "None cannot be a cell's name" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_crafted_checkpoint_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """A configuration that names a size among the cell's options reaches no constructor."""
+    network = make_network(num_layers=1)
+    config = network.config.model_dump(mode="json") | {"cell_options": {"input_size": 3}}
+    path = tmp_path / "network.safetensors"
+    save_file(network.state_dict(), path, metadata={"cellstream.network": json.dumps(config)})
+    assert_one_sentence(invoke(path, "--out", tmp_path / "demo/1"), 2, "cell_options.input_size")
 
 
 def test_an_existing_version_needs_force(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A user's torch module is exported with its recurrent layers' states explicit, or refused with a sentence."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,24 @@ def test_a_module_of_other_shapes_is_refused(tmp_path: Path) -> None:
         exported(made(Tagger), tmp_path, "1x20x6", "1x20x6")
 
 
+def test_the_card_says_why_rows_run_one_at_a_time(tmp_path: Path) -> None:
+    """A module whose rows move each other runs a row at a time, and the card says which output shows it."""
+
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.gru(x)[0]
+            return y * (1 + y.mean(0, keepdim=True))
+
+    card, findings = exported(made(Mixing), tmp_path, "1x9x3")
+    assert card.max_batch == 1
+    assert "so max_batch is 1: a row's output 'y' depends on the other rows of its batch" in findings[-1]
+    assert card.config["findings"] == [findings[-1]]
+
+
 def test_the_modules_own_weights_are_left_alone(tmp_path: Path) -> None:
     """Export changes neither the module's weights nor how it runs."""
     module = made(CellLoop)
@@ -197,8 +216,11 @@ def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "text.safetensors").write_bytes(b"not weights")
     torch.save(made(Tokens).state_dict(), tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({1: torch.zeros(2)}, tmp_path / "numbers.pt")
     state["head.bias"][1] = float("nan")
     torch.save(state, tmp_path / "nan.pt")
+    state["head.bias"][1] = -float("inf")
+    torch.save(state, tmp_path / "infinite.pt")
     for name, words in {
         "evil.pt": "weights alone",
         "cut.pt": "weights alone",
@@ -206,15 +228,36 @@ def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "missing.pt": "no such file",
         "other.pt": "Missing key",
         "list.pt": "state_dict",
+        "numbers.pt": "names and tensors",
         "nan.pt": "'head.bias' holds NaN",
+        "infinite.pt": "'head.bias' holds infinity",
     }.items():
         factory = f"{user_modules.__name__}:Tagger"
         result = invoke(
             "module", factory, "--weights", tmp_path / name, "--example", "1x9x6", "--out", tmp_path / "m/1"
         )
         assert_one_sentence(result, words)
+        assert "\x1b" not in result.stderr
+        assert "weights_only" not in result.stderr
+        assert not re.search(r"\.\.\.|…|\($", result.stderr)
     assert not (tmp_path / "evil").exists()
     assert not (tmp_path / "m").exists()
+
+
+def test_a_mask_among_the_buffers_may_hold_infinity(tmp_path: Path) -> None:
+    """Infinity is refused in what is trained, and kept in a buffer."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(3, 4, batch_first=True)
+            self.register_buffer("mask", torch.tensor([0.0, 0.0, 0.0, -float("inf")]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(self.gru(x)[0] + self.mask, -1)
+
+    card, _ = exported(made(Masked), tmp_path, "1x9x3")
+    assert max(card.parity.errors.values()) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from export.adopt.errors import AmbiguousError
+from export.adopt.errors import AmbiguousError, NotServableError
 from export.adopt.foreign import Port
 from export.adopt.pairs import find_pairs
 from export.adopt.wishes import Wishes
@@ -57,6 +57,54 @@ def test_what_names_do_not_settle_is_asked(inputs: str, outputs: str) -> None:
     """Where two readings are possible none is taken."""
     with pytest.raises(AmbiguousError, match="--state"):
         find_pairs(ports(*inputs.split()), ports(*outputs.split()), Wishes())
+
+
+MISFITS = (
+    "h0 float32 4 → hn float32 5",
+    "h0 float32 4 → hn float16 4",
+    "h_in float32 4 → h_out float32 1,4",
+    "state float32 4 → new_state float32 8",
+    "conv_cache float32 3 → conv_cache_out float32 5",
+    "past_conv float32 3 → present_conv float32 5",
+    "lstm_h_in float32 4 → lstm_h_out float32 8",
+)
+NO_STATES = (
+    "x float32 4 → y float32 5",
+    "input float32 4 → output float32 5",
+    "audio_in float32 4 → audio_out float32 5",
+    "lstm_input float32 4 → lstm_output float32 5",
+    "gru_input float32 4 → gru float32 5",
+    "image float32 4 → image_out float32 5",
+    "embedding float32 4 → embedding_out float32 5",
+    "state float32 4 → value float32 1",
+    "h0 float32 4 → probability float32 1",
+)
+
+
+def misfit(text: str) -> tuple[Port, Port]:
+    sides = [side.split() for side in text.split(" → ")]
+    first, second = (Port(name, dtype, ("batch", *map(int, dims.split(",")))) for name, dtype, dims in sides)
+    return first, second
+
+
+@pytest.mark.parametrize("text", MISFITS)
+def test_a_state_whose_names_agree_but_not_its_shapes_is_refused(text: str) -> None:
+    """It would otherwise be served stateless: the sentence has both names and shapes, and the option that says so."""
+    source, target = misfit(text)
+    inputs, outputs = ports("x") | {source.name: source}, ports("y") | {target.name: target}
+    with pytest.raises(NotServableError) as refused:
+        find_pairs(inputs, outputs, Wishes())
+    assert str(source) in str(refused.value)
+    assert str(target) in str(refused.value)
+    assert f"--state {source.name}=" in str(refused.value)
+    assert find_pairs(inputs, outputs, Wishes(states={source.name: ""})) == ()
+
+
+@pytest.mark.parametrize("text", NO_STATES)
+def test_data_of_two_shapes_is_no_state(text: str) -> None:
+    """Names that agree, or none, make no state of an ordinary input and output of different shapes."""
+    source, target = misfit(text)
+    assert find_pairs({source.name: source}, {target.name: target}, Wishes()) == ()
 
 
 def test_what_is_left_over_is_a_state() -> None:

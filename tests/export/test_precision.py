@@ -1,5 +1,6 @@
 """Lower precision saves what it says, costs what it says, and is refused where it would save nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,26 @@ from export.adopt import adopt_model
 from export.artefact import read_card
 from export.module import Example, export_module
 from export.precision import Precision, PrecisionError, choose
+from models.cells import CELLS
 from service.engine import Engine
 from service.repository import Repository
 from service.settings import Settings
 from tests.export.networks import SCALERS, make_network
 from tests.export.zoo import ZOO, write
 from tests.fakes import FakeClock
+
+
+class Headed(torch.nn.Module):
+    """A recurrent layer and a linear one, batch first."""
+
+    def __init__(self, layer: torch.nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = torch.nn.Linear(layer.hidden_size, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.layer(x)[0])
+        return y
 
 
 def invoke(*args: object) -> Result:
@@ -83,6 +98,27 @@ def test_foreign_models_and_modules_take_a_precision_too(tmp_path: Path) -> None
     assert card.max_batch == 1
     with pytest.raises(PrecisionError, match="not inside a Scan"):
         adopt_model(file, tmp_path, "foreign", 2, precision=Precision.INT8)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+def test_a_recurrent_layer_before_a_linear_one_can_be_held_in_float16(
+    layer: Callable[..., torch.nn.RNNBase], tmp_path: Path
+) -> None:
+    """The head's MatMul reads a Transpose: onnxruntime loads the artefact here, and in the service."""
+    torch.manual_seed(0)
+    module = Headed(layer(3, 16, num_layers=2, batch_first=True))
+    path = export_module(module, [Example.parse("1x20x3")], tmp_path, "half", 1, precision=Precision.FLOAT16)
+    assert {state.dtype for state in read_card(path).states} == {"float16"}
+    repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), FakeClock())
+    repository.open()
+    repository.close()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_can_be_held_in_float16(cell: str, tmp_path: Path) -> None:
+    """None of the catalogue ends the process, or is further off than float16 may be."""
+    path = export_network(make_network(cell, num_layers=1), tmp_path, "half", 1, precision=Precision.FLOAT16)
+    assert read_card(path).config["precision"] == "float16"
 
 
 def test_the_command_tells_what_is_saved(tmp_path: Path) -> None:

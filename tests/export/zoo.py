@@ -282,6 +282,21 @@ ZOO: dict[str, Animal] = {
         weights={"Wx": (4, 5), "Wh": (5, 5)},
         half=True,
     ),
+    "half_transposed": Animal(
+        """net (float16[batch,2,4] x, float16[batch,5] h) => (float16[batch,5] y, float16[batch,5] h_out)
+        { parts = Transpose <perm = [1, 0, 2]> (x)
+          xw = MatMul (parts, Wx)
+          zero = Constant <value = int64[1] {0}> ()
+          sum = ReduceSum <keepdims = 0> (xw, zero)
+          hw = MatMul (h, Wh)
+          a = Add (sum, hw)
+          h_out = Tanh (a)
+          y = Neg (h_out) }""",
+        {"h": "h_out"},
+        {"x": (2, 4), "y": (5,)},
+        weights={"Wx": (4, 5), "Wh": (5, 5)},
+        half=True,
+    ),
     "overlap": Animal(
         """net (float[batch,samples] input, float[batch,1] state) => (float[batch,1] output, float[batch,1] stateN)
         { w = Identity (window)

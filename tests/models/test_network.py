@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,53 @@ def test_files_that_are_not_ours_are_refused_in_a_sentence(tmp_path: Path) -> No
         path.write_bytes(whole[:cut])
         with pytest.raises(CheckpointError, match="not a whole safetensors file"):
             Network.load(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"cell_options": {"input_size": 3}}, "cell_options.input_size: Extra inputs"),
+        ({"cell_options": {"forget_bias": "much"}}, "cell_options.forget_bias: Input should be a valid number"),
+        ({"cell_options": [3]}, "cell_options: Input should be a valid dictionary"),
+        ({"hidden_size": 10**30}, "hidden_size: Input should be less than"),
+        ({"hidden_size": 2**20}, "layers.0.gates.W is .* and should be .4194304,"),
+        ({"num_layers": 10**9}, "num_layers: Input should be less than"),
+        ({"num_layers": 500}, "its weights do not fit its configuration: .* more$"),
+        ({"vocabulary": 10**18}, "vocabulary: Input should be less than"),
+        ({"vocabulary": 2**31 - 1, "input_size": 2**20}, "do not fit its configuration: embedding"),
+    ],
+)
+def test_a_crafted_configuration_is_refused_before_it_takes_memory(
+    fields: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    """Options and sizes that make no network of the file's weights are told in one sentence."""
+    network = make_network()
+    config = json.loads(network.config.model_dump_json()) | fields
+    path = tmp_path / "network.safetensors"
+    save_file(network.state_dict(), path, metadata={"cellstream.network": json.dumps(config)})
+    with pytest.raises(CheckpointError, match=sentence) as refused:
+        Network.load(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 10_000, "{"], ids=["deep", "long", "cut"])
+def test_a_configuration_that_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
+    """Whatever stands in the place of the configuration, it is told in one sentence."""
+    path = tmp_path / "network.safetensors"
+    save_file(make_network().state_dict(), path, metadata={"cellstream.network": text})
+    with pytest.raises(CheckpointError, match="no JSON object"):
+        Network.load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    """A training that diverged is not loaded, though its gates may still give finite outputs."""
+    network = make_network()
+    with torch.no_grad():
+        network.head.weight[0, 0] = value
+    network.save(tmp_path / "network.safetensors")
+    with pytest.raises(CheckpointError, match=r"'head\.weight' holds NaN or infinity"):
+        Network.load(tmp_path / "network.safetensors")
 
 
 @pytest.mark.parametrize(

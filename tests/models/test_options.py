@@ -37,6 +37,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("projection_lstm", {"projection": 0}, "greater than or equal to 1"),
     ("ind_rnn", {"activation": "sigmoid"}, "'relu' or 'tanh'"),
     ("layer_norm_lstm", {"gain": 0.0}, "greater than 0"),
+    ("attention_lstm", {"window": 10**18}, "less than or equal to 65536"),
+    ("depth_gated_lstm", {"layers": 10**12}, "less than or equal to 1024"),
+    ("grid_lstm", {"blocks": 10**12}, "less than or equal to 1024"),
 ]
 
 
@@ -73,6 +76,18 @@ def test_stacks_that_do_not_fit_are_refused(fields: dict[str, Any], sentence: st
         NetworkConfig.model_validate({"cell": "lstm", "input_size": 8, "hidden_size": 8, "output_size": 1, **fields})
 
 
+def test_a_cell_of_ones_own_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever such a class raises, the configuration is refused in a sentence."""
+
+    class Mine(TanhRNN):
+        def __init__(self, input_size: int) -> None:
+            super().__init__(input_size, input_size)
+
+    monkeypatch.setattr("models.config.CELLS", CELLS | {"mine": Mine})
+    with pytest.raises(ValidationError, match="no cell 'mine' can be made of these sizes and options"):
+        NetworkConfig(cell="mine", input_size=3, hidden_size=8, output_size=1)
+
+
 def test_a_residual_stack_adds_each_layers_input() -> None:
     """With cells that give zero, the stack is the identity; without the option it is zero."""
     torch.manual_seed(0)
@@ -102,5 +117,9 @@ def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
         register_cell("lstm", Mine)
     with pytest.raises(ValueError, match="cannot be a cell's name"):
         register_cell("Mine!", Mine)
+    with pytest.raises(ValueError, match="cannot be a cell's name"):
+        register_cell(None, Mine)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no subclass"):
+        register_cell("other", None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no subclass"):
         register_cell("other", torch.nn.LSTM)  # type: ignore[arg-type]

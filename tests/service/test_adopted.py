@@ -164,15 +164,13 @@ async def test_silero_among_strangers_equals_the_original(
     """1,875 steps equal the original to 1e-6 while 32 other sessions stream other parts of it in the same batches."""
     steps, expected = speech
     operations, model = detector.operations, detector.repository.find("silero")
-    sessions = [operations.new_session(model, "tenant") for _ in range(1 + STRANGERS)]
+    sessions = [detector.lifecycle.new_session("silero", "tenant") for _ in range(1 + STRANGERS)]
     bodies = [orjson.dumps({"inputs": [step.tolist()]}) for step in steps]
     found = np.zeros((1 + STRANGERS, len(steps), 1))
     for step in range(len(steps)):
         # each stranger is elsewhere in the recording, so every row of a batch holds other sound
         places = [step] + [(step + 53 * stranger) % len(steps) for stranger in range(1, 1 + STRANGERS)]
-        chunks = [
-            operations.submit(session, bodies[place], False) for session, place in zip(sessions, places, strict=True)
-        ]
+        chunks = [operations.submit(session, bodies[place]) for session, place in zip(sessions, places, strict=True)]
         await asyncio.gather(*(chunk.entry.future for chunk in chunks))
         for row, (session, chunk) in enumerate(zip(sessions, chunks, strict=True)):
             found[row, step] = orjson.loads(operations.answer(session, chunk))["outputs"][0]

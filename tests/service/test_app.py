@@ -203,9 +203,9 @@ async def test_health_and_metrics(client: httpx.AsyncClient, service: Service) -
     session = await open_session(client)
     await step(client, session, random_inputs(5))
     text = (await client.get("/metrics")).text
-    assert 'cellstream_steps_total{model="lstm"} 5.0' in text
+    assert 'cellstream_steps_total{model="lstm",version="1"} 5.0' in text
     assert session not in text
-    service.ready = False
+    service.status = "starting"
     assert (await client.get("/readyz")).status_code == 503
 
 

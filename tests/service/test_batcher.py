@@ -14,7 +14,7 @@ from service.codec import outputs_of
 from service.engine import Binding, Costs
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, SessionClosed, ShuttingDown
 from service.repository import ServedModel
-from service.sessions import Session
+from service.session import Session
 from service.settings import Settings
 from service.work import Chunk
 from tests.fakes import FakeClock

@@ -6,7 +6,8 @@ import pytest
 
 from service.app import Service
 from service.errors import SessionClosed, SessionExpired, SessionNotFound, TableFull
-from service.sessions import TOMBSTONE_SECONDS, Phase, SessionTable
+from service.session import Phase
+from service.sessions import TOMBSTONE_SECONDS, SessionTable
 from service.settings import Settings
 from tests.fakes import FakeClock
 
@@ -37,7 +38,7 @@ def test_a_sweep_looks_only_at_what_is_due(table: SessionTable, service: Service
     model = service.repository.find("lstm")
     session = table.create("t", model, 10)
     clock.advance(9)
-    session.advanced(0, 1, clock())
+    session.advanced(0, 1, 0, b"", clock())
     clock.advance(2)
     assert table.sweep() == 0
     clock.advance(10)

@@ -1,0 +1,53 @@
+"""What the commands have in common: their options, where the artefact goes, and what is printed."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from export.artefact import read_card
+from export.errors import ExportError
+from export.order import Options
+from export.place import Place
+from export.tables import parity_table
+
+REFUSED = 1
+
+Out = Annotated[
+    Path,
+    typer.Option(help="Where to: artifacts/NAME/VERSION, an integer version.", metavar="FOLDER", show_default=False),
+]
+Description = Annotated[str, typer.Option(help="A sentence for the card.")]
+MaxBatch = Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")]
+Dtype = Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")]
+Quantize = Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")]
+Tolerance = Annotated[float | None, typer.Option(min=0, max=1, help="The largest difference allowed, of the scale.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a version that exists.")]
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Turn what keeps an artefact from being made into a sentence on stderr, and exit status 1."""
+    try:
+        yield
+    except (ExportError, OSError, MemoryError) as exc:
+        print(f"{what}: {str(exc) or 'there is not enough memory'}", file=sys.stderr)
+        raise typer.Exit(REFUSED) from exc
+
+
+def carry_out(out: Path, options: Options, make: Callable[[Place, Options], Path]) -> None:
+    """Make an artefact where --out says, showing what goes on, and print what was found, its figures and its file."""
+    console = Console()
+
+    def tell(finding: str) -> None:
+        console.print(finding, soft_wrap=True, markup=False, highlight=False)
+
+    place = Place.parse(out)
+    with console.status("starting") as status:
+        path = make(place, {**options, "on_progress": status.update, "on_finding": tell})
+    console.print(parity_table(read_card(path)))
+    console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, markup=False)
