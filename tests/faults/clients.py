@@ -6,13 +6,11 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import httpx
 import numpy as np
 
 from tests.faults.accumulator import NAME
 from tests.faults.history import (
     ANSWERED,
-    LOST_CODE,
     TRANSIENT,
     UNANSWERED,
     Attempt,
@@ -22,10 +20,13 @@ from tests.faults.history import (
     Rewound,
 )
 from tests.faults.walk import MOST_INPUTS, Walk
+from tests.faults.wire import Answer, Http
 
 FAR = 5_000
 """A step number beyond any that a session here comes to."""
 _PROBE = 1
+_OPEN = f"/v1/models/{NAME}/sessions"
+_OCTETS = "application/octet-stream"
 _AGAIN = TRANSIENT | {UNANSWERED, "session_in_use"}
 
 
@@ -47,28 +48,27 @@ class Gone(Exception):
 
 
 class Wire:
-    """The way to the service: `faulty` through the proxy, `direct` past it; the same where there is no proxy."""
+    """The ways to the service: `faulty` through the proxy, `direct` past it; the same where there is no proxy."""
 
-    def __init__(self, faulty: str, direct: str, timeout: float) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self.url = faulty
-        self.faulty = httpx.AsyncClient(base_url=faulty, timeout=timeout, limits=limits, trust_env=False)
-        self.direct = httpx.AsyncClient(base_url=direct, timeout=10, limits=limits, trust_env=False)
+    def __init__(self, faulty: int, direct: int, timeout: float) -> None:
+        """Take the ports of both, and the seconds that a client waits for an answer through the proxy."""
+        self.faulty, self.direct = Http(faulty, timeout), Http(direct, 10)
 
-    async def close(self) -> None:
-        await self.faulty.aclose()
-        await self.direct.aclose()
+    def close(self) -> None:
+        self.faulty.close()
+        self.direct.close()
 
-    async def ask(self, http: httpx.AsyncClient, method: str, path: str, **content: Any) -> httpx.Response:
-        """Send a request that may be sent again, until it is answered."""
+    async def ask(self, http: Http, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+        """Send a request that may be sent again, until it is answered; header names have _ for -."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
         tries = 0
         while True:
             try:
-                answer = await http.request(method, path, **content)
-            except httpx.TransportError:
+                answer = await http.send(method, path, body, named)
+            except OSError:
                 pass
             else:
-                if answer.status_code < 400 or answer.json()["code"] not in _AGAIN:
+                if answer.status < 400 or answer.json()["code"] not in _AGAIN:
                     return answer
             tries += 1
             await asyncio.sleep(pause(tries))
@@ -79,7 +79,6 @@ class Client:
 
     def __init__(self, wire: Wire, history: list[Event], goal: Goal, rng: Random, *, branches: bool = True) -> None:
         self.wire, self.history, self.goal, self.rng, self._branches = wire, history, goal, rng, branches
-        self._opened = 0
 
     async def run(self) -> None:
         """Walk one session after the other until the goal is reached."""
@@ -93,12 +92,8 @@ class Client:
 
     async def open(self, keep: int = 0) -> Walk:
         """Open a session, through the proxy."""
-        self._opened += 1
-        key = {"idempotency-key": f"{self.rng.getrandbits(64):x}"}
-        body: dict[str, Any] = {"keep": keep} if keep else {}
-        answer = await self.wire.ask(
-            self.wire.faulty, "POST", f"/v1/models/{NAME}/sessions", json=body, headers=key
-        )
+        body = json.dumps({"keep": keep}).encode()
+        answer = await self.wire.ask(self.wire.faulty, "POST", _OPEN, body, idempotency_key=self._key())
         session = answer.json()["session_id"]
         self.history.append(Opened(session))
         return Walk(session, self.rng, self.rng.randint(100, MOST_INPUTS), keep)
@@ -145,15 +140,10 @@ class Client:
             answer = await self.wire.ask(self.wire.faulty, "POST", f"/v1/sessions/{walk.session}/fork")
         else:
             answer = await self.wire.ask(self.wire.faulty, "GET", f"/v1/sessions/{walk.session}/state")
-            if answer.status_code == 200:
-                headers = {
-                    "content-type": "application/octet-stream",
-                    "idempotency-key": f"{self.rng.getrandbits(64):x}",
-                }
-                path = f"/v1/models/{NAME}/sessions"
-                answer = await self.wire.ask(
-                    self.wire.faulty, "POST", path, content=answer.content, headers=headers
-                )
+            self._not_refused(answer, walk)
+            answer = await self.wire.ask(
+                self.wire.faulty, "POST", _OPEN, answer.body, content_type=_OCTETS, idempotency_key=self._key()
+            )
         self._not_refused(answer, walk)
         told = answer.json()
         self.history.append(Opened(told["session_id"], walk.session, told["step"]))
@@ -168,7 +158,7 @@ class Client:
         if requests > len(walk.requests):
             return
         path = f"/v1/sessions/{walk.session}/rewind"
-        answer = await self.wire.ask(self.wire.direct, "POST", path, json={"requests": requests})
+        answer = await self.wire.ask(self.wire.direct, "POST", path, b'{"requests":%d}' % requests)
         self._not_refused(answer, walk)
         told = answer.json()
         walk.rewound(requests, told["step"], told["epoch"])
@@ -179,7 +169,7 @@ class Client:
         path = f"/v1/sessions/{walk.session}"
         described = await self.wire.ask(self.wire.direct, "GET", path)
         self._not_refused(described, walk)
-        peeked = await self.wire.ask(self.wire.direct, "POST", f"{path}/peek", json={"inputs": [[_PROBE]]})
+        peeked = await self.wire.ask(self.wire.direct, "POST", f"{path}/peek", b'{"inputs":[[%d]]}' % _PROBE)
         self._not_refused(peeked, walk)
         total = peeked.json()["outputs"][0][0] - _PROBE
         self.history.append(Ended(walk.session, described.json()["step"], total))
@@ -189,8 +179,11 @@ class Client:
         """Send one numbered request, and return what came of it."""
         raise NotImplementedError
 
-    def _not_refused(self, answer: httpx.Response, walk: Walk) -> None:
-        if answer.status_code >= 400:
+    def _key(self) -> str:
+        return f"{self.rng.getrandbits(64):x}"
+
+    def _not_refused(self, answer: Answer, walk: Walk) -> None:
+        if answer.status >= 400:
             self.history.append(refused(walk.session, walk.step + 1, (), answer.json()))
             raise Gone
 
@@ -201,8 +194,8 @@ class JsonClient(Client):
     async def send(self, walk: Walk, first: int, inputs: tuple[int, ...]) -> Attempt:
         body = step_body(walk, first, inputs)
         try:
-            answer = await self.wire.faulty.post(f"/v1/sessions/{walk.session}/steps", content=body)
-        except httpx.TransportError:
+            answer = await self.wire.faulty.send("POST", f"/v1/sessions/{walk.session}/steps", body)
+        except OSError:
             return Attempt(walk.session, first, inputs, UNANSWERED)
         return read_json(walk.session, first, inputs, answer.json())
 
@@ -211,19 +204,17 @@ class OctetClient(Client):
     """Steps as raw tensors, their numbers in headers."""
 
     async def send(self, walk: Walk, first: int, inputs: tuple[int, ...]) -> Attempt:
-        headers = {"content-type": "application/octet-stream", "x-step": str(first)}
+        headers = {"content-type": _OCTETS, "x-step": str(first)}
         if walk.keep:
             headers["x-epoch"] = str(walk.epoch)
         raw = np.array(inputs, "<f4").tobytes()
         try:
-            answer = await self.wire.faulty.post(
-                f"/v1/sessions/{walk.session}/steps", content=raw, headers=headers
-            )
-        except httpx.TransportError:
+            answer = await self.wire.faulty.send("POST", f"/v1/sessions/{walk.session}/steps", raw, headers)
+        except OSError:
             return Attempt(walk.session, first, inputs, UNANSWERED)
-        if answer.status_code != 200:
+        if answer.status != 200:
             return refused(walk.session, first, inputs, answer.json())
-        outputs = tuple(np.frombuffer(answer.content, "<f4").tolist())
+        outputs = tuple(np.frombuffer(answer.body, "<f4").tolist())
         last, replayed = int(answer.headers["x-step"]), answer.headers["x-replayed"] == "true"
         return Attempt(walk.session, first, inputs, ANSWERED, outputs, last, replayed)
 
@@ -247,10 +238,6 @@ def read_json(session: str, first: int, inputs: tuple[int, ...], told: dict[str,
 def refused(session: str, first: int, inputs: tuple[int, ...], told: dict[str, Any]) -> Attempt:
     """Return what a refusal says."""
     return Attempt(session, first, inputs, told["code"], expected=told.get("expected_step", 0))
-
-
-def is_lost(attempt: Attempt) -> bool:
-    return attempt.outcome == LOST_CODE
 
 
 def pause(tries: int) -> float:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-import httpx
-
 from tests.faults.accumulator import NAME
 from tests.faults.clients import Client, Goal, Gone, Wire, refused
 from tests.faults.history import ANSWERED, TRANSIENT, UNANSWERED, Attempt, Event, Opened
 from tests.faults.walk import MOST_INPUTS, Walk
 
 ROWS = 16
+Row = tuple[int, tuple[int, ...]]
+"""A request of one session: the first step and the inputs."""
 
 
 class FleetClient(Client):
@@ -28,25 +28,30 @@ class FleetClient(Client):
         self._named, self._rows = named, rows
 
     async def run(self) -> None:
-        """Keep the fleet full until the goal is reached."""
+        """Keep the fleet full until the goal is reached, and every row answered."""
         walks: list[Walk] = []
-        waiting: dict[str, tuple[int, tuple[int, ...]]] = {}
-        while not self.goal.over:
-            while len(walks) < self._rows:
+        waiting: dict[str, Row] = {}
+        while not self.goal.over or waiting:
+            while len(walks) < self._rows and not self.goal.over:
                 walks.append(self._name() if self._named else await self.open())
-            chosen = self.rng.sample(walks, self.rng.randint(1, len(walks)))
-            most = self.rng.choice((1, 1, 4))
-            for walk in chosen:
-                if walk.session not in waiting:
-                    waiting[walk.session] = walk.step + 1, walk.draw(most)
-            gone = await self._step(chosen, waiting)
+            gone = await self._step(self._choose(walks, waiting), waiting)
             for walk in [each for each in walks if each.session in gone or not each.left]:
                 if walk.session not in waiting:
                     walks.remove(walk)
                     await self._look(walk, gone)
         for walk in walks:
+            await self._look(walk, set())
+
+    def _choose(self, walks: list[Walk], waiting: dict[str, Row]) -> list[Walk]:
+        """Return whose rows go into the next request; those that do not wait for an answer get new inputs."""
+        if self.goal.over:
+            return [walk for walk in walks if walk.session in waiting]
+        most = self.rng.choice((1, 1, 4))
+        chosen = self.rng.sample(walks, self.rng.randint(1, len(walks)))
+        for walk in chosen:
             if walk.session not in waiting:
-                await self._look(walk, set())
+                waiting[walk.session] = walk.step + 1, walk.draw(most)
+        return chosen
 
     def _name(self) -> Walk:
         session = f"unit {self.rng.getrandbits(64):x}"
@@ -60,7 +65,7 @@ class FleetClient(Client):
             except Gone:
                 return
 
-    async def _step(self, walks: Sequence[Walk], waiting: dict[str, tuple[int, tuple[int, ...]]]) -> set[str]:
+    async def _step(self, walks: Sequence[Walk], waiting: dict[str, Row]) -> set[str]:
         """Send one fleet step; return the sessions that are gone."""
         rows = [waiting[walk.session] for walk in walks]
         gone: set[str] = set()
@@ -75,7 +80,7 @@ class FleetClient(Client):
                 gone.add(walk.session)
         return gone
 
-    async def _send(self, walks: Sequence[Walk], rows: list[tuple[int, tuple[int, ...]]]) -> list[Attempt]:
+    async def _send(self, walks: Sequence[Walk], rows: list[Row]) -> list[Attempt]:
         body = {
             "sessions": [walk.session for walk in walks],
             "inputs": [[[value] for value in inputs] for _, inputs in rows],
@@ -84,11 +89,11 @@ class FleetClient(Client):
         }
         pairs = list(zip(walks, rows, strict=True))
         try:
-            answer = await self.wire.faulty.post(f"/v1/models/{NAME}/fleet", content=json.dumps(body).encode())
-        except httpx.TransportError:
+            answer = await self.wire.faulty.send("POST", f"/v1/models/{NAME}/fleet", json.dumps(body).encode())
+        except OSError:
             return [Attempt(walk.session, *row, UNANSWERED) for walk, row in pairs]
         told: dict[str, Any] = answer.json()
-        if answer.status_code != 200:
+        if answer.status != 200:
             return [refused(walk.session, *row, told) for walk, row in pairs]
         errors = {error["row"]: error for error in told["errors"]}
         attempts = []

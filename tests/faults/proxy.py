@@ -8,7 +8,8 @@ from contextlib import suppress
 from enum import Enum
 from random import Random
 
-_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+from tests.faults.wire import Http, Stream, connect, read_message
+
 _BROKEN = (OSError, asyncio.IncompleteReadError)
 _AT_ONCE_RESET = struct.pack("ii", 1, 0)
 
@@ -47,14 +48,14 @@ class Proxy:
     """Passes requests on to a port of this machine; a share `rate` of them meets a fault.
 
     A late request is held for `hold` seconds and passed on when nobody waits for it any more. A WebSocket is cut behind
-    some twenty frames. `counts` are the faults so far; `_idle` are connections to the service that wait for a request.
+    some twenty frames. `counts` are the faults so far, `passed` the requests that met none.
     """
 
     def __init__(self, port: int, rng: Random, rate: float, hold: float = 0.4, frames: float = 20) -> None:
-        self._upstream, self._rng, self._rate, self._hold, self._frames = port, rng, rate, hold, frames
+        self._port, self._rng, self._rate, self._hold, self._frames = port, rng, rate, hold, frames
+        self._service = Http(port, timeout=30)
         self.counts: Counter[Fault] = Counter()
         self.passed = 0
-        self._idle: list[_Stream] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -70,22 +71,20 @@ class Proxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for _, writer in self._idle:
-            writer.transport.abort()
-        self._idle.clear()
+        self._service.close()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._spawn((reader, writer))
 
-    def _spawn(self, client: _Stream) -> None:
+    def _spawn(self, client: Stream) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, client: _Stream) -> None:
+    async def _serve(self, client: Stream) -> None:
         reader, writer = client
         try:
-            while (request := await _read_message(reader)) is not None:
+            while (request := await read_message(reader)) is not None:
                 if b"\r\nupgrade: websocket\r\n" in request.lower():
                     await self._tunnel(request, client)
                     return
@@ -100,7 +99,7 @@ class Proxy:
         """Answer one request, or break it; return whether the connection goes on."""
         if self._rng.random() >= self._rate:
             self.passed += 1
-            writer.write(await self._exchange(request))
+            writer.write(await self._service.exchange(request))
             return True
         fault = self._rng.choice(HTTP_FAULTS)
         self.counts[fault] += 1
@@ -108,16 +107,16 @@ class Proxy:
             writer.write(await self._twice(request, fault))
             return True
         if fault is Fault.TORN or fault is Fault.ABANDONED:
-            _, upstream = await self._connect()
+            _, upstream = await connect(self._port)
             upstream.write(request[: len(request) * 2 // 3] if fault is Fault.TORN else request)
             await upstream.drain()
             await asyncio.sleep(self._rng.choice((0, 0, 0.001)))
             upstream.transport.abort()
         elif fault is Fault.LATE:
             await asyncio.sleep(self._hold * self._rng.uniform(1, 1.5))
-            await self._exchange(request)
+            await self._service.exchange(request)
         elif fault is not Fault.RESET:
-            answer = await self._exchange(request)
+            answer = await self._service.exchange(request)
             if fault is Fault.HALF:
                 writer.write(answer[: self._rng.randrange(1, len(answer))])
                 await writer.drain()
@@ -127,36 +126,14 @@ class Proxy:
 
     async def _twice(self, request: bytes, fault: Fault) -> bytes:
         if fault is Fault.TWICE_AT_ONCE:
-            answers = list(await asyncio.gather(self._exchange(request), self._exchange(request)))
+            answers = list(await asyncio.gather(self._service.exchange(request), self._service.exchange(request)))
         else:
-            answers = [await self._exchange(request), await self._exchange(request)]
+            answers = [await self._service.exchange(request), await self._service.exchange(request)]
         return self._rng.choice(answers)
 
-    async def _exchange(self, request: bytes) -> bytes:
-        """Send a request to the service and return its answer."""
-        stream = None
-        while self._idle and (stream is None or stream[0].at_eof()):
-            stream = self._idle.pop()
-        if stream is None or stream[0].at_eof():
-            stream = await self._connect()
-        reader, writer = stream
-        try:
-            writer.write(request)
-            answer = await _read_message(reader)
-        except BaseException:
-            writer.transport.abort()
-            raise
-        if answer is None:
-            raise ConnectionResetError
-        self._idle.append(stream)
-        return answer
-
-    async def _connect(self) -> _Stream:
-        return await asyncio.open_connection("127.0.0.1", self._upstream)
-
-    async def _tunnel(self, handshake: bytes, client: _Stream) -> None:
+    async def _tunnel(self, handshake: bytes, client: Stream) -> None:
         """Pass bytes both ways, until the fault that was drawn for this socket."""
-        upstream = await self._connect()
+        upstream = await connect(self._port)
         try:
             upstream[1].write(handshake)
             fault = self._rng.choice(SOCKET_FAULTS) if self._rate else None
@@ -199,17 +176,6 @@ class Proxy:
                 return fault
             writer.write(data)
         return None
-
-
-async def _read_message(reader: asyncio.StreamReader) -> bytes | None:
-    """Return a whole request or answer as it is on the wire; None at the end."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
-        return None
-    at = head.lower().find(b"\r\ncontent-length:")
-    size = int(head[at + 17 : head.index(b"\r\n", at + 2)]) if at >= 0 else 0
-    return head + await reader.readexactly(size) if size else head
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -73,7 +73,7 @@ class SocketClient(Client):
 
     async def _connect(self, walk: Walk) -> ClientConnection | None:
         """Open a socket and learn where the session stands; None where it was refused or cut."""
-        url = f"{self.wire.url.replace('http', 'ws')}/v1/sessions/{walk.session}/stream"
+        url = f"ws://127.0.0.1:{self.wire.faulty.port}/v1/sessions/{walk.session}/stream"
         try:
             socket = await connect(
                 f"{url}?format={self.form}&takeover=1",
