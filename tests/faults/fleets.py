@@ -1,12 +1,13 @@
 """A client that steps many sessions by one request, each row with its own number."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 from tests.faults.accumulator import NAME
-from tests.faults.clients import Client, Goal, Gone, Wire, refused
+from tests.faults.clients import Client, Goal, Gone, Wire, pause, refused
 from tests.faults.history import ANSWERED, TRANSIENT, UNANSWERED, Attempt, Event, Opened
 from tests.faults.walk import MOST_INPUTS, Walk
 
@@ -18,14 +19,15 @@ Row = tuple[int, tuple[int, ...]]
 class FleetClient(Client):
     """Walks many sessions side by side; rows that were not answered go into a later request with the same numbers.
 
-    With `named` the sessions are opened by the fleet step itself, under names of the client's.
+    With `named` the sessions are opened by the fleet step itself, under names of the client's. `_failed` counts the
+    requests since the last one of which a row was answered.
     """
 
     def __init__(
         self, wire: Wire, history: list[Event], goal: Goal, rng: Random, *, named: bool = False, rows: int = ROWS
     ) -> None:
         super().__init__(wire, history, goal, rng)
-        self._named, self._rows = named, rows
+        self._named, self._rows, self._failed = named, rows, 0
 
     async def run(self) -> None:
         """Keep the fleet full until the goal is reached, and every row answered."""
@@ -69,7 +71,9 @@ class FleetClient(Client):
         """Send one fleet step; return the sessions that are gone."""
         rows = [waiting[walk.session] for walk in walks]
         gone: set[str] = set()
-        for walk, attempt in zip(walks, await self._send(walks, rows), strict=True):
+        attempts = await self._send(walks, rows)
+        self._failed = 0 if any(attempt.outcome == ANSWERED for attempt in attempts) else self._failed + 1
+        for walk, attempt in zip(walks, attempts, strict=True):
             self.history.append(attempt)
             if attempt.outcome == ANSWERED:
                 first, inputs = waiting.pop(walk.session)
@@ -78,6 +82,8 @@ class FleetClient(Client):
             elif attempt.outcome != UNANSWERED and attempt.outcome not in TRANSIENT:
                 del waiting[walk.session]
                 gone.add(walk.session)
+        if self._failed:
+            await asyncio.sleep(pause(self._failed))
         return gone
 
     async def _send(self, walks: Sequence[Walk], rows: list[Row]) -> list[Attempt]:

@@ -17,14 +17,15 @@ from tests.faults.walk import Walk
 
 _HEAD = struct.Struct("<QII")
 _REPLAYED = 1
-_GOING_AWAY = 1012
+GOING_AWAY = 1012
+_NO_FAREWELL = 1006
 _NO_ANSWER_SECONDS = 5.0
 _Request = tuple[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """How the service closed a socket: the code, the reason, and the step after the last one answered."""
+    """How a socket ended: the service's code (1006 where it gave none), its reason, and the step after the last answer."""
 
     code: int
     reason: str
@@ -62,8 +63,10 @@ class SocketClient(Client):
                 await self._frames(socket, walk)
                 await socket.close()
             except ConnectionClosed as closed:
-                if closed.rcvd is not None:
-                    self.closes.append(Close(closed.rcvd.code, closed.rcvd.reason, walk.step + 1))
+                await self._take_answers(socket, walk)
+                frame = closed.rcvd
+                code, reason = (frame.code, frame.reason) if frame is not None else (_NO_FAREWELL, "")
+                self.closes.append(Close(code, reason, walk.step + 1))
             except TimeoutError:
                 pass
             finally:
@@ -114,6 +117,14 @@ class SocketClient(Client):
             self._answered(walk, answer)
             if not self.sent and self.rng.random() < 0.02:
                 await self._probe_frame(socket, walk)
+
+    async def _take_answers(self, socket: ClientConnection, walk: Walk) -> None:
+        """Take the answers that came before the end."""
+        try:
+            while self.sent:
+                self._answered(walk, await socket.recv())
+        except (ConnectionClosed, TimeoutError):
+            return
 
     async def _send_next(self, socket: ClientConnection, walk: Walk) -> None:
         first = self.sent[-1][0] + len(self.sent[-1][1]) if self.sent else walk.step + 1
