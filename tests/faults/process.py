@@ -17,10 +17,12 @@ class ServiceProcess:
     """`python -m service`, or a module in its place, from `with` to its end; what it logs is in `log`."""
 
     def __init__(self, artifacts: Path, *flags: str, module: str = "service") -> None:
+        """Choose a free port; nothing runs yet."""
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = artifacts / "service.log"
-        self._command = [sys.executable, "-m", module, "--artifacts", str(artifacts), "--port", str(self.port), *flags]
+        self._command = [sys.executable, "-m", module, "--artifacts", str(artifacts), "--port", str(self.port)]
+        self._command += ["--log-format", "json", "--log-level", "warning", *flags]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -81,6 +83,11 @@ class ServiceProcess:
         """Return the bytes of memory that it holds."""
         with open(f"/proc/{self.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def complaints(self) -> list[str]:
+        """Return the lines that it logged of mistakes of its own."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if '"level": "error"' in line or "Traceback" in line]
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
