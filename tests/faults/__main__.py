@@ -9,9 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from service.logs import configure_logs
 from tests.faults.parts import PARTS, Figure, Part
 
 _WIDTH = 120
+
+app = typer.Typer(add_completion=False)
 
 
 def chosen(what: str, count: int) -> list[tuple[Part, int]]:
@@ -59,11 +62,13 @@ def show(results: list[tuple[Part, list[Figure]]]) -> None:
     Console(width=_WIDTH).print(table)
 
 
+@app.command()
 def main(
     what: Annotated[str, typer.Argument(help="small, large, or one part")] = "large",
     count: Annotated[int, typer.Argument(min=0, help="how much of that part; 0 for the large form")] = 0,
 ) -> None:
     """Break what passes between clients and the service, and print what was lost or doubled; both must be 0."""
+    configure_logs("error", "json")
     results: list[tuple[Part, list[Figure]]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(width=_WIDTH), transient=True) as progress:
@@ -75,4 +80,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,4 +1,4 @@
-"""A model whose state is the sum of its inputs, so that a step that is lost or taken twice shows in every later answer."""
+"""A model whose state is the sum of its inputs: a step that is lost or taken twice shows in every later answer."""
 
 from pathlib import Path
 

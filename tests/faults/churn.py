@@ -13,8 +13,8 @@ from tests.faults.wire import Http
 MOST_GROWTH = 0.05
 _TASKS = 8
 _IDLE_SECONDS = 0.2
-_EXPIRED_SECONDS = 2.5
-"""The idle limit, and two rounds of the service's sweep."""
+_EXPIRED_SECONDS = 1.5
+"""Longer than the idle limit and a round of the service's sweep."""
 
 
 @dataclass(frozen=True, slots=True)

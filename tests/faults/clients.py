@@ -125,7 +125,7 @@ class Client:
             await asyncio.sleep(pause(tries))
 
     async def probe(self, walk: Walk) -> None:
-        """Send something that must not be taken: the last request again, another one in its place, an old one, a gap."""
+        """Send something that must not be taken: the last request, one in its place, an old one, a gap."""
         requests = [walk.requests[-1]] * 3
         first, inputs = requests[0]
         requests.append((first, (inputs[0] + 1, *inputs[1:])))
@@ -242,4 +242,4 @@ def refused(session: str, first: int, inputs: tuple[int, ...], told: dict[str, A
 
 def pause(tries: int) -> float:
     """Return the seconds to wait before a request is sent again."""
-    return min(0.001 * 2**tries, 0.1)
+    return min(0.001 * 2.0**tries, 0.1)

@@ -126,7 +126,8 @@ class _Found(Exception):
 class _Twin:
     """What a session must be: `sums[n]` is its state after step n, `requests` are those that it took, in order.
 
-    `sent` holds the requests beyond them that went out and were not answered, by their first step.
+    `sent` holds the requests beyond them that went out and were not answered, by their first step; `answered` is the
+    first step of the newest one that was.
     """
 
     def __init__(self, boot: int) -> None:
@@ -134,6 +135,7 @@ class _Twin:
         self.sums = [0]
         self.requests: list[tuple[int, tuple[int, ...]]] = []
         self.sent: dict[int, tuple[int, ...]] = {}
+        self.answered = 0
 
     @property
     def step(self) -> int:
@@ -209,7 +211,7 @@ class _Twin:
         del self.requests[-requests:]
         self.sent.clear()
         if self.step != step:
-            raise _Found(Kind.WRONG, self.step, step, f"rewound by {requests} requests to step {step}")
+            raise _Found(Kind.WRONG, self.step, self.step, f"rewound by {requests} requests to step {step}")
 
     def _answered(self, attempt: Attempt) -> None:
         first, inputs = attempt.first, attempt.inputs
@@ -227,13 +229,14 @@ class _Twin:
             self.take(first, inputs)
         expected = self.sums[first:]
         if list(attempt.outputs) != expected:
-            if again:
+            if first == self.answered:
                 raise _Found(Kind.DIFFERENT, first, last, f"replayed {attempt.outputs}, answered before {expected}")
             if len(attempt.outputs) == len(expected):
                 raise self._explain(attempt.outputs[0] - inputs[0], first - 1, attempt)
             raise _Found(Kind.WRONG, first, last, f"answered {len(attempt.outputs)} outputs")
         if attempt.last != last:
             raise _Found(Kind.GAP, first, last, f"answered as step {attempt.last}")
+        self.answered = first
 
     def _refused(self, attempt: Attempt) -> None:
         first, inputs, expected = attempt.first, attempt.inputs, attempt.expected
@@ -251,7 +254,11 @@ class _Twin:
     def _elsewhere(self, step: int) -> _Found:
         if step < self.step:
             return _Found(Kind.LOST, step + 1, self.step, f"the session stands at step {step}")
-        return _Found(Kind.DOUBLED, self.step, self.step, f"the session stands at step {step}, {self.step} were sent")
+        ahead = step - self.step
+        for first, inputs in reversed(self.requests):
+            if len(inputs) == ahead:
+                return _Found(Kind.DOUBLED, first, first + ahead - 1, f"the session stands at step {step}")
+        return _Found(Kind.DOUBLED, self.step, self.step, f"the session stands at step {step}")
 
     def _explain(self, total: float, step: int, newest: Attempt | None = None) -> _Found:
         """Name the request that a sum has too often or not at all."""

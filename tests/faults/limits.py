@@ -85,9 +85,7 @@ async def race_at_the_limit(
     return result
 
 
-async def _watched(
-    asked: list[Coroutine[None, None, Answer]], service: InProcess, result: LimitResult
-) -> list[Answer]:
+async def _watched(asked: list[Coroutine[None, None, Answer]], service: InProcess, result: LimitResult) -> list[Answer]:
     """Let all requests run at once, and count the sessions at every turn of the loop until they are answered."""
     model = service.service.repository.find(NAME)
     tasks = [asyncio.ensure_future(request) for request in asked]

@@ -10,15 +10,17 @@ from random import Random
 from tests.faults.clients import Client, Goal, JsonClient, OctetClient, Wire
 from tests.faults.fleets import FleetClient
 from tests.faults.history import Event, Verdict, check
-from tests.faults.proxy import Fault, Proxy
+from tests.faults.proxy import HTTP_FAULTS, SOCKET_FAULTS, Fault, Proxy
 from tests.faults.sockets import FramedClient, SocketClient
 
-_CLIENT_TIMEOUT = 0.35
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much is sent: `steps` in all, and how many clients of each kind send them."""
+    """How much is sent: `steps` in all, how many clients of each kind send them, and what they meet on the way.
+
+    A client waits `timeout` seconds for an answer, less than the proxy holds a late request.
+    """
 
     steps: int
     json: int = 12
@@ -27,6 +29,9 @@ class Load:
     sockets: int = 6
     framed: int = 6
     rate: float = 0.25
+    timeout: float = 0.35
+    branches: bool = True
+    faults: tuple[Fault, ...] = (*HTTP_FAULTS, *SOCKET_FAULTS)
     seed: int = 1
 
 
@@ -43,8 +48,8 @@ class LoadResult:
 async def run_load(port: int, load: Load, progress: Callable[[int], None] = lambda steps: None) -> LoadResult:
     """Send a load through the proxy to the service at a port, and judge it."""
     rng = Random(load.seed)
-    proxy = Proxy(port, Random(rng.random()), load.rate)
-    wire = Wire(await proxy.start(), port, _CLIENT_TIMEOUT)
+    proxy = Proxy(port, Random(rng.random()), load.rate, faults=load.faults)
+    wire = Wire(await proxy.start(), port, load.timeout)
     history: list[Event] = []
     start = time.perf_counter()
     try:
@@ -62,9 +67,14 @@ def _clients(load: Load, wire: Wire, history: list[Event], goal: Goal, rng: Rand
     def seeded() -> Random:
         return Random(rng.random())
 
-    clients: list[Client] = [JsonClient(wire, history, goal, seeded()) for _ in range(load.json)]
-    clients += [OctetClient(wire, history, goal, seeded()) for _ in range(load.octets)]
+    clients: list[Client] = [
+        JsonClient(wire, history, goal, seeded(), branches=load.branches) for _ in range(load.json)
+    ]
+    clients += [OctetClient(wire, history, goal, seeded(), branches=load.branches) for _ in range(load.octets)]
     clients += [FleetClient(wire, history, goal, seeded(), named=at % 2 == 1) for at in range(load.fleets)]
-    clients += [SocketClient(wire, history, goal, seeded()) for _ in range(load.sockets)]
-    clients += [FramedClient(wire, history, goal, seeded(), window=1 + at % 4) for at in range(load.framed)]
+    clients += [SocketClient(wire, history, goal, seeded(), branches=load.branches) for _ in range(load.sockets)]
+    clients += [
+        FramedClient(wire, history, goal, seeded(), window=1 + at % 4, branches=load.branches)
+        for at in range(load.framed)
+    ]
     return clients

@@ -9,15 +9,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.faults.planted import MARK, VARIABLE
+
 _START_SECONDS = 60
 _STOP_SECONDS = 30
 
 
 class ServiceProcess:
-    """`python -m service`, or a module in its place, from `with` to its end; what it logs is in `log`."""
+    """`python -m service` from `with` to its end, or the service with a fault `planted`; what it logs is in `log`."""
 
-    def __init__(self, artifacts: Path, *flags: str, module: str = "service") -> None:
+    def __init__(self, artifacts: Path, *flags: str, planted: str = "") -> None:
         """Choose a free port; nothing runs yet."""
+        module = "tests.faults.planted" if planted else "service"
+        self._environment = os.environ | {VARIABLE: planted}
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = artifacts / "service.log"
@@ -43,7 +47,9 @@ class ServiceProcess:
     def start(self) -> None:
         """Start it, without waiting until it listens."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log)
+            self._process = subprocess.Popen(
+                self._command, stdout=subprocess.DEVNULL, stderr=log, env=self._environment
+            )
 
     def wait(self) -> None:
         """Wait until it listens."""
@@ -88,6 +94,15 @@ class ServiceProcess:
         """Return the lines that it logged of mistakes of its own."""
         lines = self.log.read_text().splitlines()
         return [line for line in lines if '"level": "error"' in line or "Traceback" in line]
+
+    def struck(self) -> dict[str, tuple[int, int]]:
+        """Return where the planted fault struck first: the session, and the first and last step of the request."""
+        found: dict[str, tuple[int, int]] = {}
+        for line in self.log.read_text().splitlines():
+            if line.startswith(MARK):
+                _, session, first, last = line.split()
+                found.setdefault(session, (int(first), int(last)))
+        return found
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

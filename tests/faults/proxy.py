@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from random import Random
@@ -51,8 +52,18 @@ class Proxy:
     some twenty frames. `counts` are the faults so far, `passed` the requests that met none.
     """
 
-    def __init__(self, port: int, rng: Random, rate: float, hold: float = 0.4, frames: float = 20) -> None:
+    def __init__(
+        self,
+        port: int,
+        rng: Random,
+        rate: float,
+        hold: float = 0.4,
+        frames: float = 20,
+        faults: Sequence[Fault] = (*HTTP_FAULTS, *SOCKET_FAULTS),
+    ) -> None:
         self._port, self._rng, self._rate, self._hold, self._frames = port, rng, rate, hold, frames
+        self._http_faults = [fault for fault in faults if fault in HTTP_FAULTS]
+        self._socket_faults = [fault for fault in faults if fault in SOCKET_FAULTS]
         self._service = Http(port, timeout=30)
         self.counts: Counter[Fault] = Counter()
         self.passed = 0
@@ -97,11 +108,11 @@ class Proxy:
 
     async def _answer(self, request: bytes, writer: asyncio.StreamWriter) -> bool:
         """Answer one request, or break it; return whether the connection goes on."""
-        if self._rng.random() >= self._rate:
+        if self._rng.random() >= self._rate or not self._http_faults:
             self.passed += 1
             writer.write(await self._service.exchange(request))
             return True
-        fault = self._rng.choice(HTTP_FAULTS)
+        fault = self._rng.choice(self._http_faults)
         self.counts[fault] += 1
         if fault in (Fault.TWICE_AT_ONCE, Fault.TWICE_IN_TURN):
             writer.write(await self._twice(request, fault))
@@ -136,7 +147,7 @@ class Proxy:
         upstream = await connect(self._port)
         try:
             upstream[1].write(handshake)
-            fault = self._rng.choice(SOCKET_FAULTS) if self._rate else None
+            fault = self._rng.choice(self._socket_faults) if self._rate and self._socket_faults else None
             frames = int(self._rng.expovariate(1 / self._frames)) + 1
             to_client = asyncio.ensure_future(self._pass_answers(upstream[0], client[1], fault, frames))
             to_service = asyncio.ensure_future(self._pass_frames(client[0], upstream[1], fault, frames))

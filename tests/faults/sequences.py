@@ -16,7 +16,7 @@ from models.network import Network
 from tests.faults.inprocess import OCTETS, InProcess
 
 TOLERANCE = 1e-5
-FEW_CELLS = ("lstm", "gru_reset_before", "clockwork_rnn", "attention_lstm")
+FEW_CELLS = ("lstm", "gru_reset_before", "attention_lstm")
 _MOST_STEPS = 24
 _TOGETHER = 32
 _KEEP = 3
@@ -82,9 +82,7 @@ async def continue_sequences(
 class _Run:
     """One sequence on its way through sessions; `_at` steps are taken in the present one."""
 
-    def __init__(
-        self, service: InProcess, model: str, inputs: np.ndarray, rng: Random, ways: Counter[str]
-    ) -> None:
+    def __init__(self, service: InProcess, model: str, inputs: np.ndarray, rng: Random, ways: Counter[str]) -> None:
         self._service, self._model, self._inputs, self._rng, self._ways = service, model, inputs, rng, ways
         self._path, self._at = "", 0
 

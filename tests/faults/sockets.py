@@ -25,7 +25,7 @@ _Request = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """How a socket ended: the service's code (1006 where it gave none), its reason, and the step after the last answer."""
+    """How a socket ended: the code (1006 where none came), the reason, and the step after the last answer."""
 
     code: int
     reason: str
