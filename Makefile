@@ -10,11 +10,11 @@ FAULTS ?= large
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test serve cells bench faults lint format clean
+.PHONY: help venv demo test serve cells bench bench-sessions faults lint format clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [ARGS='flags for the command']"
-	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 venv: $(VENV)/.dev ## Make .venv with everything: service, export, checks
 
@@ -38,6 +38,9 @@ bench: $(VENV)/.bench ## Measure the service and print ratios; ARGS='--rounds 9'
 
 faults: $(VENV)/.dev ## Break requests, sockets, snapshots and the service itself; FAULTS=small takes a minute
 	@$(BIN)/python -m tests.faults $(FAULTS)
+
+bench-sessions: $(VENV)/.core ## Measure step numbers, forks, and a million idle sessions; ARGS='--idle 100000' for fewer
+	@$(BIN)/python -m benchmarks.sessions $(ARGS)
 
 lint: $(VENV)/.dev ## Check formatting, lint and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy --strict

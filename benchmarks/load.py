@@ -95,7 +95,7 @@ class _Connection(asyncio.Protocol):
         head, separator, body = self.buffer.partition(b"\r\n\r\n")
         if not separator:
             return False
-        if head[9:12] != b"200":
+        if head[9:11] != b"20":
             self.run.fail(f"answered {self.buffer[:300]!r}")
             return False
         start = head.lower().index(b"content-length:") + 15

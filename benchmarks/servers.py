@@ -66,8 +66,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def post_json(url: str, body: bytes = b"") -> bytes:
+def post_json(url: str, body: bytes = b"", **headers: str) -> bytes:
     """POST once and return the answer's body."""
-    request = urllib.request.Request(url, data=body, method="POST")
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, body, named, method="POST")
     with urllib.request.urlopen(request, timeout=30) as answer:
         return bytes(answer.read())

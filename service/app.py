@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import string
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from service.sessions import SessionTable
 from service.settings import Settings
 
 SWEEP_SECONDS = 1.0
+_LETTERS = string.ascii_letters + string.digits
 
 _log = structlog.get_logger()
 
@@ -42,7 +44,7 @@ class Service:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        boot = secrets.token_hex(4)
+        boot = "".join(secrets.choice(_LETTERS) for _ in range(4))
         self.settings = settings
         keys = settings.api_key_file
         authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
@@ -104,7 +106,8 @@ class Service:
         if ended := self.sessions.sweep():
             _log.info("sessions_expired", count=ended)
         self.repository.retire()
-        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        pause = 0.0 if self.sessions.sweeping else SWEEP_SECONDS
+        self._sweeper = asyncio.get_running_loop().call_later(pause, self._sweep)
 
     def _fastapi(self) -> FastAPI:
         @asynccontextmanager

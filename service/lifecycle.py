@@ -154,8 +154,7 @@ class Lifecycle:
     ) -> tuple[Session, None]:
         row, step = read_snapshot(snapshot, model)
         session = self._create(model, tenant, wish or ForkSession())
-        session.restore(row, step)
-        session.epoch = 0
+        session.begin(row, step)
         return session, None
 
     async def _prefill(self, session: Session, history: Chunk) -> None:

@@ -24,22 +24,19 @@ from service.work import Chunk, FleetStep, digest
 
 if TYPE_CHECKING:
     from service.repository import ServedModel
+    from service.sessions import Bucket
 
 
-class Phase(enum.Enum):
-    """A session's life; only LIVE leads to another phase."""
+class End(enum.Enum):
+    """How a session's life can end, each with what the session answers from then on."""
 
-    LIVE = "live"
-    EXPIRED = "expired"
-    CLOSED = "closed"
-    REPLACED = "replaced"
+    EXPIRED = SessionExpired
+    CLOSED = SessionClosed
+    REPLACED = ModelReplaced
 
-
-GONE: dict[Phase, type[SessionGone]] = {
-    Phase.EXPIRED: SessionExpired,
-    Phase.CLOSED: SessionClosed,
-    Phase.REPLACED: ModelReplaced,
-}
+    def error(self, last_step: int) -> SessionGone:
+        error: SessionGone = self.value(last_step)
+        return error
 
 
 class Moment(NamedTuple):
@@ -56,16 +53,28 @@ class Moment(NamedTuple):
     answer: bytes
 
 
+class Past:
+    """What a session was: how often its state was exchanged other than by a step, and moments to rewind to.
+
+    Each of `moments`, the latest last, has a share of its row.
+    """
+
+    __slots__ = ("epoch", "moments")
+
+    def __init__(self, keep: int) -> None:
+        self.epoch = 0
+        self.moments: deque[Moment] = deque(maxlen=keep)
+
+
 class Session:
-    """One live sequence.
+    """One live sequence; a million of them may be held, so it has few fields.
 
     `slot`, `step`, `taken`, `content` and `answer` are its present `Moment`; they change together, in `advanced`,
-    `rewind` and `restore`. `kept` holds the moments before it, the latest last, where the client wants to rewind, and a
-    share of the row of each. `epoch` counts how often the state was exchanged other than by a step. `last` is the
+    `rewind` and `restore`. `past` is there where the client may rewind, or has exchanged the state. `last` is the
     newest of its chunks on the way, `behind` counts those behind the first. `used` is when it was last created or
-    advanced. `bucket` is the second of the table's bucket that holds it, `older` and `newer` are its neighbours in the
-    order in which the tenant opened them. `name` is what the client calls it, if it does. `ended` is what it answers
-    once `phase` is another than LIVE.
+    advanced. `bucket` is the table's bucket that holds it, `older` and `newer` are its neighbours in the order in which
+    the tenant opened them. `name` is what the client calls it, if it does. `ended` is what it answers once it is live
+    no more.
     """
 
     __slots__ = (
@@ -74,16 +83,14 @@ class Session:
         "bucket",
         "content",
         "ended",
-        "epoch",
         "id",
         "idle_limit",
-        "kept",
         "last",
         "model",
         "name",
         "newer",
         "older",
-        "phase",
+        "past",
         "slot",
         "step",
         "taken",
@@ -102,24 +109,30 @@ class Session:
         keep: int = 0,
     ) -> None:
         self.id, self.tenant, self.model, self.name = session_id, tenant, model, name
-        self.idle_limit, self.used, self.bucket = idle_limit, now, 0
-        self.phase: Phase = Phase.LIVE
+        self.idle_limit, self.used = idle_limit, now
+        self.bucket: Bucket | None = None
         self.ended: ServiceError | None = None
-        self.slot, self.step, self.epoch = INITIAL, 0, 0
+        self.slot, self.step = INITIAL, 0
         self.taken, self.content, self.answer = 0, 0, b""
-        self.kept: deque[Moment] | None = deque(maxlen=keep) if keep else None
+        self.past = Past(keep) if keep else None
         self.last: Chunk | FleetStep | None = None
         self.behind = 0
         self.older: Session | None = None
         self.newer: Session | None = None
 
     def __repr__(self) -> str:
-        return f"<Session {self.id} {self.phase.value} at step {self.step}, slot {self.slot}>"
+        life = self.ended.code if self.ended is not None else "live"
+        return f"<Session {self.id} {life} at step {self.step}, slot {self.slot}>"
 
     @property
     def keep(self) -> int:
         """How many requests can be rewound at most."""
-        return self.kept.maxlen or 0 if self.kept is not None else 0
+        return self.past.moments.maxlen or 0 if self.past is not None else 0
+
+    @property
+    def epoch(self) -> int:
+        """How often the state was exchanged other than by a step."""
+        return self.past.epoch if self.past is not None else 0
 
     def expires(self) -> float:
         """Return the time at which it ends unless it is used before."""
@@ -146,7 +159,7 @@ class Session:
 
     def advanced(self, slot: int, steps: int, content: int, answer: bytes, now: float) -> int:
         """Point at the row that was written, `steps` time steps on, and return the row that is let go."""
-        gone = self.slot if self.kept is None else self._keep()
+        gone = self.slot if self.past is None else self._keep(self.past)
         self.slot, self.step, self.used = slot, self.step + steps, now
         self.taken, self.content, self.answer = steps, content, answer
         return gone
@@ -160,13 +173,13 @@ class Session:
         """
         if self.last is not None:
             raise SessionInUse
-        kept = self.kept
-        if kept is None or requests > len(kept):
-            raise RewindTooFar(requests, len(kept) if kept is not None else 0)
+        past = self.past
+        if past is None or requests > len(past.moments):
+            raise RewindTooFar(requests, len(past.moments) if past is not None else 0)
         for _ in range(requests):
             self.model.arena.slots.release(self.slot)
-            self.slot, self.step, self.taken, self.content, self.answer = kept.pop()
-        self.epoch += 1
+            self.slot, self.step, self.taken, self.content, self.answer = past.moments.pop()
+        past.epoch += 1
 
     def restore(self, row: dict[str, np.ndarray], step: int) -> None:
         """Point at a row that holds a state from outside; nothing before it can be rewound or replayed.
@@ -176,20 +189,25 @@ class Session:
         """
         if self.last is not None:
             raise SessionInUse
+        self.begin(row, step)
+        self.past = self.past or Past(0)
+        self.past.epoch += 1
+
+    def begin(self, row: dict[str, np.ndarray], step: int) -> None:
+        """Have a new session start from a state from outside."""
         arena = self.model.arena
         self.forget()
         arena.slots.release(self.slot)
         self.slot, self.step = arena.slots.lease(), step
         arena.write(self.slot, row)
-        self.epoch += 1
 
     def forget(self) -> None:
         """Let go of the last answer, and of everything that could be rewound."""
         self.taken, self.content, self.answer = 0, 0, b""
-        if self.kept is not None:
-            for moment in self.kept:
+        if self.past is not None:
+            for moment in self.past.moments:
                 self.model.arena.slots.release(moment.slot)
-            self.kept.clear()
+            self.past.moments.clear()
 
     def branch(self, other: "Session") -> None:
         """Have a new session point where this one does."""
@@ -197,9 +215,11 @@ class Session:
         other.slot, other.step = self.slot, self.step
         other.taken, other.content, other.answer = self.taken, self.content, self.answer
 
-    def _keep(self) -> int:
+    def _keep(self, past: Past) -> int:
         """Remember the present moment, and return the row of the one that is forgotten for it."""
-        assert self.kept is not None
-        gone = self.kept[0].slot if len(self.kept) == self.kept.maxlen else INITIAL
-        self.kept.append(Moment(self.slot, self.step, self.taken, self.content, self.answer))
+        moments = past.moments
+        if moments.maxlen == 0:
+            return self.slot
+        gone = moments[0].slot if len(moments) == moments.maxlen else INITIAL
+        moments.append(Moment(self.slot, self.step, self.taken, self.content, self.answer))
         return gone

@@ -16,21 +16,23 @@ from service.errors import (
     ShuttingDown,
     TableFull,
 )
-from service.session import GONE, Phase, Session
+from service.session import End, Session
 
 if TYPE_CHECKING:
     from service.repository import ServedModel
 
-_ID = re.compile(r"[A-Za-z0-9]{1,32}-[A-Za-z0-9]+-[0-9a-f]{32}")
+_ID = re.compile(r"[A-Za-z0-9]{1,32}-[A-Za-z0-9]+-[A-Za-z0-9_-]{22}")
 
 TOMBSTONES = 100_000
 TOMBSTONE_SECONDS = 3600.0
+SWEEP = 2048
+"""So many sessions are looked at before others get a turn."""
 
 
 class _Tombstone(NamedTuple):
     """What is remembered of a session that ended; `newer` is the id of the one that its tenant opened next."""
 
-    phase: Phase
+    end: End
     step: int
     tenant: str
     at: float
@@ -78,11 +80,37 @@ class _Tenant:
                 del self.named[session.model.name]
 
 
+class Bucket:
+    """The sessions that were going to expire within one second when they were put here.
+
+    One that leaves before its time stays in the list, but does not point here any more; the list is cleared of those
+    when they are half of it, so that leaving takes constant time on the whole.
+    """
+
+    __slots__ = ("left", "second", "sessions")
+
+    def __init__(self, second: int) -> None:
+        self.second, self.left = second, 0
+        self.sessions: list[Session] = []
+
+    def add(self, session: Session) -> None:
+        session.bucket = self
+        self.sessions.append(session)
+
+    def leave(self, session: Session) -> None:
+        session.bucket = None
+        self.left += 1
+        if 2 * self.left >= len(self.sessions):
+            self.sessions = [session for session in self.sessions if session.bucket is self]
+            self.left = 0
+
+
 class SessionTable:
     """All live sessions, and for an hour the tombstones of those that ended. `accepting` tells that more may come.
 
     Creating, finding and ending a session take constant time. Each live session is in one bucket of `_buckets`, by
-    the second in which it was going to expire when it was put there; it may have been used since.
+    the second in which it was going to expire when it was put there; it may have been used since. Buckets up to the
+    second `_swept` have been looked at, and `_due` is the one that is being looked at.
     """
 
     def __init__(
@@ -91,7 +119,8 @@ class SessionTable:
         self._prefix, self._replica = f"{replica}-{boot}-", replica
         self._clock, self._most_tombstones = clock, tombstones
         self._tenants: dict[str, _Tenant] = {}
-        self._buckets: dict[int, set[Session]] = {}
+        self._buckets: dict[int, Bucket] = {}
+        self._due: Bucket | None = None
         self._swept = int(clock())
         self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
         self.accepting = True
@@ -122,7 +151,9 @@ class SessionTable:
             raise NotStreamable(model.name)
         if model.promised + 1 + keep > model.max_sessions:
             raise TableFull(model.max_sessions)
-        session = Session(self._prefix + secrets.token_hex(16), tenant, model, idle_limit, self._clock(), name, keep)
+        session = Session(
+            self._prefix + secrets.token_urlsafe(16), tenant, model, idle_limit, self._clock(), name, keep
+        )
         owner = self._tenants.get(tenant)
         if owner is None:
             owner = self._tenants[tenant] = _Tenant()
@@ -208,19 +239,24 @@ class SessionTable:
 
     def close(self, session: Session) -> None:
         """End a session at its tenant's wish; its chunks that wait are refused, its row is let go."""
-        self._end(session, Phase.CLOSED)
+        self._end(session, End.CLOSED)
 
-    def sweep(self) -> int:
-        """End the sessions whose idle limit has passed; return how many. Looks only at buckets that are due."""
-        now = self._clock()
-        ended = 0
-        while self._swept < int(now):
-            self._swept += 1
-            for session in self._buckets.pop(self._swept, ()):
-                if self._why_over(session, now) is not None:
-                    ended += 1
-                else:
-                    self._put_in_bucket(session)
+    def sweep(self, most: int = SWEEP) -> int:
+        """Look at `most` of the sessions whose idle limit may have passed, and end those whose did; return how many.
+
+        What is left over when `sweeping` says so is for the next call. Looks only at buckets that are due.
+        """
+        now, ended, looked = self._clock(), 0, 0
+        while looked < most and (bucket := self._next_due(now)) is not None:
+            looked += 1
+            session = bucket.sessions.pop()
+            if session.bucket is not bucket:
+                continue
+            session.bucket = None
+            if self._why_over(session, now) is not None:
+                ended += 1
+            else:
+                self._put_in_bucket(session)
         while self._tombstones:
             session_id, tombstone = next(iter(self._tombstones.items()))
             if tombstone.at + TOMBSTONE_SECONDS > now:
@@ -228,18 +264,32 @@ class SessionTable:
             del self._tombstones[session_id]
         return ended
 
+    @property
+    def sweeping(self) -> bool:
+        """Whether the last sweep left some sessions that are due."""
+        return self._due is not None and bool(self._due.sessions)
+
+    def _next_due(self, now: float) -> Bucket | None:
+        """Return a bucket that is due and not empty."""
+        while not self.sweeping:
+            if self._swept >= int(now):
+                return None
+            self._swept += 1
+            self._due = self._buckets.pop(self._swept, None)
+        return self._due
+
     def _why_over(self, session: Session, now: float) -> ServiceError | None:
         """Return why a session in the table cannot be used any more, having ended it; None where it can."""
         if session.model.retired:
-            return self._end(session, Phase.REPLACED)
+            return self._end(session, End.REPLACED)
         if session.used + session.idle_limit <= now and session.last is None:
-            return self._end(session, Phase.EXPIRED)
+            return self._end(session, End.EXPIRED)
         return None
 
     def _why_missing(self, session_id: str, tenant: str) -> ServiceError:
         tombstone = self._tombstones.get(session_id)
         if tombstone is not None:
-            return GONE[tombstone.phase](tombstone.step) if tombstone.tenant == tenant else SessionNotFound()
+            return tombstone.end.error(tombstone.step) if tombstone.tenant == tenant else SessionNotFound()
         elsewhere = not session_id.startswith(f"{self._replica}-") or session_id.startswith(self._prefix)
         return SessionNotFound() if elsewhere or not self.is_id(session_id) else SessionLost()
 
@@ -265,24 +315,24 @@ class SessionTable:
         return _ID.fullmatch(key) is not None
 
     def _put_in_bucket(self, session: Session) -> None:
-        session.bucket = max(int(session.expires()) + 1, self._swept + 1)
-        bucket = self._buckets.get(session.bucket)
+        second = max(int(session.expires()) + 1, self._swept + 1)
+        bucket = self._buckets.get(second)
         if bucket is None:
-            self._buckets[session.bucket] = {session}
-        else:
-            bucket.add(session)
+            bucket = self._buckets[second] = Bucket(second)
+        bucket.add(session)
 
     def _leave_bucket(self, session: Session) -> None:
-        if bucket := self._buckets.get(session.bucket):
-            bucket.discard(session)
-            if not bucket:
-                del self._buckets[session.bucket]
+        bucket = session.bucket
+        if bucket is not None:
+            bucket.leave(session)
+            if not bucket.sessions and bucket is not self._due:
+                del self._buckets[bucket.second]
 
-    def _end(self, session: Session, phase: Phase) -> ServiceError:
+    def _end(self, session: Session, end: End) -> ServiceError:
         """Take a session out of the table and return the error that says why."""
-        if session.phase is not Phase.LIVE:
+        if session.ended is not None:
             raise ValueError(f"expected a live session, found {session!r}")
-        session.phase, session.ended = phase, GONE[phase](session.step)
+        session.ended = end.error(session.step)
         newer = session.newer.id if session.newer is not None else None
         owner = self._tenants[session.tenant]
         owner.remove(session)
@@ -292,13 +342,13 @@ class SessionTable:
         model = session.model
         model.promised -= 1 + session.keep
         model.sessions -= 1
-        if phase is Phase.EXPIRED:
+        if end is End.EXPIRED:
             model.sessions_expired += 1
-        elif phase is Phase.REPLACED:
+        elif end is End.REPLACED:
             model.sessions_lost += 1
         session.forget()
         model.arena.slots.release(session.slot)
-        self._tombstones[session.id] = _Tombstone(phase, session.step, session.tenant, self._clock(), newer)
+        self._tombstones[session.id] = _Tombstone(end, session.step, session.tenant, self._clock(), newer)
         while len(self._tombstones) > self._most_tombstones:
             self._tombstones.popitem(last=False)
-        return GONE[phase](session.step)
+        return end.error(session.step)

@@ -171,7 +171,7 @@ def test_the_runtime_needs_neither_torch_nor_onnx() -> None:
     runtime = project()["project"]["dependencies"]
     assert isinstance(runtime, list)
     names = {re.split(r"[<>=;\[ ]", line)[0] for line in runtime}
-    assert not names & {"torch", "onnx", "safetensors", "typer", "httpx"}
+    assert not names & {"torch", "onnx", "typer", "httpx"}
 
 
 def test_the_compose_file_is_closed_by_default() -> None:

@@ -38,7 +38,7 @@ def blocks(document: str, language: str, word: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-@pytest.mark.parametrize(("document", "answers"), [("README.md", 3), ("docs/api.md", 5)])
+@pytest.mark.parametrize(("document", "answers"), [("README.md", 3), ("docs/api.md", 5), ("docs/sessions.md", 7)])
 def test_every_curl_in_the_documents_works(address: str, document: str, answers: int) -> None:
     """Each curl that is shown gets an answer, and none an error."""
     script = blocks(document, "sh", "curl").replace(SHOWN, address).replace("curl -s", "curl --fail-with-body -s")

@@ -41,8 +41,8 @@ def run(part: Part, count: int, progress: Progress) -> list[Figure]:
     return figures
 
 
-def show(results: list[tuple[Part, list[Figure]]]) -> None:
-    """Print the table."""
+def show(results: list[tuple[Part, list[Figure]]], console: Console) -> None:
+    """Print a table."""
     table = Table(title="what was done to the service, and what came of it", title_justify="left")
     table.add_column("promise", no_wrap=True)
     table.add_column("what", overflow="fold")
@@ -59,7 +59,7 @@ def show(results: list[tuple[Part, list[Figure]]]) -> None:
                 reached,
                 end_section=at == len(figures) - 1,
             )
-    Console(width=_WIDTH).print(table)
+    console.print(table)
 
 
 @app.command()
@@ -71,10 +71,14 @@ def main(
     configure_logs("error", "json")
     results: list[tuple[Part, list[Figure]]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(width=_WIDTH), transient=True) as progress:
+    console = Console(width=_WIDTH)
+    with Progress(*columns, console=console, transient=True) as progress:
         for part, much in chosen(what, count):
             results.append((part, run(part, much, progress)))
-    show(results)
+            figures = results[-1][1]
+            missed = [figure.what for figure in figures if not figure.reached]
+            console.print(f"{part.promise} {part.name}: {', '.join(missed) if missed else 'as it should be'}")
+    show(results, console)
     if not all(figure.reached for _, figures in results for figure in figures):
         raise typer.Exit(1)
 

@@ -14,7 +14,6 @@ from tests.faults.proxy import HTTP_FAULTS, SOCKET_FAULTS, Fault, Proxy
 from tests.faults.sockets import FramedClient, SocketClient
 
 
-
 @dataclass(frozen=True, slots=True)
 class Load:
     """How much is sent: `steps` in all, how many clients of each kind send them, and what they meet on the way.

@@ -180,7 +180,7 @@ async def test_the_table_fills_by_rows(client: httpx.AsyncClient) -> None:
 
 async def test_ids_cannot_be_chosen_as_names(client: httpx.AsyncClient, service: Service) -> None:
     """A key of the form of our ids is never opened as a name."""
-    key = "r0-abcd-" + "0" * 32
+    key = "r0-abcd-" + "0" * 22
     body = {"sessions": [key], "inputs": [[[0, 0, 0]]], "create": True}
     answer = (await client.post("/v1/models/lstm/fleet", json=body)).json()
     assert answer["created"] == []
