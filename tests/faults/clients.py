@@ -75,15 +75,18 @@ class Wire:
 
 
 class Client:
-    """Walks sessions to their ends, one request at a time; a subclass says how a request is sent."""
+    """Walks sessions to their ends, one request at a time; a subclass says how a request is sent.
 
-    def __init__(self, wire: Wire, history: list[Event], goal: Goal, rng: Random, *, branches: bool = True) -> None:
-        self.wire, self.history, self.goal, self.rng, self._branches = wire, history, goal, rng, branches
+    Without `extras` it sends steps alone: no probes, forks, snapshots, rewinds.
+    """
+
+    def __init__(self, wire: Wire, history: list[Event], goal: Goal, rng: Random, *, extras: bool = True) -> None:
+        self.wire, self.history, self.goal, self.rng, self._extras = wire, history, goal, rng, extras
 
     async def run(self) -> None:
         """Walk one session after the other until the goal is reached."""
         while not self.goal.over:
-            walk = await self.open(keep=self.rng.choice((0, 0, 4)) if self._branches else 0)
+            walk = await self.open(keep=self.rng.choice((0, 0, 4)) if self._extras else 0)
             try:
                 await self.walk(walk)
                 await self.finish(walk)
@@ -102,9 +105,9 @@ class Client:
         """Step a session to its end, or until the goal is reached."""
         while walk.left > 0 and not self.goal.over:
             await self.step(walk)
-            if self.rng.random() < 0.06:
+            if self._extras and self.rng.random() < 0.06:
                 await self.probe(walk)
-            if self._branches and self.rng.random() < 0.01:
+            if self._extras and self.rng.random() < 0.01:
                 await self.branch(walk)
             if walk.keep and self.rng.random() < 0.03:
                 await self.rewind(walk)

@@ -18,7 +18,8 @@ from tests.faults.sockets import FramedClient, SocketClient
 class Load:
     """How much is sent: `steps` in all, how many clients of each kind send them, and what they meet on the way.
 
-    A client waits `timeout` seconds for an answer, less than the proxy holds a late request.
+    A client waits `timeout` seconds for an answer, less than the proxy holds a late request; `extras` are what it sends
+    beside the steps.
     """
 
     steps: int
@@ -29,7 +30,7 @@ class Load:
     framed: int = 6
     rate: float = 0.25
     timeout: float = 0.35
-    branches: bool = True
+    extras: bool = True
     faults: tuple[Fault, ...] = (*HTTP_FAULTS, *SOCKET_FAULTS)
     seed: int = 1
 
@@ -66,14 +67,11 @@ def _clients(load: Load, wire: Wire, history: list[Event], goal: Goal, rng: Rand
     def seeded() -> Random:
         return Random(rng.random())
 
-    clients: list[Client] = [
-        JsonClient(wire, history, goal, seeded(), branches=load.branches) for _ in range(load.json)
-    ]
-    clients += [OctetClient(wire, history, goal, seeded(), branches=load.branches) for _ in range(load.octets)]
+    clients: list[Client] = [JsonClient(wire, history, goal, seeded(), extras=load.extras) for _ in range(load.json)]
+    clients += [OctetClient(wire, history, goal, seeded(), extras=load.extras) for _ in range(load.octets)]
     clients += [FleetClient(wire, history, goal, seeded(), named=at % 2 == 1) for at in range(load.fleets)]
-    clients += [SocketClient(wire, history, goal, seeded(), branches=load.branches) for _ in range(load.sockets)]
+    clients += [SocketClient(wire, history, goal, seeded(), extras=load.extras) for _ in range(load.sockets)]
     clients += [
-        FramedClient(wire, history, goal, seeded(), window=1 + at % 4, branches=load.branches)
-        for at in range(load.framed)
+        FramedClient(wire, history, goal, seeded(), window=1 + at % 4, extras=load.extras) for at in range(load.framed)
     ]
     return clients

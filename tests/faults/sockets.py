@@ -41,9 +41,9 @@ class SocketClient(Client):
     form = "json"
 
     def __init__(
-        self, wire: Wire, history: list[Event], goal: Goal, rng: Random, *, window: int = 1, branches: bool = True
+        self, wire: Wire, history: list[Event], goal: Goal, rng: Random, *, window: int = 1, extras: bool = True
     ) -> None:
-        super().__init__(wire, history, goal, rng, branches=branches)
+        super().__init__(wire, history, goal, rng, extras=extras)
         self._window = window
         self.closes: list[Close] = []
         self.sent: deque[_Request] = deque()
@@ -115,7 +115,7 @@ class SocketClient(Client):
             async with asyncio.timeout(_NO_ANSWER_SECONDS):
                 answer = await socket.recv()
             self._answered(walk, answer)
-            if not self.sent and self.rng.random() < 0.02:
+            if self._extras and not self.sent and self.rng.random() < 0.02:
                 await self._probe_frame(socket, walk)
 
     async def _take_answers(self, socket: ClientConnection, walk: Walk) -> None:

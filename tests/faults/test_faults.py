@@ -34,7 +34,7 @@ def load_against(planted: str, folder: Path, load: Load) -> tuple[LoadResult, di
 @pytest.mark.timeout(120)
 def test_a_service_that_takes_retries_twice_is_found(tmp_path: Path) -> None:
     """Where a retry is taken as a new step, exactly the steps that were taken twice are reported."""
-    load = Load(1_000, fleets=0, sockets=0, framed=0, branches=False, timeout=30, faults=(Fault.CUT,))
+    load = Load(1_000, fleets=0, sockets=0, framed=0, extras=False, timeout=30, faults=(Fault.CUT,))
     result, struck = load_against("double", tmp_path, load)
     assert len(struck) > 10
     assert {each.session: (each.first, each.last) for each in result.verdict.violations} == struck
@@ -44,7 +44,7 @@ def test_a_service_that_takes_retries_twice_is_found(tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_a_service_that_drops_an_answered_step_is_found(tmp_path: Path) -> None:
     """Where a state does not hold a step that was answered, exactly these steps are reported."""
-    load = Load(2_000, fleets=0, framed=0, branches=False)
+    load = Load(2_000, fleets=0, framed=0, extras=False)
     result, struck = load_against("drop", tmp_path, load)
     assert len(struck) > 10
     assert {each.session: (each.first, each.last) for each in result.verdict.violations} == struck
@@ -54,7 +54,7 @@ def test_a_service_that_drops_an_answered_step_is_found(tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_a_service_that_forgets_an_answered_step_is_found(tmp_path: Path) -> None:
     """Where a session goes back behind a step that was answered, that is reported, and for no other session."""
-    load = Load(2_000, fleets=0, framed=0, rate=0.0, branches=False)
+    load = Load(2_000, fleets=0, framed=0, rate=0.0, extras=False)
     result, struck = load_against("forget", tmp_path, load)
     assert len(struck) > 10
     assert {each.session: (each.first, each.last) for each in result.verdict.violations} == struck
