@@ -1,4 +1,4 @@
-# Everything runs in .venv. It is made when it is missing, and installed into again when pyproject.toml or constraints.txt
+# Everything runs in .venv. It is made when it is missing, and installed into again when a pyproject.toml or constraints.txt
 # has changed: .venv/.core marks what the demo and the export need, .venv/.dev the checks on top of it, .venv/.bench the plot.
 
 PYTHON ?= python3.11
@@ -49,18 +49,18 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 clean: ## Remove .venv, caches, the trained checkpoint and the artefacts
-	rm -rf $(VENV) artifacts checkpoints build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) artifacts checkpoints build dist *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.core: pyproject.toml clients/python/pyproject.toml constraints.txt | $(BIN)/python
 	@echo "==> installing torch, which is large: a minute or two"
 	@$(PIP) install -c constraints.txt torch
-	@echo "==> installing the service, the export step and the demo's client"
-	@$(PIP) install -c constraints.txt -e '.[export,demo]'
+	@echo "==> installing the service, the export step and the client"
+	@$(PIP) install -c constraints.txt -e clients/python -e '.[export]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

@@ -19,7 +19,7 @@ import structlog
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, ShuttingDown, StreamTaken
 from service.gate import REQUEST_ID, Gate, Headers, Message, Receive, Scope, Send, error_reply
 from service.lifecycle import Lifecycle
-from service.operations import NUMBER, Operations
+from service.operations import EPOCH, NUMBER, Operations
 from service.session import Session
 from service.work import Chunk
 
@@ -118,6 +118,7 @@ class _Stream:
         head: Headers = [
             (b"x-session-id", self.session.id.encode()),
             (NUMBER, b"%d" % self.session.step),
+            (EPOCH, b"%d" % self.session.epoch),
             (REQUEST_ID, request_id),
         ]
         await self._send({"type": "websocket.accept", "headers": head})
