@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 ARGS ?=
+FAULTS ?= large
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test serve cells bench bench-sessions lint format clean
+.PHONY: help venv demo test serve cells bench bench-sessions faults lint format clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [ARGS='flags for the command']"
@@ -34,6 +35,9 @@ cells: $(VENV)/.dev ## Take every cell through training, export, service and clo
 
 bench: $(VENV)/.bench ## Measure the service and print ratios; ARGS='--rounds 9' for more, figures in results/
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+faults: $(VENV)/.dev ## Break requests, sockets, snapshots and the service itself; FAULTS=small takes a minute
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 bench-sessions: $(VENV)/.core ## Measure step numbers, forks, and a million idle sessions; ARGS='--idle 100000' for fewer
 	@$(BIN)/python -m benchmarks.sessions $(ARGS)
