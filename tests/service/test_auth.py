@@ -58,7 +58,7 @@ def test_anything_else_is_unauthorized(key_file: Path, headers: dict[bytes, byte
 
 
 STEP = {"inputs": [[1, 2, 3]]}
-OF_A_SESSION = (
+OF_A_SESSION: tuple[tuple[str, str, object], ...] = (
     ("GET", "", None),
     ("PATCH", "", {"idle_limit": 5}),
     ("DELETE", "", None),
