@@ -1,5 +1,6 @@
 """What clients do with whole sessions: open, describe, list, extend, fork, rewind, snapshot, restore, close."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable
@@ -38,6 +39,8 @@ class Lifecycle:
     ) -> None:
         self._settings, self._repository, self._sessions, self._clock = settings, repository, sessions, clock
         self._creations = Creations(clock)
+        self._filling: dict[str, asyncio.Event] = {}
+        """The sessions whose history is being run; each event tells of its end, however it ended."""
 
     async def open(self, call: Call) -> Reply:
         """Open a session of a model: at its initial state, behind a history, or at a snapshot."""
@@ -46,9 +49,10 @@ class Lifecycle:
         body = await call.body(self._snapshot_limit(model) if raw else self._settings.predict_body)
         key = call.headers.get(_KEY)
         if key is not None:
-            known = self._creations.recall(call.tenant, model.name, key, body)
-            if known is not None:
-                return self._created(self._sessions.find(known, call.tenant))
+            while (known := self._creations.recall(call.tenant, model.name, key, body)) is not None:
+                if (filling := self._filling.get(known)) is None:
+                    return self._created(self._sessions.find(known, call.tenant))
+                await filling.wait()
         session, history = self._open_raw(model, call.tenant, body) if raw else self._open(model, call.tenant, body)
         if key is not None:
             self._creations.remember(call.tenant, model.name, key, body, session.id)
@@ -161,6 +165,7 @@ class Lifecycle:
     async def _prefill(self, session: Session, history: Chunk) -> None:
         """Run what came before; where it cannot be, there is no session."""
         history.owner, history.commit = session, True
+        filling = self._filling[session.id] = asyncio.Event()
         try:
             await session.model.batcher.submit((history,))
             if history.error is not None:
@@ -169,6 +174,9 @@ class Lifecycle:
             if session.ended is None:
                 self._sessions.close(session)
             raise
+        finally:
+            del self._filling[session.id]
+            filling.set()
         session.forget()
 
     def _create(self, model: ServedModel, tenant: str, wish: ForkSession) -> Session:
