@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
             self._begin(self._drain())
 
     def _refresh(self) -> None:
-        self._begin(self._service.repository.refresh())
+        self._begin(self._service.refresh())
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -95,6 +95,7 @@ def main() -> int:
     except (ValidationError, SettingsError) as exc:
         return refuse(sentence(exc))
     configure_logs(settings.log_level, settings.log_format)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server runs: all models are about to be looked at anyway
     try:
         service = Service(settings)
         service.load()

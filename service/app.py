@@ -84,7 +84,7 @@ class Service:
         self.status = "draining"
         self.sessions.accepting = False
         _log.info("draining", sessions=len(self.sessions))
-        await self._streams.leave()
+        await self._streams.leave(self.settings.grace / 2)
 
     def close(self) -> None:
         """Refuse new work and let the models go."""
@@ -99,7 +99,14 @@ class Service:
         """Look for new versions again and again."""
         while True:
             await asyncio.sleep(self.settings.watch)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Look for new versions; whatever is wrong with them is logged."""
+        try:
             await self.repository.refresh()
+        except Exception:
+            _log.exception("refresh_failed")
 
     def _sweep(self) -> None:
         """End idle sessions now, let go of versions that nobody uses any more, and again in a while."""

@@ -69,7 +69,7 @@ class Batcher:
         self._long_was_last = False
         self._turn_ended, self._was_alone = clock(), True
         self._scheduled = False
-        self._closed = False
+        self._closed: ServiceError | None = None
         self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine.card.name}")
         self.waiting = 0
         self.runs = self.rows = self.row_steps = 0
@@ -118,8 +118,8 @@ class Batcher:
         return fleet.entry.future
 
     def _admit(self, parts: int, now: float) -> Entry:
-        if self._closed:
-            raise ShuttingDown
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
         if self.waiting >= self._queue_limit:
             raise QueueFull(self._queue_limit)
         self.waiting += 1
@@ -137,25 +137,25 @@ class Batcher:
         """Return where a chunk waits: a session's short ones go before predictions and before long ones."""
         return self._short if chunk.owner is not None and chunk.steps <= SHORT else self._long
 
-    def close(self) -> None:
-        """Answer everybody who waits that the service is going away."""
-        self._closed = True
-        self._refuse_all()
+    def close(self, why: ServiceError) -> None:
+        """Answer everybody who waits, and whoever comes, why nothing is run any more."""
+        self._closed = why
+        self._refuse_all(why)
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
-    def _refuse_all(self) -> None:
+    def _refuse_all(self, why: ServiceError) -> None:
         while self._short or self._long:  # a chunk that fails makes its session's next one ready
             work = (self._short or self._long).popleft()
             if isinstance(work, FleetStep):
-                self._end_fleet(work, ShuttingDown())
+                self._end_fleet(work, why)
             else:
-                self._fail(work, ShuttingDown())
+                self._fail(work, why)
 
     def _turn(self) -> None:
         """Take a batch, run it, settle it: on the loop, or in the engine's thread."""
-        if self._closed:
-            self._refuse_all()
+        if self._closed is not None:
+            self._refuse_all(self._closed)
             return
         now = self._clock()
         lane = self._lane_to_run(now)
@@ -226,8 +226,8 @@ class Batcher:
 
     def _go_on(self) -> None:
         """Take another turn while anybody waits; long chunks alone may have to rest first."""
-        if self._closed:
-            self._refuse_all()
+        if self._closed is not None:
+            self._refuse_all(self._closed)
         self._scheduled = bool(self._short or self._long)
         if not self._scheduled:
             return
@@ -265,6 +265,8 @@ class Batcher:
             elif owner is not None and owner.ended is not None:
                 self._fail(chunk, owner.ended)
             elif owner is not None and not chunk.done and owner.settles(chunk):
+                if chunk.replayed:
+                    owner.used = now
                 self._answer(chunk)
             else:
                 entry.started = True
@@ -425,7 +427,9 @@ class Batcher:
             chunk.last_step = owner.step + chunk.steps
             if owner.ended is not None:  # while the engine ran
                 chunk.error = owner.ended
-            elif chunk.commit:
+            elif not chunk.commit:
+                owner.used = now
+            else:
                 gone = owner.advanced(chunk.slot, chunk.steps, digest(chunk.inputs), chunk.raw_outputs(), now)
         self._slots.release(gone)
         self._answer(chunk)

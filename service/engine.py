@@ -176,6 +176,7 @@ class Engine:
         self._bindings.clear()
         self._memory.clear()
         self.arena.drop()
+        del self.session
 
     def idle_run(self, batch: int, steps: int) -> None:
         """Run a batch of zeros from the initial state into the sink: for warming up and measuring."""

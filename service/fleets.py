@@ -86,6 +86,7 @@ class Fleets:
         if not model.card.streams:
             raise NotStreamable(model.name)
         body = await call.body(self._settings.predict_body)
+        model = self._repository.find(call.argument)  # which may be a newer version, now that the body is here
         length = call.headers.get(HEAD_LENGTH)
         model.codec.needs_one_tensor("body")
         request = await self._read_json(model, body) if length is None else self._read_frame(model, body, length)

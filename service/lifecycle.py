@@ -47,6 +47,7 @@ class Lifecycle:
         model = self._repository.find(call.argument)
         raw = call.headers.get(b"content-type") == OCTETS
         body = await call.body(self._snapshot_limit(model) if raw else self._settings.predict_body)
+        model = self._repository.find(call.argument)  # which may be a newer version, now that the body is here
 
         def make() -> Session:
             return self._open_raw(model, call.tenant, body) if raw else self._open(model, call.tenant, body)
@@ -97,11 +98,8 @@ class Lifecycle:
     async def list_sessions(self, call: Call) -> Reply:
         """List the tenant's own sessions, a page at a time."""
         limit, after = _page(call.query)
-        listed = self._sessions.page(call.tenant, limit, after)
-        more = len(listed) == limit and listed[-1].newer is not None
-        answer = SessionList(
-            sessions=[self._answer(session) for session in listed], next=listed[-1].id if more else None
-        )
+        listed, place = self._sessions.page(call.tenant, limit, after)
+        answer = SessionList(sessions=[self._answer(session) for session in listed], next=place)
         return json_reply(answer.model_dump_json().encode())
 
     async def extend(self, call: Call) -> Reply:
@@ -119,6 +117,7 @@ class Lifecycle:
         limit = session.idle_limit if wish.idle_limit is None else self._idle_limit(wish.idle_limit)
         keep = session.keep if wish.keep is None else wish.keep
         fork = self._once(call, session.id, body, lambda: self._sessions.fork(session, limit, keep))
+        session.used = self._clock()
         return self._created(fork)
 
     async def rewind(self, call: Call) -> Reply:
@@ -126,6 +125,7 @@ class Lifecycle:
         wish = _read(RewindSession, await call.body(_SMALL_BODY))
         session = self.find(call.argument, call.tenant)
         session.rewind(wish.requests, wish.epoch)
+        session.used = self._clock()
         return self._described(session)
 
     async def read_state(self, call: Call) -> Reply:
@@ -139,6 +139,7 @@ class Lifecycle:
         body = await call.body(limit)
         session = self.find(call.argument, call.tenant)
         session.restore(*read_snapshot(body, session.model))
+        session.used = self._clock()
         return self._described(session)
 
     async def close(self, call: Call) -> Reply:

@@ -100,8 +100,9 @@ class Operations:
         """Run whole sequences from the initial state; nothing is kept."""
         settings = self._settings
         model = self._repository.find(call.argument)
-        codec = model.codec
         body = await call.body(settings.predict_body)
+        model = self._repository.find(call.argument)  # which may be a newer version, now that the body is here
+        codec = model.codec
         limits = settings.predict_steps, settings.predict_elements
         if call.headers.get(b"content-type") == OCTETS:
             chunk = codec.decode_binary(body, *limits)

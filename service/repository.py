@@ -15,7 +15,15 @@ from service.arena import RESERVED, Arena, row_bytes
 from service.batcher import Batcher
 from service.codec import Codec
 from service.engine import Engine
-from service.errors import ArtefactRefused, ModelNotFound, NoRoomYet, RefusedToStart
+from service.errors import (
+    ArtefactRefused,
+    ModelNotFound,
+    ModelReplaced,
+    NoRoomYet,
+    RefusedToStart,
+    ServiceError,
+    ShuttingDown,
+)
 from service.proof import prove_in_place
 from service.settings import Settings
 from service.wireformat import WireError, has_external_data
@@ -45,7 +53,7 @@ class ServedModel:
         self.card, self.engine, self.batcher, self.codec = card, engine, batcher, codec
         self.arena = engine.arena
         self.max_sessions = max_sessions
-        self.promised = self.sessions = self.sessions_created = self.sessions_expired = self.sessions_lost = 0
+        self.promised = self.sessions = self.sessions_created = self.sessions_expired = 0
         self.retire_at = math.inf
         self.retired = False
 
@@ -61,10 +69,10 @@ class ServedModel:
         """The bytes of its arena."""
         return row_bytes(self.card.states) * self.arena.slots.count
 
-    def close(self) -> None:
+    def close(self, why: ServiceError) -> None:
         """Refuse all work, and let the arena and the engine go; sessions that are left can only be told so."""
         self.retired = True
-        self.batcher.close()
+        self.batcher.close(why)
         self.engine.close()
 
     def counts(self) -> dict[str, int]:
@@ -75,11 +83,21 @@ class ServedModel:
             "rows": self.batcher.rows,
             "sessions_created": self.sessions_created,
             "sessions_expired": self.sessions_expired,
-            "sessions_lost": self.sessions_lost,
+            "sessions_lost": 0,
             "sessions_active": self.sessions,
             "queue_entries": self.batcher.waiting,
             "slots_free": self.arena.slots.free,
             "state_bytes": row_bytes(self.card.states) * self.arena.slots.leased,
+        }
+
+    def last_counts(self) -> dict[str, int]:
+        """Return the numbers that are left when it goes: its sessions are lost, and it holds nothing."""
+        return self.counts() | {
+            "sessions_lost": self.sessions,
+            "sessions_active": 0,
+            "queue_entries": 0,
+            "slots_free": 0,
+            "state_bytes": 0,
         }
 
 
@@ -98,6 +116,7 @@ class Repository:
         self._share = 0
         self._refused: dict[Path, int] = {}
         self._postponed: set[Path] = set()
+        self._last_counts: dict[tuple[str, int], tuple[ModelCard, dict[str, int]]] = {}
         self._refreshing = asyncio.Lock()
 
     def find(self, name: str) -> ServedModel:
@@ -112,8 +131,9 @@ class Repository:
             raise ModelNotFound(name) from None
 
     def counts(self) -> list[tuple[ModelCard, dict[str, int]]]:
-        """Return the numbers of every version in service."""
-        return [(model.card, model.counts()) for model in (*self.models.values(), *self._leaving)]
+        """Return the numbers of every version in service, and the last ones of those that were."""
+        present = [(model.card, model.counts()) for model in (*self.models.values(), *self._leaving)]
+        return [*present, *self._last_counts.values()]
 
     def open(self) -> None:
         """Load every model, or none.
@@ -136,14 +156,18 @@ class Repository:
 
     def close(self) -> None:
         for model in (*self.models.values(), *self._leaving):
-            model.close()
+            model.close(ShuttingDown())
         self.models.clear()
         self._leaving.clear()
 
     async def refresh(self) -> None:
         """Load versions that are newer than those in service, beside them; one that is refused stays out."""
         async with self._refreshing:
-            files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
+            try:
+                files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
+            except OSError as exc:  # a folder went while it was looked into; the next look will do
+                _log.warning("artifacts_changing", why=str(exc))
+                return
             for name, (version, path) in sorted(files.items()):
                 served = self.models.get(name)
                 if served is not None and served.card.version >= version:
@@ -170,13 +194,15 @@ class Repository:
         for model in list(self._leaving):
             model.retired = model.retired or now >= model.retire_at
             if model.batcher.waiting == 0 and (model.retired or model.sessions == 0):
-                model.close()
+                self._last_counts[model.name, model.card.version] = (model.card, model.last_counts())
+                model.close(ModelReplaced(None))
                 self._leaving.remove(model)
                 _log.info("model_retired", model=model.name, version=model.card.version, sessions=model.sessions)
 
     def _put_in_service(self, model: ServedModel) -> None:
         before = self.models.get(model.name)
         self.models[model.name] = model
+        self._last_counts.pop((model.name, model.card.version), None)
         if before is not None:
             before.retire_at = self._clock() + self._settings.retire_after
             self._leaving.append(before)

@@ -72,10 +72,10 @@ class Session:
 
     `slot`, `step`, `taken`, `content` and `answer` are its present `Moment`; they change together, in `advanced`,
     `rewind` and `restore`. `past` is there where the client may rewind, or has exchanged the state. `last` is the
-    newest of its chunks on the way, `behind` counts those behind the first. `used` is when it was last created or
-    advanced. `bucket` is the table's bucket that holds it, `older` and `newer` are its neighbours in the order in which
-    the tenant opened them. `name` is what the client calls it, if it does. `ended` is what it answers once it is live
-    no more.
+    newest of its chunks on the way, `behind` counts those behind the first. `used` is when it was last created,
+    stepped, peeked at, forked, rewound, restored or answered again. `bucket` is the table's bucket that holds it, `older` and
+    `newer` are its neighbours in the order in which the tenant opened them. `name` is what the client calls it, if it
+    does. `ended` is what it answers once it is live no more.
     """
 
     __slots__ = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from service.errors import (
     InvalidInput,
+    ModelReplaced,
     NotStreamable,
     ServiceError,
     SessionLost,
@@ -163,6 +164,8 @@ class SessionTable:
             raise ShuttingDown
         if not model.card.streams:
             raise NotStreamable(model.name)
+        if model.retired:
+            raise ModelReplaced(None)
         if model.promised + 1 + keep > model.max_sessions:
             raise TableFull(model.max_sessions)
         session = Session(
@@ -227,26 +230,30 @@ class SessionTable:
             found.append(session)
         return found, errors
 
-    def page(self, tenant: str, limit: int, after: str | None = None) -> list[Session]:
-        """Return the tenant's sessions in the order in which they were opened, `limit` of them, behind one of them.
+    def page(self, tenant: str, limit: int, after: str | None = None) -> tuple[list[Session], str | None]:
+        """Return the tenant's sessions in the order in which they were opened, and the place to go on from.
 
+        There are `limit` of them at most, behind the place `after`; fewer where many that were opened next have ended.
         A session that has ended still marks a place, as long as its tombstone stands. Those that are over are ended.
 
         Raises:
             InvalidInput: `after` marks no place.
         """
-        owner = self._tenants.get(tenant)
-        session = owner.oldest if owner is not None else None
+        owner = self._tenants.get(tenant) or _Tenant()
         if after is not None:
-            session = self._behind(after, tenant)
+            following = self._newer(after, owner, tenant)
+        else:
+            following = owner.oldest.id if owner.oldest is not None else None
         listed: list[Session] = []
-        now = self._clock()
-        while session is not None and len(listed) < limit:
-            newer = session.newer
-            if self._why_over(session, now) is None:
+        place, now = after, self._clock()
+        for _ in range(SWEEP):
+            if following is None or len(listed) == limit:
+                break
+            place, session = following, owner.sessions.get(following)
+            following = self._newer(place, owner, tenant)
+            if session is not None and self._why_over(session, now) is None:
                 listed.append(session)
-            session = newer
-        return listed
+        return listed, place if following is not None else None
 
     def extend(self, session: Session, idle_limit: float) -> None:
         """Give a session another idle limit, from now on."""
@@ -310,22 +317,15 @@ class SessionTable:
         elsewhere = not session_id.startswith(f"{self._replica}-") or session_id.startswith(self._prefix)
         return SessionNotFound() if elsewhere or not self.is_id(session_id) else SessionLost()
 
-    def _behind(self, session_id: str, tenant: str) -> Session | None:
-        """Return the session that was opened next after one that is live, or ended not long ago."""
-        owner, place = self._tenants.get(tenant) or _Tenant(), session_id
-        session = owner.sessions.get(place)
+    def _newer(self, session_id: str, owner: _Tenant, tenant: str) -> str | None:
+        """Return the id of the session that was opened next after one that is live, or ended not long ago."""
+        session = owner.sessions.get(session_id)
         if session is not None:
-            return session.newer
-        while session is None:
-            tombstone = self._tombstones.get(place)
-            if tombstone is None or tombstone.tenant != tenant:
-                raise InvalidInput("after", "the id of one of your sessions", "another id")
-            newer = tombstone.newer.id if isinstance(tombstone.newer, _Next) else tombstone.newer
-            if newer is None:
-                return None
-            place = newer
-            session = owner.sessions.get(place)
-        return session
+            return session.newer.id if session.newer is not None else None
+        tombstone = self._tombstones.get(session_id)
+        if tombstone is None or tombstone.tenant != tenant:
+            raise InvalidInput("after", "the id of one of your sessions", "another id")
+        return tombstone.newer.id if isinstance(tombstone.newer, _Next) else tombstone.newer
 
     @staticmethod
     def is_id(key: str) -> bool:
@@ -360,8 +360,6 @@ class SessionTable:
         model.sessions -= 1
         if end is End.EXPIRED:
             model.sessions_expired += 1
-        elif end is End.REPLACED:
-            model.sessions_lost += 1
         session.forget()
         model.arena.slots.release(session.slot)
         self._tombstones[session.id] = _Tombstone(end, session.step, session.tenant, self._clock(), newer)

@@ -50,14 +50,15 @@ def digest(inputs: tuple[bytes, ...]) -> int:
 class Owner(Protocol):
     """Whose state a chunk advances; a session is one.
 
-    `last` is the newest of its chunks that are not settled, `behind` counts those behind the first, and `ended` says
-    why no further step can be taken, if so.
+    `last` is the newest of its chunks that are not settled, `behind` counts those behind the first, `used` is when it
+    was last stepped, peeked at or answered again, and `ended` says why no further step can be taken, if so.
     """
 
     slot: int
     step: int
     last: "Chunk | FleetStep | None"
     behind: int
+    used: float
     ended: ServiceError | None
 
     def settles(self, chunk: "Chunk") -> bool:

@@ -8,9 +8,10 @@ text frames in every form.
 import asyncio
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
@@ -25,6 +26,8 @@ from service.work import Chunk
 
 HEAD = struct.Struct("<QII")
 """The head of a framed message: step, flags, payload bytes. In: the first step, or 0; out: the last one."""
+_TAKEOVER_SECONDS = 2.0
+"""Seconds that a socket which takes over waits for the answer that the one before it is owed."""
 REPLAYED = 1
 """The flag of a framed answer that was given before."""
 
@@ -47,6 +50,7 @@ class Streams:
     def __init__(self, gate: Gate, operations: Operations, lifecycle: Lifecycle) -> None:
         self._gate, self._operations, self._lifecycle = gate, operations, lifecycle
         self._streams: dict[str, _Stream] = {}
+        self._endings: set[asyncio.Task[None]] = set()
         self._leaving = False
 
     async def of_model(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,11 +65,24 @@ class Streams:
         """Continue a session that nobody else streams, or whose stream is taken over; likewise."""
         await self._open(session_id, scope, receive, send, resume=True)
 
-    async def leave(self) -> None:
-        """End every stream when its frame is answered, and tell each at which step to resume; refuse new ones."""
+    async def leave(self, patience: float) -> None:
+        """End every stream when its frame is answered, and tell each at which step to resume; refuse new ones.
+
+        A client that does not read its answer is waited for `patience` seconds.
+        """
         self._leaving = True
-        for stream in list(self._streams.values()):
-            await stream.end(ShuttingDown.close, lambda session: str(session.step + 1))
+        ends = [
+            self._begin(stream.end(ShuttingDown.close, lambda session: str(session.step + 1)))
+            for stream in self._streams.values()
+        ]
+        if ends:
+            await asyncio.wait(ends, timeout=patience)
+
+    def _begin(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(ending)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        return task
 
     async def _open(self, target: str, scope: Scope, receive: Receive, send: Send, resume: bool) -> None:
         start = time.perf_counter()
@@ -93,7 +110,11 @@ class Streams:
         self._gate.answered("stream", 101, start)
         try:
             if before is not None:
-                await before.end(StreamTaken.close, lambda _: StreamTaken.code)
+                ending = self._begin(before.end(StreamTaken.close, lambda _: StreamTaken.code))
+                await asyncio.wait([ending], timeout=_TAKEOVER_SECONDS)
+            if stream.ended:  # a third one was quicker
+                await refuse(StreamTaken(), request_id, scope, send)
+                return
             await stream.accept(request_id)
             await stream.answer_frames(self._gate, request_id, receive)
         finally:
@@ -110,11 +131,17 @@ class _Stream:
     def __init__(self, session: Session, form: str, operations: Operations, lifecycle: Lifecycle, send: Send) -> None:
         self.session, self._form, self._send = session, form, send
         self._operations, self._lifecycle = operations, lifecycle
-        self._busy = self._ended = False
+        self._accepted = self._busy = self._ended = False
         self._quiet: asyncio.Future[None] | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self._ended
+
     async def accept(self, request_id: bytes) -> None:
-        """Accept the handshake; its answer names the session and its last step."""
+        """Accept the handshake; its answer names the session, its last step and its epoch."""
+        self._accepted = True
         head: Headers = [
             (b"x-session-id", self.session.id.encode()),
             (NUMBER, b"%d" % self.session.step),
@@ -130,6 +157,8 @@ class _Stream:
             await self._quiet
         if not self._ended:
             self._ended = True
+            if not self._accepted:
+                return
             with suppress(OSError):  # the client was quicker
                 await self._send({"type": "websocket.close", "code": code, "reason": reason(self.session)})
 

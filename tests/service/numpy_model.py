@@ -136,36 +136,37 @@ class World:
                 raise Refused("step_too_old", expected)
             if order.inputs != now.inputs:
                 raise Refused("step_conflict", expected)
+            twin.used = self.time
             return Taken(now.outputs, now.step, True)
         outputs = recurrence(now.value, order.inputs)
         if not np.isfinite(outputs).all():
             raise Refused("state_not_finite")
         taken = Taken(outputs.tobytes(), now.step + len(outputs), False)
+        twin.used = self.time
         if commit:
             twin.kept = [*twin.kept, now][-twin.keep :] if twin.keep else []
             self.rows += 1
             twin.now = Moment(self.rows, float(outputs[-1]), taken.step, expected, order.inputs, taken.outputs)
-            twin.used = self.time
         return taken
 
     def fork(self, twin: Twin, tenant: str, idle_limit: float | None, keep: int | None) -> Twin:
         twin = self.find(twin, tenant)
         forked = self.create(tenant, idle_limit or twin.idle_limit, twin.keep if keep is None else keep)
-        forked.now = twin.now
+        forked.now, twin.used = twin.now, self.time
         return forked
 
     def rewind(self, twin: Twin, tenant: str, requests: int) -> Twin:
         twin = self.find(twin, tenant)
         if requests > len(twin.kept):
             raise Refused("rewind_too_far", len(twin.kept))
-        twin.now, twin.kept = twin.kept[-requests], twin.kept[:-requests]
+        twin.now, twin.kept, twin.used = twin.kept[-requests], twin.kept[:-requests], self.time
         twin.epoch += 1
         return twin
 
     def restore(self, twin: Twin, tenant: str, state: Moment) -> Twin:
         twin = self.find(twin, tenant)
         self._put(twin, state)
-        twin.epoch += 1
+        twin.epoch, twin.used = twin.epoch + 1, self.time
         return twin
 
     def extend(self, twin: Twin, tenant: str, idle_limit: float) -> Twin:

@@ -243,7 +243,7 @@ async def test_closing_answers_everybody(service: Service, model: ServedModel) -
     (session,) = sessions_of(service, model, 1)
     chunks = [chunk_of(session, random_inputs(1)) for _ in range(3)]
     futures = [model.batcher.submit([chunk]) for chunk in chunks]
-    model.batcher.close()
+    model.batcher.close(ShuttingDown())
     await asyncio.wait_for(asyncio.gather(*futures), 5)
     assert all(chunk.error is None or isinstance(chunk.error, ServiceError) for chunk in chunks)
     assert any(chunk.error is not None for chunk in chunks)
@@ -254,7 +254,7 @@ async def test_closing_does_not_step_over_a_gap(service: Service, model: ServedM
     (session,) = sessions_of(service, model, 1)
     chunks = [chunk_of(session, random_inputs(length)) for length in (400, 1, 40)]
     futures = [model.batcher.submit([chunk]) for chunk in chunks]
-    model.batcher.close()
+    model.batcher.close(ShuttingDown())
     await asyncio.wait_for(asyncio.gather(*futures), 5)
     assert all(isinstance(chunk.error, ShuttingDown) for chunk in chunks[1:])
     assert session.step in (0, 400)

@@ -12,6 +12,7 @@ import torch
 
 from export import export_network
 from models.network import Network, NetworkConfig
+from service import repository
 from service.app import Service
 from service.settings import Settings
 from tests.fakes import FakeClock
@@ -73,7 +74,9 @@ async def test_live_sessions_stay_on_their_version(
     assert len(service.repository.counts()) == 2
     await client.delete(f"/v1/sessions/{old}")
     service.repository.retire()
-    assert [card.version for card, _ in service.repository.counts()] == [2]
+    active = {card.version: counts["sessions_active"] for card, counts in service.repository.counts()}
+    assert active == {1: 0, 2: 1}
+    assert service.repository.counts()[1][1]["slots_free"] == 0
 
 
 async def test_sessions_of_a_replaced_version_end_in_time(
@@ -163,6 +166,76 @@ async def test_a_new_version_is_noticed(folder: Path, versions: dict[int, Networ
     """Nobody has to say so: the folder is looked at again and again."""
     made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
     made.open()
+    export_network(versions[2], folder, "m", 2)
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if made.repository.find("m").card.version == 2:
+            break
+    assert made.repository.find("m").card.version == 2
+    made.close()
+
+
+async def test_a_body_that_comes_late_meets_the_version_in_service(
+    service: Service, folder: Path, versions: dict[int, Network]
+) -> None:
+    """What was asked for of a version that went meanwhile is opened, predicted or stepped on the new one."""
+    for path, body, status in (
+        ("/v1/models/m/sessions", b"{}", 201),
+        ("/v1/models/m/predict", b'{"inputs":[[[1,2,3]]]}', 200),
+        ("/v1/models/m/fleet", b'{"sessions":["a"],"inputs":[[[1,2,3]]],"create":true}', 200),
+    ):
+        newest = service.repository.find("m").card.version + 1
+        sent: list[dict[str, object]] = []
+
+        async def receive(body: bytes = body, newest: int = newest) -> dict[str, object]:
+            export_network(versions[1 + newest % 2], folder, "m", newest)
+            await service.repository.refresh()
+            for session in list(service.sessions):
+                service.sessions.close(session)
+            service.repository.retire()
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: object, sent: list[dict[str, object]] = sent) -> None:
+            assert isinstance(message, dict)
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
+        await service.app(scope, receive, send)
+        assert sent[0]["status"] == status, sent
+    assert {session.model.card.version for session in service.sessions} == {4}
+
+
+async def test_a_page_after_retirement_is_bounded(
+    client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network], clock: FakeClock
+) -> None:
+    """Those that are over are ended a page at a time, and their version's last numbers tell how many were lost."""
+    ids = [(await opened(client))[0] for _ in range(5)]
+    export_network(versions[2], folder, "m", 2)
+    await service.repository.refresh()
+    clock.advance(100)
+    service.repository.retire()
+    new, _ = await opened(client)
+    page = (await client.get("/v1/sessions")).json()
+    assert [session["session_id"] for session in page["sessions"]] == [new]
+    lost = {card.version: counts["sessions_lost"] for card, counts in service.repository.counts()}
+    assert lost == {1: len(ids), 2: 0}
+
+
+async def test_the_watcher_survives_what_it_meets(
+    folder: Path, versions: dict[int, Network], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that goes while it is looked into, or any other surprise, does not end the looking."""
+    made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
+    made.open()
+    surprises = [FileNotFoundError("gone"), MemoryError(), RuntimeError("what")]
+    look = repository.newest_artefacts
+
+    def surprising(path: Path) -> dict[str, tuple[int, Path]]:
+        if surprises:
+            raise surprises.pop()
+        return look(path)
+
+    monkeypatch.setattr(repository, "newest_artefacts", surprising)
     export_network(versions[2], folder, "m", 2)
     for _ in range(500):
         await asyncio.sleep(0.01)

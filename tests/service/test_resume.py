@@ -178,3 +178,33 @@ def test_a_client_that_does_not_hang_up_is_left(artifacts: Path) -> None:
         start = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - start < 6
+
+
+def test_a_client_that_does_not_read_keeps_nobody_waiting(artifacts: Path) -> None:
+    """Sockets beside one whose answers pile up are told where to resume at once, and may even take its session over."""
+    server = RunningServer(artifacts, "--grace", "6", "--frame-size", "1MiB")
+    host, port = server.url.removeprefix("http://").split(":")
+    with create_connection((host, int(port))) as deaf, ExitStack() as stack:
+        deaf.sendall(
+            b"GET /v1/models/lstm/stream?format=binary HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
+            b"connection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        head = deaf.recv(4096)
+        session = next(line.split(b": ")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"x-session-id"))
+        deaf.settimeout(0.5)
+        payload = bytes(1000 * 12)
+        frame = b"\x82\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
+        with suppress(TimeoutError):
+            for _ in range(5000):  # until neither side's buffers take any more
+                deaf.sendall(frame)
+        others = [stack.enter_context(stream(server, "models/lstm/stream")) for _ in range(3)]
+        path = f"sessions/{session.decode()}/stream?takeover=1"
+        taker = stack.enter_context(stream(server, path))
+        taker.send('{"inputs":[[1,2,3]]}')
+        assert json.loads(taker.recv(timeout=10))["replayed"] is False
+        start = time.monotonic()
+        server.process.terminate()
+        for other in others:
+            assert farewell(other) == (1012, "1")
+        assert time.monotonic() - start < 2
+        assert server.stop() == 0

@@ -78,8 +78,12 @@ class AsyncStream(Standing):
             try:
                 while await fed.get():
                     row = one_row(await self._answer())
-                    free.release()
-                    yield row
+                    if self._cursor.keep:
+                        free.release()
+                        yield row
+                    else:  # what is sent ahead could not be taken back from a reader who leaves
+                        yield row
+                        free.release()
                 await feeder  # raises what the inputs raised
             finally:
                 feeder.cancel()
