@@ -20,7 +20,7 @@ from service.errors import (
     StepGap,
     StepTooOld,
 )
-from service.work import Chunk, FleetStep, digest
+from service.work import Chunk, FleetStep
 
 if TYPE_CHECKING:
     from service.repository import ServedModel
@@ -144,18 +144,25 @@ class Session:
             chunk.error = EpochConflict(chunk.epoch, self.epoch)
             return True
         number, expected = chunk.number, self.step + 1
-        if not number or number == expected:
+        if not number:
+            if not self.was(chunk):
+                return False
+        elif number == expected:
             return False
         if number > expected:
             chunk.error = StepGap(number, expected)
-        elif number != expected - self.taken or not chunk.commit:
+        elif number and (number != expected - self.taken or not chunk.commit):
             chunk.error = StepTooOld(number, expected)
-        elif digest(chunk.inputs) != self.content:
+        elif chunk.content() != self.content:
             chunk.error = StepConflict(number, expected)
         else:
             chunk.results = [(self.model.codec.stored(self.answer, self.taken), 0, self.taken)]
             chunk.last_step, chunk.replayed = self.step, True
         return True
+
+    def was(self, chunk: Chunk) -> bool:
+        """Tell whether the last request is this one, which the client names and has sent again."""
+        return chunk.request != "" and self.taken > 0 and chunk.commit and chunk.content() == self.content
 
     def advanced(self, slot: int, steps: int, content: int, answer: bytes, now: float) -> int:
         """Point at the row that was written, `steps` time steps on, and return the row that is let go."""
