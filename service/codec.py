@@ -77,6 +77,19 @@ class _Packer:
             raise self._diagnosis(value, where) from exc
         return packed, len(value)
 
+    def pack_flat(self, flat: list[Any], where: str) -> bytes:
+        """Return the numbers of whole steps, row-major, as a raw tensor."""
+        boolean = self.spec.dtype == "bool"
+        try:
+            if (bool in set(map(type, flat))) == boolean:
+                packed = struct.pack(f"<{len(flat)}{self._format}", *flat)
+                if not boolean or set(map(type, flat)) == {bool}:
+                    return packed
+        except (TypeError, struct.error, OverflowError):
+            pass  # said below, with the place
+        misfit = self._misfit(flat, where, ())
+        raise misfit or InvalidInput(where, f"an array of {self._numbers}", kind(flat))
+
     def _step(self) -> str:
         shape = self.spec.shape
         if not shape:
@@ -238,6 +251,14 @@ class Codec:
         if (vocabulary := packer.spec.vocabulary) is not None and not (flat.min() >= 0 and flat.max() < vocabulary):
             raise InvalidInput(where, f"token ids from 0 to {vocabulary - 1}", f"{flat.min()} to {flat.max()}")
         return flat.reshape(-1, *packer.spec.shape)
+
+    def pack_flat(self, flat: list[Any], where: str, index: int) -> bytes:
+        """Return the numbers of an input's whole steps, row-major, as a raw tensor that is still to be `checked`.
+
+        Raises:
+            InvalidInput: One of them is no number that the input's dtype can hold.
+        """
+        return self._packers[index].pack_flat(flat, where)
 
     def needs_one_tensor(self, where: str) -> None:
         """Raise InvalidInput where raw bytes could not tell one tensor from another."""

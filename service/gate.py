@@ -97,7 +97,7 @@ class Gate:
         argument: str,
         scope: Scope,
         receive: Receive,
-        refusal: Callable[[ServiceError], Reply] | None = None,
+        refusal: "Callable[[ServiceError], Reply] | None" = None,
     ) -> Reply:
         """Answer one HTTP request; raises nothing but ClientGone and cancellation.
 

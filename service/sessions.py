@@ -304,7 +304,7 @@ class SessionTable:
             else:
                 self._put_in_bucket(session)
         while self._tombstones:
-            session_id, tombstone = next(iter(self._tombstones.items()))
+            tombstone = next(iter(self._tombstones.values()))
             if tombstone.at + TOMBSTONE_SECONDS > now:
                 break
             self._forget_oldest()
