@@ -15,7 +15,7 @@ _BODY = 1 << 20
 
 
 class Control:
-    """Answers what the repository holds, and changes what is served. No client ever gives a path, a file or a config."""
+    """Answers what the repository holds, and changes what is served; no client gives a path, a file or a config."""
 
     def __init__(self, settings: Settings, repository: Repository) -> None:
         self._settings, self._repository = settings, repository

@@ -30,9 +30,7 @@ def oip_reply(error: ServiceError) -> Reply:
 
 def not_ready(what: str) -> Reply:
     """Return the answer of a health check that fails."""
-    status, headers, body = oip_reply(InternalError())
-    body = orjson.dumps({"error": f"{what} not ready", "code": "not_ready", "retryable": True})
-    return 400, headers, body
+    return json_reply(orjson.dumps({"error": f"{what} not ready", "code": "not_ready", "retryable": True}), 400)
 
 
 class InvalidRequest(ServiceError):

@@ -269,7 +269,8 @@ def _flat(data: Any, shape: list[int], where: str) -> list[Any]:
 
 def _strings(raw: bytes, count: int, where: str) -> list[Any]:
     """Split elements of BYTES, each behind its length in four bytes."""
-    strings, at = [], 0
+    strings: list[Any] = []
+    at = 0
     while at < len(raw) and len(strings) <= count:
         size = int.from_bytes(raw[at : at + 4], "little")
         at += 4 + size

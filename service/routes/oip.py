@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 
-from service.errors import ClientGone
+from service.errors import ClientGone, NotFound
 from service.gate import Call, Gate, Operation, Reply
 from service.oip.control import Control
 from service.oip.errors import Unsupported, oip_reply
@@ -27,7 +27,6 @@ from service.oip.schemas import (
 from service.oip.statistics import Statistics
 from service.routes.answering import body_of, response
 
-_VERSION = Path(pattern="^[0-9]+$")
 _OTHERS = (
     ("GET", "/logging", "the logging extension"),
     ("POST", "/logging", "the logging extension"),
@@ -102,7 +101,9 @@ def oip_router(gate: Gate, protocol: Protocol) -> APIRouter:
         async def plain(request: Request, model: str) -> Response:
             return await run(name, operation, model, request)
 
-        async def versioned(request: Request, model: str, version: str = _VERSION) -> Response:
+        async def versioned(request: Request, model: str, version: str) -> Response:
+            if not (version.isascii() and version.isdigit()):
+                return response(oip_reply(NotFound()))
             return await run(name, operation, f"{model}/{version}", request)
 
         for prefix, endpoint in (("/models/{model}", plain), ("/models/{model}/versions/{version}", versioned)):
