@@ -8,6 +8,7 @@ import orjson
 
 from models.card import TensorSpec
 from service.framing import DATATYPE_OF
+from service.oip.templates import Templates
 from service.repository import ServedModel
 
 Wanted = tuple[tuple[int, bool], ...]
@@ -48,6 +49,20 @@ class Form:
         self.head = b'"model_name":%b,"model_version":"%b"' % (orjson.dumps(self.name), self.version.encode())
         self.pack_step = self.codec.pack_short[1] if self.codec.pack_short and self.inputs[0].in_json else None
         """Packs one step of plain numbers, where that needs no other look at them."""
+        self.templates = Templates(self.codec, self.pack_step)
+        first = self.outputs[0]
+        start = _literal(b'%b,"parameters":{"step":' % self.head)
+        output = _literal(b'},"outputs":[%b1,1%b],' % (first.head, first.tail))
+        self.step_json = b'%b%%d%b"data":[%%b]}]}' % (start, output)
+        """The answer of one step with one output in JSON, from the model's name on: its index, its numbers."""
+        size = b'"parameters":{"binary_data_size":%d}}]}' % first.step_bytes
+        self.step_head = b"%b%%d%b%b" % (start, output, size)
+        """The head of the answer of one step with one output in binary, likewise: its index."""
+
+
+def _literal(text: bytes) -> bytes:
+    """Return text as it has to stand in a format."""
+    return text.replace(b"%", b"%%")
 
 
 class Forms:

@@ -8,14 +8,14 @@ import numpy as np
 import orjson
 
 from service.codec import kind, load_json, outputs_of
-from service.errors import InvalidInput, NotStreamable
+from service.errors import InvalidInput, NotStreamable, SessionGone
 from service.fleets import FleetRequest, FleetRows, Fleets
 from service.framing import HEAD_LENGTH, split_head
 from service.gate import Call, Reply
 from service.oip.answers import answer_rows, answer_sequence
 from service.oip.encoding import compressed, read_body
 from service.oip.errors import NoSequence, Refused, UnknownModel
-from service.oip.form import Forms, Wanted
+from service.oip.form import Form, Forms, Wanted
 from service.oip.sequences import Sequences
 from service.oip.tensors import Inputs, Limits, read_inputs, read_raw, read_step
 from service.oip.wishes import Wish, wanted_outputs
@@ -45,26 +45,43 @@ class Inference:
         name, _, version = call.argument.partition("/")
         model = self._find(name, version)
         form = self._forms.of(model)
-        body = await read_body(call, self._settings.predict_body)
+        limit = self._settings.predict_body
+        if b"content-encoding" in call.headers:
+            body = await read_body(call, limit)
+        else:
+            body = await call.encoded_body(limit)
         length = call.headers.get(HEAD_LENGTH)
+        known = form.templates.read(body, length)
+        if known is not None:
+            chunk = self._sequences.follow(call.tenant, model, *known)
+            if chunk is not None:
+                await chunk.entry.future
+                if chunk.error is None:
+                    reply = answer_sequence(form, "", known[0].wanted, chunk)
+                    return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
+                if not isinstance(chunk.error, SessionGone):
+                    raise chunk.error.with_traceback(None)
+        reply = await self._answer(call, model, form, body, length)
+        return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
+
+    async def _answer(self, call: Call, model: ServedModel, form: Form, body: bytes, length: bytes | None) -> Reply:
+        """Answer a request of any kind."""
         if length is not None and length.isdigit() and not int(length):
             if form.carries:
                 raise NoSequence(model.name)
-            inputs = read_raw(form, body, self._limits)
-            return await compressed(await self._predict(model, inputs, Wish({}), form.all_binary), call)
+            return await self._predict(model, read_raw(form, body, self._limits), Wish({}), form.all_binary)
         fields, head, tail = _split(body, length)
         wish = Wish(fields)
+        name, _, version = call.argument.partition("/")
         if (wish.start or wish.create) and model is not self._repository.models.get(name):
             raise UnknownModel(name, version)  # it is there only for those who are on it already
         if not wish.name:
-            reply = await self._nameless(call, model, fields, tail, wish)
-        elif not model.card.streams:
+            return await self._nameless(call, model, fields, tail, wish)
+        if not model.card.streams:
             raise NotStreamable(model.name)
-        else:
-            decode = partial(self._chunk, fields, head, tail, wish)
-            taken = await self._sequences.advance(call.tenant, model, version or None, wish, decode)
-            reply = answer_sequence(self._forms.of(taken.model), wish.id, wish.wanted, taken.chunk)
-        return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
+        decode = partial(self._chunk, fields, head, tail, wish)
+        taken = await self._sequences.advance(call.tenant, model, version or None, wish, decode)
+        return answer_sequence(self._forms.of(taken.model), wish.id, wish.wanted, taken.chunk)
 
     def _find(self, name: str, version: str) -> ServedModel:
         model = self._repository.models.get(name)
@@ -88,6 +105,7 @@ class Inference:
         raw = read_step(form, fields, head, tail, wish)
         if raw is not None:
             chunk = Chunk(None, (raw,), 1)
+            form.templates.learn(wish, head, tail)
         else:
             limits = Limits(self._settings.step_steps, self._settings.step_elements)
             inputs = read_inputs(form, fields, tail, limits)

@@ -94,6 +94,19 @@ class Sequences:
         self._settings, self._sessions = settings, sessions
         self._farewells = Farewells(clock)
 
+    def follow(self, tenant: str, model: ServedModel, wish: Wish, raw: bytes) -> Chunk | None:
+        """Queue one step of a sequence that goes on; None where that is not all there is to it."""
+        try:
+            session = self._sessions.find_named(wish.name, tenant, model.name)
+        except ServiceError:
+            return None
+        if session.model is not model:
+            return None
+        chunk = Chunk(session, (raw,), 1)
+        chunk.epoch = wish.epoch
+        self._queue(session, chunk, wish)
+        return chunk
+
     async def advance(self, tenant: str, model: ServedModel, version: str | None, wish: Wish, decode: Decode) -> Taken:
         """Take a request's steps: find or start → run → end where it asks for that.
 

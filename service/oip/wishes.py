@@ -55,7 +55,17 @@ class Wish:
             raise InvalidInput("parameters", "an object", kind(parameters))
         for key, value in parameters.items():
             if value is True or value is False:
-                self._read_boolean(key, value)
+                self.booleans += 1
+                if key == "sequence_start":
+                    self.start = value
+                elif key == "sequence_end":
+                    self.end = value
+                elif key == "binary_data_output":
+                    self.binary = value
+                elif key == "create":
+                    self.create = value
+                else:
+                    self._read_other(key, value)
             elif key == "sequence_id":
                 self._read_sequence(value)
             elif key == "step":
@@ -67,19 +77,6 @@ class Wish:
     def request(self) -> str:
         """What tells this request from the sequence's others, where the client gives it an id and no step number."""
         return f"{self.start:d}{self.end:d}{self.id}" if self.id else ""
-
-    def _read_boolean(self, key: str, value: bool) -> None:
-        self.booleans += 1
-        if key == "sequence_start":
-            self.start = value
-        elif key == "sequence_end":
-            self.end = value
-        elif key == "binary_data_output":
-            self.binary = value
-        elif key == "create":
-            self.create = value
-        else:
-            self._read_other(key, value)
 
     def _read_sequence(self, value: Any) -> None:
         if type(value) is int and 0 <= value <= _MOST_ID:
