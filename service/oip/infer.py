@@ -57,7 +57,7 @@ class Inference:
             if chunk is not None:
                 await chunk.entry.future
                 if chunk.error is None:
-                    reply = answer_sequence(form, "", known[0].wanted, chunk)
+                    reply = answer_sequence(form, known[2], known[0].wanted, chunk)
                     return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
                 if not isinstance(chunk.error, SessionGone):
                     raise chunk.error.with_traceback(None)

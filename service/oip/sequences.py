@@ -14,7 +14,7 @@ from service.errors import (
     StepGap,
 )
 from service.oip.errors import StartNeeded
-from service.oip.wishes import Wish
+from service.oip.wishes import Wish, request_name
 from service.repository import ServedModel
 from service.session import Session
 from service.sessions import SessionTable
@@ -94,7 +94,7 @@ class Sequences:
         self._settings, self._sessions = settings, sessions
         self._farewells = Farewells(clock)
 
-    def follow(self, tenant: str, model: ServedModel, wish: Wish, raw: bytes) -> Chunk | None:
+    def follow(self, tenant: str, model: ServedModel, wish: Wish, raw: bytes, request_id: str) -> Chunk | None:
         """Queue one step of a sequence that goes on; None where that is not all there is to it."""
         try:
             session = self._sessions.find_named(wish.name, tenant, model.name)
@@ -104,6 +104,7 @@ class Sequences:
             return None
         chunk = Chunk(session, (raw,), 1)
         chunk.epoch = wish.epoch
+        chunk.request = request_name(request_id, start=False, end=False)
         self._queue(session, chunk, wish)
         return chunk
 

@@ -76,7 +76,7 @@ class Wish:
     @property
     def request(self) -> str:
         """What tells this request from the sequence's others, where the client gives it an id and no step number."""
-        return f"{self.start:d}{self.end:d}{self.id}" if self.id else ""
+        return request_name(self.id, self.start, self.end)
 
     def _read_sequence(self, value: Any) -> None:
         if type(value) is int and 0 <= value <= _MOST_ID:
@@ -108,6 +108,11 @@ class Wish:
             raise Refused(key, "is reserved: no parameter may begin with triton_")
         elif type(value) not in _SCALARS:
             raise InvalidInput(f"parameters.{key[:64]}", "a string, a number or a boolean", kind(value))
+
+
+def request_name(request_id: str, start: bool, end: bool) -> str:
+    """Return what a request is called by its id and flags, "" where it has no id."""
+    return f"{start:d}{end:d}{request_id}" if request_id else ""
 
 
 def wanted_outputs(form: Form, fields: dict[str, Any], wish: Wish) -> Wanted:
