@@ -1,4 +1,4 @@
-# Everything runs in .venv. It is made when it is missing, and installed into again when pyproject.toml or constraints.txt
+# Everything runs in .venv. It is made when it is missing, and installed into again when a pyproject.toml or constraints.txt
 # has changed: .venv/.core marks what the demo and the export need, .venv/.dev the checks on top of it, .venv/.bench the plot.
 
 PYTHON ?= python3.11
@@ -6,14 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 ARGS ?=
+FAULTS ?= large
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test serve cells bench lint format clean
+.PHONY: help venv demo test serve cells bench bench-sessions faults lint format clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [ARGS='flags for the command']"
-	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 venv: $(VENV)/.dev ## Make .venv with everything: service, export, checks
 
@@ -35,6 +36,12 @@ cells: $(VENV)/.dev ## Take every cell through training, export, service and clo
 bench: $(VENV)/.bench ## Measure the service and print ratios; ARGS='--rounds 9' for more, figures in results/
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+faults: $(VENV)/.dev ## Break requests, sockets, snapshots and the service itself; FAULTS=small takes a minute
+	@$(BIN)/python -m tests.faults $(FAULTS)
+
+bench-sessions: $(VENV)/.core ## Measure step numbers, forks, and a million idle sessions; ARGS='--idle 100000' for fewer
+	@$(BIN)/python -m benchmarks.sessions $(ARGS)
+
 lint: $(VENV)/.dev ## Check formatting, lint and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy --strict
 
@@ -42,18 +49,18 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 clean: ## Remove .venv, caches, the trained checkpoint and the artefacts
-	rm -rf $(VENV) artifacts checkpoints build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) artifacts checkpoints build dist *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.core: pyproject.toml clients/python/pyproject.toml constraints.txt | $(BIN)/python
 	@echo "==> installing torch, which is large: a minute or two"
 	@$(PIP) install -c constraints.txt torch
-	@echo "==> installing the service, the export step and the demo's client"
-	@$(PIP) install -c constraints.txt -e '.[export,demo]'
+	@echo "==> installing the service, the export step and the client"
+	@$(PIP) install -c constraints.txt -e clients/python -e '.[export]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

@@ -51,7 +51,7 @@ class Driver:
         loop = asyncio.get_running_loop()
 
         async def stream(path: str) -> None:
-            scope = {"type": "http", "method": "POST", "path": path, "headers": self.headers}
+            scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": self.headers}
             for _ in range(steps):
                 await loop.create_task(self.service.app(scope, self.receive, self.send))  # type: ignore[arg-type]
 
@@ -74,7 +74,7 @@ class Driver:
             "decode: JSON → bytes", lambda: [codec.decode_steps(self.body, 1024, 65_536) for _ in self.sessions]
         )
         for chunk, session in zip(chunks, self.sessions, strict=True):
-            chunk.owner = session
+            chunk.owner, chunk.commit = session, True
         batcher._scheduled = True  # the turn is taken by hand
         timed("submit: entry, future, queue", lambda: [batcher.submit((chunk,)) for chunk in chunks])
         now = time.monotonic()

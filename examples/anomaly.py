@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from examples.client import Client
+from cellstream_client import Client
 from examples.running import HOST, free_port, running_service
 from export.module import Example, export_module
 from models.threads import torch_threads
@@ -90,12 +90,10 @@ def trained(rounds: int) -> NextReading:
 def stream(url: str, readings: np.ndarray) -> list[float]:
     """Send one reading at a time through a session; return how far each was from what was predicted before it."""
     errors, predicted = [], float(readings[0])
-    with Client(url) as client:
-        session = client.open_session("readings", idle_limit=60)
+    with Client(url) as client, client.open("readings", idle_limit=60) as session:
         for reading in readings:
             errors.append(abs(float(reading) - predicted))
-            predicted = session.steps([[float(reading)]])[0][0]
-        session.close()
+            (predicted,) = session.step(reading[None])
     return errors
 
 

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from examples.client import Client, ServiceUnavailableError
+from cellstream_client import Client, Unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
+
+
+class ServiceUnavailableError(RuntimeError):
+    """The service did not become ready."""
 
 
 def free_port(preferred: int) -> int:
@@ -55,7 +59,7 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path, seconds:
                 raise ServiceUnavailableError(f"the service ended with status {process.returncode}\n{_tail(log)}")
             try:
                 client.wait_ready(0.25, pause=0.05)
-            except ServiceUnavailableError:
+            except Unavailable:
                 continue
             return
     raise ServiceUnavailableError(f"the service was not ready within {seconds:.0f} s\n{_tail(log)}")

@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from cellstream_client import Client, Session
 from examples import report, series
 from examples.baselines import fit_autoregression, persistence
-from examples.client import Client, ServiceUnavailableError, Session
 from examples.forecaster import Recipe, forecast, trained, with_epochs
-from examples.running import HOST, free_port, running_service
+from examples.running import HOST, ServiceUnavailableError, free_port, running_service
 from examples.series import FIRST_YEAR, LAST_TRAINING_YEAR, TEST_SPANS, Series
 from export import ExportError, export_network, read_card
 from models.card import ModelCard
@@ -80,7 +80,7 @@ def serve_and_compare(
     """Serve the artefacts, stream the held-out years through a session, and compare."""
     with running_service(options.artifacts, port, log) as process, Client(f"http://{HOST}:{port}") as client:
         console.print(f"service ready at {client.base_url}, its log in {log}")
-        session = client.open_session(MODEL, IDLE_LIMIT)
+        session = client.open(MODEL, idle_limit=IDLE_LIMIT)
         served = stream(session, sunspots, console)
         console.print(report.forecast_table(served, sunspots, FIRST_TEST_YEAR, LAST_TEST_YEAR))
 
@@ -150,12 +150,12 @@ def stream(session: Session, sunspots: Series, console: Console) -> dict[int, fl
     began = time.perf_counter()
     for first in range(FIRST_YEAR, LAST_TRAINING_YEAR + 1, HISTORY_CHUNK):
         chunk = sunspots.span(first, min(first + HISTORY_CHUNK - 1, LAST_TRAINING_YEAR))
-        for (value,) in session.steps([[float(value)] for value in chunk]):
+        for (value,) in session.steps(chunk[:, None]):
             year += 1
             forecasts[year] = value
     console.print(f"history {FIRST_YEAR}-{LAST_TRAINING_YEAR} sent in chunks of {HISTORY_CHUNK} years")
     for year in track(range(FIRST_TEST_YEAR, LAST_TEST_YEAR + 1), "streaming, a year a request", console=console):
-        ((forecasts[year + 1],),) = session.steps([[sunspots[year]]])
+        (forecasts[year + 1],) = session.step([sunspots[year]])
     console.print(f"session {session.session_id}: {len(forecasts)} steps in {time.perf_counter() - began:.2f} s")
     return forecasts
 

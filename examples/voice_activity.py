@@ -3,8 +3,8 @@
     python -m examples.voice_activity silero_vad_16k.onnx speech_16k.wav
 
 The model is Silero VAD for 16 kHz (snakers4/silero-vad, MIT), the recording any 16 kHz mono 16-bit WAV file. Every
-32 ms, 512 samples go to a session over HTTP; the service keeps the network's state, and the 64 samples that each step
-must be preceded by.
+32 ms, 512 samples go to a session over a WebSocket; the service keeps the network's state, and the 64 samples that
+each step must be preceded by.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.client import Client
+from cellstream_client import Client
 from examples.running import HOST, free_port, running_service
 from export.adopt import Wishes, adopt_model
 from export.errors import ExportError
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             port = free_port(options.port)
             with running_service(Path(folder), port, Path(folder) / "service.log"):
                 start = time.perf_counter()
-                speech = stream(f"http://{HOST}:{port}", steps)
+                speech = listen(f"http://{HOST}:{port}", steps)
                 seconds = time.perf_counter() - start
     except (ExportError, OSError, ValueError, wave.Error) as exc:
         print(exc, file=sys.stderr)
@@ -78,13 +78,10 @@ def read_steps(recording: Path) -> np.ndarray:
     return samples[: len(samples) // STEP * STEP].reshape(-1, STEP)
 
 
-def stream(url: str, steps: np.ndarray) -> list[float]:
-    """Send one step at a time through a session; return the probability of speech in each."""
-    with Client(url) as client:
-        session = client.open_session("silero", idle_limit=60)
-        probabilities = [session.steps([step.tolist()])[0][0] for step in steps]
-        session.close()
-    return probabilities
+def listen(url: str, steps: np.ndarray) -> list[float]:
+    """Send one step at a time through a stream; return the probability of speech in each."""
+    with Client(url) as client, client.stream("silero", idle_limit=60) as stream:
+        return [stream.step(step)[0] for step in steps]
 
 
 def timeline(probabilities: Sequence[float]) -> Iterator[tuple[float, float, bool]]:

@@ -19,7 +19,7 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
-        self.details = details
+        self.details = details if retry_after is None else {"retry_after": retry_after, **details}
 
     def body(self) -> dict[str, Any]:
         """Return the JSON object that is answered."""
@@ -189,7 +189,7 @@ class EpochConflict(ServiceError):
     code, status = "epoch_conflict", 409
 
     def __init__(self, named: int, epoch: int) -> None:
-        super().__init__(f"the session is in epoch {epoch}, the step was meant for epoch {named}", epoch=epoch)
+        super().__init__(f"the session is in epoch {epoch}, the request was meant for epoch {named}", epoch=epoch)
 
 
 class RewindTooFar(ServiceError):

@@ -45,7 +45,3 @@ class Creations:
         self._opened[tenant, model, key] = (session_id, hash(body), self._clock())
         if len(self._opened) > _MOST:
             self._opened.popitem(last=False)
-
-    def forget(self, tenant: str, model: str, key: bytes) -> None:
-        """Note that the creation failed after all."""
-        self._opened.pop((tenant, model, key), None)

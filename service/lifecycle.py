@@ -1,9 +1,11 @@
 """What clients do with whole sessions: open, describe, list, extend, fork, rewind, snapshot, restore, close."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 from urllib.parse import parse_qs
 
@@ -38,28 +40,33 @@ class Lifecycle:
     ) -> None:
         self._settings, self._repository, self._sessions, self._clock = settings, repository, sessions, clock
         self._creations = Creations(clock)
+        self._prefills: dict[str, asyncio.Task[None]] = {}
 
     async def open(self, call: Call) -> Reply:
         """Open a session of a model: at its initial state, behind a history, or at a snapshot."""
         model = self._repository.find(call.argument)
         raw = call.headers.get(b"content-type") == OCTETS
         body = await call.body(self._snapshot_limit(model) if raw else self._settings.predict_body)
-        key = call.headers.get(_KEY)
-        if key is not None:
-            known = self._creations.recall(call.tenant, model.name, key, body)
-            if known is not None:
-                return self._created(self._sessions.find(known, call.tenant))
-        session, history = self._open_raw(model, call.tenant, body) if raw else self._open(model, call.tenant, body)
-        if key is not None:
-            self._creations.remember(call.tenant, model.name, key, body, session.id)
-        if history is not None:
-            try:
-                await self._prefill(session, history)
-            except BaseException:
-                if key is not None:
-                    self._creations.forget(call.tenant, model.name, key)
-                raise
+
+        def make() -> Session:
+            return self._open_raw(model, call.tenant, body) if raw else self._open(model, call.tenant, body)
+
+        session = self._once(call, model.name, body, make)
+        if (prefill := self._prefills.get(session.id)) is not None:
+            await asyncio.shield(prefill)  # whoever asked for it goes, it goes on
         return self._created(session)
+
+    def _once(self, call: Call, what: str, body: bytes, make: Callable[[], Session]) -> Session:
+        """Return the session that the call's Idempotency-Key has opened, or a new one."""
+        key = call.headers.get(_KEY)
+        if key is None:
+            return make()
+        known = self._creations.recall(call.tenant, what, key, body)
+        if known is not None:
+            return self.find(known, call.tenant)
+        session = make()
+        self._creations.remember(call.tenant, what, key, body, session.id)
+        return session
 
     def new_session(self, model_name: str, tenant: str) -> Session:
         """Open a session with all defaults.
@@ -100,17 +107,19 @@ class Lifecycle:
 
     async def fork(self, call: Call) -> Reply:
         """Open a session at another one's state."""
-        wish = _read(ForkSession, await call.body(_SMALL_BODY))
+        body = await call.body(_SMALL_BODY)
+        wish = _read(ForkSession, body)
         session = self.find(call.argument, call.tenant)
         limit = session.idle_limit if wish.idle_limit is None else self._idle_limit(wish.idle_limit)
         keep = session.keep if wish.keep is None else wish.keep
-        return self._created(self._sessions.fork(session, limit, keep))
+        fork = self._once(call, session.id, body, lambda: self._sessions.fork(session, limit, keep))
+        return self._created(fork)
 
     async def rewind(self, call: Call) -> Reply:
         """Take a session's last requests back."""
         wish = _read(RewindSession, await call.body(_SMALL_BODY))
         session = self.find(call.argument, call.tenant)
-        session.rewind(wish.requests)
+        session.rewind(wish.requests, wish.epoch)
         return self._described(session)
 
     async def read_state(self, call: Call) -> Reply:
@@ -131,8 +140,8 @@ class Lifecycle:
         self._sessions.close(self.find(call.argument, call.tenant))
         return 204, [], b""
 
-    def _open(self, model: ServedModel, tenant: str, body: bytes) -> tuple[Session, Chunk | None]:
-        """Open a session as a JSON body asks for; return it with the history that is still to be run."""
+    def _open(self, model: ServedModel, tenant: str, body: bytes) -> Session:
+        """Open a session as a JSON body asks for; where there is a history, begin with it."""
         wish = _read(OpenSession, body)
         if wish.history is not None and wish.state is not None:
             raise InvalidInput("body", "a history or a state", "both")
@@ -142,20 +151,20 @@ class Lifecycle:
             except binascii.Error as exc:
                 raise InvalidInput("state", "a snapshot in base64", "other text") from exc
             return self._open_raw(model, tenant, snapshot, wish)
-        history = None
-        if wish.history is not None:
-            settings = self._settings
-            limits = settings.predict_steps, settings.predict_elements
-            history = model.codec.decode_history(wish.history, body, *limits)
-        return self._create(model, tenant, wish), history
+        if wish.history is None:
+            return self._create(model, tenant, wish)
+        settings = self._settings
+        history = model.codec.decode_history(wish.history, body, settings.predict_steps, settings.predict_elements)
+        session = self._create(model, tenant, wish)
+        prefill = self._prefills[session.id] = asyncio.create_task(self._prefill(session, history))
+        prefill.add_done_callback(partial(self._prefilled, session.id))
+        return session
 
-    def _open_raw(
-        self, model: ServedModel, tenant: str, snapshot: bytes, wish: ForkSession | None = None
-    ) -> tuple[Session, None]:
+    def _open_raw(self, model: ServedModel, tenant: str, snapshot: bytes, wish: ForkSession | None = None) -> Session:
         row, step = read_snapshot(snapshot, model)
         session = self._create(model, tenant, wish or ForkSession())
         session.begin(row, step)
-        return session, None
+        return session
 
     async def _prefill(self, session: Session, history: Chunk) -> None:
         """Run what came before; where it cannot be, there is no session."""
@@ -169,6 +178,11 @@ class Lifecycle:
                 self._sessions.close(session)
             raise
         session.forget()
+
+    def _prefilled(self, session_id: str, prefill: asyncio.Task[None]) -> None:
+        del self._prefills[session_id]
+        if not prefill.cancelled():
+            prefill.exception()  # whoever waits is told; there may be nobody
 
     def _create(self, model: ServedModel, tenant: str, wish: ForkSession) -> Session:
         limit = self._settings.idle_limit if wish.idle_limit is None else self._idle_limit(wish.idle_limit)

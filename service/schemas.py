@@ -102,6 +102,7 @@ class ExtendSession(_Body):
 
 class RewindSession(_Body):
     requests: int = Field(ge=1, description="so many of the last requests are taken back", examples=[1])
+    epoch: int | None = Field(None, ge=0, description="the session's epoch; sent again with it, it is done once")
 
 
 class SessionAnswer(_Body):

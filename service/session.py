@@ -56,13 +56,14 @@ class Moment(NamedTuple):
 class Past:
     """What a session was: how often its state was exchanged other than by a step, and moments to rewind to.
 
-    Each of `moments`, the latest last, has a share of its row.
+    Each of `moments`, the latest last, has a share of its row. `rewound` counts the requests that the last exchange
+    took back, 0 where it was no rewind.
     """
 
-    __slots__ = ("epoch", "moments")
+    __slots__ = ("epoch", "moments", "rewound")
 
     def __init__(self, keep: int) -> None:
-        self.epoch = 0
+        self.epoch = self.rewound = 0
         self.moments: deque[Moment] = deque(maxlen=keep)
 
 
@@ -171,22 +172,27 @@ class Session:
         self.taken, self.content, self.answer = steps, content, answer
         return gone
 
-    def rewind(self, requests: int) -> None:
-        """Point at the state before the last `requests` requests.
+    def rewind(self, requests: int, epoch: int | None = None) -> None:
+        """Point at the state before the last `requests` requests; where the epoch is named, only once in it.
 
         Raises:
             SessionInUse: A step is under way.
+            EpochConflict: The state has been exchanged since, other than by this rewind.
             RewindTooFar: So many requests are not kept.
         """
+        past = self.past
+        if epoch is not None and epoch != self.epoch:
+            if past is not None and past.epoch == epoch + 1 and past.rewound == requests:
+                return
+            raise EpochConflict(epoch, self.epoch)
         if self.last is not None:
             raise SessionInUse
-        past = self.past
         if past is None or requests > len(past.moments):
             raise RewindTooFar(requests, len(past.moments) if past is not None else 0)
         for _ in range(requests):
             self.model.arena.slots.release(self.slot)
             self.slot, self.step, self.taken, self.content, self.answer = past.moments.pop()
-        past.epoch += 1
+        past.epoch, past.rewound = past.epoch + 1, requests
 
     def restore(self, row: dict[str, np.ndarray], step: int) -> None:
         """Point at a row that holds a state from outside; nothing before it can be rewound or replayed.
@@ -198,7 +204,7 @@ class Session:
             raise SessionInUse
         self.begin(row, step)
         self.past = self.past or Past(0)
-        self.past.epoch += 1
+        self.past.epoch, self.past.rewound = self.past.epoch + 1, 0
 
     def begin(self, row: dict[str, np.ndarray], step: int) -> None:
         """Have a new session start from a state from outside."""

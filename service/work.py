@@ -17,31 +17,27 @@ SHORT = 16
 class Outputs:
     """What one run gave: a tensor (batch, time, *shape) for each output, shared by all rows of that run."""
 
-    __slots__ = ("_raw", "flat", "json", "tensors")
+    __slots__ = ("flat", "json", "raw", "steps", "tensors")
 
     def __init__(self, tensors: list[np.ndarray]) -> None:
-        self.tensors = tensors
+        self.tensors, self.steps = tensors, tensors[0].shape[1]
         self.json: list[bytes] | None = None
         """Each row's first output as JSON, filled by the codec when the first row asks."""
         self.flat: list[bytes] | None = None
         """Likewise without inner brackets: the numbers of a row, row-major."""
-        self._raw: bytes | None = None
-
-    def raw_row(self, row: int, steps: int) -> bytes:
-        """Return a row's first `steps` steps of every output as raw bytes, one output behind the other."""
-        tensor = self.tensors[0]
-        if len(self.tensors) > 1 or steps < tensor.shape[1]:
-            return b"".join([tensor[row, :steps].tobytes() for tensor in self.tensors])
-        if self._raw is None:
-            self._raw = tensor.tobytes()
-        size = len(self._raw) // len(tensor)
-        return self._raw[row * size : (row + 1) * size]
+        self.raw: list[bytes] | None = None
+        """Each row's outputs as raw bytes, one output behind the other; likewise, by `raw_rows`."""
 
     def raw_rows(self) -> list[bytes]:
-        """Return the first output of each row as raw bytes."""
-        raw = self.tensors[0].tobytes()
-        size = len(raw) // len(self.tensors[0])
-        return [raw[at : at + size] for at in range(0, len(raw), size)]
+        """Return all outputs of each row as raw bytes, one output behind the other."""
+        if self.raw is None:
+            if len(self.tensors) == 1:
+                raw, rows = self.tensors[0].tobytes(), len(self.tensors[0])
+                size = len(raw) // rows
+                self.raw = [raw] if rows == 1 else [raw[at : at + size] for at in range(0, len(raw), size)]
+            else:
+                self.raw = [b"".join([each.tobytes() for each in row]) for row in zip(*self.tensors, strict=True)]
+        return self.raw
 
 
 def digest(inputs: tuple[bytes, ...], request: str = "") -> int:
@@ -121,11 +117,13 @@ class Chunk:
 
     def raw_outputs(self) -> bytes:
         """Return all outputs as raw bytes, one behind the other, each (steps, *shape)."""
-        if len(self.results) == 1:
-            outputs, row, steps = self.results[0]
-            return outputs.raw_row(row, steps)
-        parts = range(len(self.results[0][0].tensors))
-        return b"".join([run.tensors[k][row, :steps].tobytes() for k in parts for run, row, steps in self.results])
+        results = self.results
+        if len(results) == 1:
+            outputs, row, steps = results[0]
+            if steps == outputs.steps:
+                return (outputs.raw or outputs.raw_rows())[row]
+        parts = range(len(results[0][0].tensors))
+        return b"".join([run.tensors[k][row, :steps].tobytes() for k in parts for run, row, steps in results])
 
     def piece(self, index: int, steps: int, padded: int) -> bytes:
         """Return the next `steps` steps of an input, behind which zeros make up `padded` steps."""

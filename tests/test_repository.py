@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("service", "models", "export")
-KNOWN_FOLDERS = (*PACKAGES, "examples", "benchmarks", "tests", "docs", "deploy", ".ci")
+CLIENT = ROOT / "clients" / "python"
+KNOWN_FOLDERS = (*PACKAGES, "clients", "examples", "benchmarks", "tests", "docs", "deploy", ".ci")
 
 
-def project() -> dict[str, dict[str, object]]:
-    with (ROOT / "pyproject.toml").open("rb") as file:
+def project(folder: Path = ROOT) -> dict[str, dict[str, object]]:
+    with (folder / "pyproject.toml").open("rb") as file:
         return tomllib.load(file)
 
 
@@ -61,6 +63,18 @@ def test_models_and_export_do_not_look_back() -> None:
     for package, barred in (("models", ("export", "service")), ("export", ("service",))):
         for file, module in imports(package):
             assert not any(reaches(module, name) for name in (*barred, "examples", "tests")), f"{file}: {module}"
+
+
+def test_the_client_stands_alone() -> None:
+    """The client comes from this tree and imports nothing of it but itself, nor anything that it does not declare."""
+    found = importlib.import_module("cellstream_client").__file__
+    assert found is not None
+    assert Path(found).resolve() == CLIENT / "cellstream_client" / "__init__.py"
+    declared = project(CLIENT)["project"]["dependencies"]
+    assert isinstance(declared, list)
+    allowed = {re.split(r"[<>=]", line)[0] for line in declared} | {"cellstream_client"} | sys.stdlib_module_names
+    for file, module in imports("clients/python/cellstream_client"):
+        assert module.split(".")[0] in allowed, f"{file} imports {module}"
 
 
 def test_the_card_needs_pydantic_alone() -> None:
@@ -132,6 +146,7 @@ def make_targets() -> set[str]:
 def test_commands_in_the_documents_exist() -> None:
     """Every make target, module and file that the documents name is there."""
     documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), ROOT / "deploy/README.md"]
+    documents.append(CLIENT / "README.md")
     for document in documents:
         text = document.read_text()
         targets = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
@@ -161,7 +176,9 @@ def test_constraints_pin_what_is_declared() -> None:
     assert isinstance(extras, dict)
     runtime = declared["dependencies"]
     assert isinstance(runtime, list)
-    for requirement in [*runtime, *(line for extra in extras.values() for line in extra)]:
+    client = project(CLIENT)["project"]["dependencies"]
+    assert isinstance(client, list)
+    for requirement in [*runtime, *client, *(line for extra in extras.values() for line in extra)]:
         name = re.split(r"[<>=;\[ ]", requirement)[0]
         assert name == "cellstream" or name in pins, requirement
 

@@ -19,7 +19,7 @@ import structlog
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, ShuttingDown, StreamTaken
 from service.gate import REQUEST_ID, Gate, Headers, Message, Receive, Scope, Send, error_reply
 from service.lifecycle import Lifecycle
-from service.operations import NUMBER, Operations
+from service.operations import EPOCH, NUMBER, Operations
 from service.session import Session
 from service.work import Chunk
 
@@ -102,7 +102,10 @@ class Streams:
 
 
 class _Stream:
-    """One socket and its session. A frame is being answered while `_busy`; nothing is sent once `_ended`."""
+    """One socket and its session. A frame is being answered while `_busy`; nothing is sent once `_ended`.
+
+    `_quiet` is there once somebody waits for that answer in order to end the stream: no further frame is taken then.
+    """
 
     def __init__(self, session: Session, form: str, operations: Operations, lifecycle: Lifecycle, send: Send) -> None:
         self.session, self._form, self._send = session, form, send
@@ -115,6 +118,7 @@ class _Stream:
         head: Headers = [
             (b"x-session-id", self.session.id.encode()),
             (NUMBER, b"%d" % self.session.step),
+            (EPOCH, b"%d" % self.session.epoch),
             (REQUEST_ID, request_id),
         ]
         await self._send({"type": "websocket.accept", "headers": head})
@@ -133,7 +137,7 @@ class _Stream:
         """Answer frames one after the other until the socket is closed."""
         try:
             while (message := await receive())["type"] == "websocket.receive":
-                if not self._ended:  # what came after the farewell is not taken
+                if not self._ended and self._quiet is None:  # what comes once the farewell is due is not taken
                     self._busy = True
                     await self._answer(message, gate, request_id)
                     self._rest()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cellstream_client import Client
 from examples import series
-from examples.client import Client
 from examples.forecaster import Recipe, train
 from examples.running import HOST, ROOT, free_port, running_service
 from export import export_network
@@ -38,12 +38,12 @@ def blocks(document: str, language: str, word: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-@pytest.mark.parametrize(("document", "answers"), [("README.md", 3), ("docs/api.md", 5)])
+@pytest.mark.parametrize(("document", "answers"), [("README.md", 3), ("docs/api.md", 5), ("docs/sessions.md", 7)])
 def test_every_curl_in_the_documents_works(address: str, document: str, answers: int) -> None:
     """Each curl that is shown gets an answer, and none an error."""
     script = blocks(document, "sh", "curl").replace(SHOWN, address).replace("curl -s", "curl --fail-with-body -s")
     with Client(address) as client:
-        session = client.open_session("sunspots", 60).session_id
+        session = client.open("sunspots", idle_limit=60).session_id
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         env={**os.environ, "SESSION": session},
@@ -65,6 +65,23 @@ def test_the_stream_in_the_documents_works(address: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"(\[\[-?[\d.]+\]\]\n){3}", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("document", "word", "printed"),
+    [
+        ("README.md", "cellstream_client", r"(\[-?[\d.]+\]\n){3}"),
+        ("docs/client.md", "import Client", r"(\[-?[\d.]+\]\n){3}"),
+        ("docs/client.md", "AsyncClient", r"(\[-?[\d.]+\]\n){3}"),
+        ("clients/python/README.md", "cellstream_client", r"(\[\[-?[\d.]+\], \[-?[\d.]+\]\]\n){2}session_closed 4\n"),
+    ],
+)
+def test_the_client_does_what_the_documents_show(address: str, document: str, word: str, printed: str) -> None:
+    """Each example of the client runs, and prints what it should."""
+    script = blocks(document, "python", word).replace(SHOWN, address)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(printed, done.stdout), done.stdout
 
 
 def test_a_torch_network_becomes_an_artefact_as_the_readme_shows(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.client import ServiceUnavailableError
-from examples.running import HOST, free_port, running_service
+from examples.running import HOST, ServiceUnavailableError, free_port, running_service
 
 
 def test_a_port_in_use_is_not_taken() -> None:

@@ -1,10 +1,10 @@
-"""A folder of small artefacts, a service over them, and a real server on a real socket."""
+"""A service over the small artefacts, and how to start a real server."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -12,42 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from export import export_network
-from models.network import Network, NetworkConfig
+from models.network import Network
 from service.app import Service
 from service.settings import Settings
 from tests.fakes import FakeClock
 
 FEATURES = 3
-PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru_reset_before", "gru_reset_after")
-"""One cell of each form that onnxruntime has a node for; all cells go through the service in tests/test_cells.py."""
-
-
-@pytest.fixture(scope="session")
-def networks() -> dict[str, Network]:
-    """A two-layer network of each plain cell, one that reads token ids, and one whose state grows."""
-    torch.manual_seed(1)
-    made = {
-        name.replace("_", "-"): Network(
-            NetworkConfig(cell=name, input_size=FEATURES, hidden_size=8, output_size=2, num_layers=2)
-        )
-        for name in PLAIN_CELLS
-    }
-    made["tokens"] = Network(NetworkConfig(cell="lstm", input_size=4, hidden_size=8, output_size=5, vocabulary=20))
-    explosive = Network(NetworkConfig(cell="rnn_relu", input_size=FEATURES, hidden_size=8, output_size=2))
-    with torch.no_grad():
-        for parameter in explosive.parameters():
-            parameter.abs_().mul_(3)
-    made["explosive"] = explosive
-    return made
-
-
-@pytest.fixture(scope="session")
-def artifacts(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]) -> Path:
-    folder = tmp_path_factory.mktemp("artifacts")
-    for name, network in networks.items():
-        export_network(network, folder, name, 1)
-    return folder
 
 
 @pytest.fixture
@@ -114,10 +84,3 @@ class RunningServer:
             self.process.kill()
             raise
         return self.process.returncode
-
-
-@pytest.fixture(scope="session")
-def server(artifacts: Path) -> Iterator[RunningServer]:
-    running = RunningServer(artifacts)
-    yield running
-    running.stop()

@@ -1,5 +1,6 @@
 """What a client does with a whole session: open it warm, fork, rewind, peek, snapshot, restore, extend, list."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 
@@ -297,7 +298,7 @@ async def test_bad_wishes_change_nothing(client: httpx.AsyncClient, method: str,
 @pytest.fixture
 async def small(artifacts: object) -> AsyncIterator[Service]:
     """A service whose table holds ten rows of a model."""
-    made = Service(Settings(artifacts=artifacts, max_sessions=10), FakeClock())  # type: ignore[arg-type]
+    made = Service(Settings(artifacts=artifacts, max_sessions=10), FakeClock())
     made.open()
     yield made
     made.close()
@@ -313,3 +314,33 @@ async def test_what_may_be_kept_counts_as_taken(small: Service) -> None:
         full = await client.post("/v1/models/lstm/sessions", json={})
         assert (full.status_code, full.json()["code"]) == (429, "table_full")
         assert held(small) == 10
+
+
+async def test_a_creation_sent_again_waits_for_the_history(client: httpx.AsyncClient, service: Service) -> None:
+    """Whoever repeats an opening whose history is under way gets the session when it is ready, and there is one."""
+    wish = {"history": random_inputs(20_000).tolist()}
+
+    async def open_once() -> dict[str, object]:
+        answer = await client.post("/v1/models/lstm/sessions", headers={"idempotency-key": "long"}, json=wish)
+        told: dict[str, object] = answer.json()
+        return told
+
+    first, again = await asyncio.gather(open_once(), open_once())
+    assert (first["session_id"], first["step"]) == (again["session_id"], again["step"])
+    assert (again["step"], len(service.sessions)) == (20_000, 1)
+
+
+async def test_a_fork_and_a_rewind_sent_again_are_done_once(client: httpx.AsyncClient, service: Service) -> None:
+    """A fork is known by its key, a rewind by the epoch that it names."""
+    session = await opened(client, keep=4)
+    for _ in range(4):
+        await stepped(client, session, random_inputs(1))
+    key = {"idempotency-key": "f"}
+    forks = [(await client.post(f"/v1/sessions/{session}/fork", headers=key)).json() for _ in range(2)]
+    assert forks[0]["session_id"] == forks[1]["session_id"]
+    rewinds = [
+        (await client.post(f"/v1/sessions/{session}/rewind", json={"requests": 2, "epoch": 0})).json() for _ in range(2)
+    ]
+    assert [(told["step"], told["epoch"]) for told in rewinds] == [(2, 1)] * 2
+    other = await client.post(f"/v1/sessions/{session}/rewind", json={"requests": 1, "epoch": 0})
+    assert (other.status_code, other.json()["code"]) == (409, "epoch_conflict")

@@ -1,0 +1,97 @@
+"""P7: rolling restarts. The service gets SIGTERM under load and is started again; clients must lose nothing."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.faults.clients import Client, Goal, JsonClient, OctetClient, Wire
+from tests.faults.fleets import FleetClient
+from tests.faults.history import Event, Restarted, Verdict, check
+from tests.faults.process import ServiceProcess
+from tests.faults.sockets import GOING_AWAY, FramedClient, SocketClient
+
+_CLIENT_TIMEOUT = 10.0
+_END_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class RestartResult:
+    """What clients saw of the restarts, and how each of them went; `wrong` tells what should not have been."""
+
+    verdict: Verdict = field(default_factory=Verdict)
+    statuses: Counter[int] = field(default_factory=Counter)
+    stop_seconds: list[float] = field(default_factory=list)
+    down_seconds: list[float] = field(default_factory=list)
+    closed: int = 0
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+async def restart_under_load(
+    service: ServiceProcess, restarts: int, seed: int = 1, progress: Callable[[int], None] = lambda restarts: None
+) -> RestartResult:
+    """Restart a running service again and again, under load by clients of every kind."""
+    rng, result = Random(seed), RestartResult()
+    history: list[Event] = []
+    wire = Wire(service.port, service.port, _CLIENT_TIMEOUT)
+    goal = Goal(1 << 62)
+    clients = _clients(wire, history, goal, rng)
+    start = time.perf_counter()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for client in clients:
+                group.create_task(client.run())
+            for _ in range(restarts):
+                await asyncio.sleep(rng.uniform(0.3, 0.8))
+                await _restart(service, history, result)
+                progress(1)
+            await asyncio.sleep(0.5)
+            goal.over = True
+    finally:
+        wire.close()
+    for client in clients:
+        if isinstance(client, SocketClient):
+            _judge_closes(client, result)
+    result.verdict, result.seconds = check(history), time.perf_counter() - start
+    return result
+
+
+async def _restart(service: ServiceProcess, history: list[Event], result: RestartResult) -> None:
+    asked = time.perf_counter()
+    service.terminate()
+    while (status := service.ended()) is None:
+        if time.perf_counter() - asked > _END_SECONDS:
+            raise RuntimeError("the service does not end")
+        await asyncio.sleep(0.005)
+    history.append(Restarted())
+    result.stop_seconds.append(time.perf_counter() - asked)
+    result.statuses[status] += 1
+    service.start()
+    while not service.listens():
+        if service.ended() is not None:
+            raise RuntimeError(f"the service does not start again: {service.log.read_text()[-2000:]}")
+        await asyncio.sleep(0.02)
+    result.down_seconds.append(time.perf_counter() - asked)
+
+
+def _judge_closes(client: SocketClient, result: RestartResult) -> None:
+    """Every socket that ended without the client's doing was closed with 1012 and the step to resume at."""
+    for close in client.closes:
+        result.closed += 1
+        if close.code != GOING_AWAY or close.reason != str(close.next_step):
+            result.wrong.append(f"{client.form} socket closed with {close}")
+
+
+def _clients(wire: Wire, history: list[Event], goal: Goal, rng: Random) -> list[Client]:
+    def seeded() -> Random:
+        return Random(rng.random())
+
+    clients: list[Client] = [JsonClient(wire, history, goal, seeded()) for _ in range(4)]
+    clients += [OctetClient(wire, history, goal, seeded()) for _ in range(3)]
+    clients += [FleetClient(wire, history, goal, seeded())]
+    clients += [SocketClient(wire, history, goal, seeded()) for _ in range(4)]
+    clients += [FramedClient(wire, history, goal, seeded(), window=1 + at) for at in range(4)]
+    return clients

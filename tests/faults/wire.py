@@ -1,0 +1,105 @@
+"""HTTP/1.1 as plainly as it goes: whole messages over streams, so that the load costs less than what it tests."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Http:
+    """Sends requests to one port of this machine, over connections that are kept while they last.
+
+    `_idle` are the connections on which no answer is owed.
+    """
+
+    def __init__(self, port: int, timeout: float) -> None:
+        self.port, self._timeout = port, timeout
+        self._idle: list[Stream] = []
+
+    def close(self) -> None:
+        for _, writer in self._idle:
+            writer.transport.abort()
+        self._idle.clear()
+
+    async def send(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
+        """Send one request and return its answer.
+
+        Raises:
+            OSError: There was no whole answer in time; TimeoutError is one, too.
+        """
+        lines = [f"{method} {path} HTTP/1.1", "host: service", f"content-length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        async with asyncio.timeout(self._timeout):
+            message = await self.exchange("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        head, _, content = message.partition(b"\r\n\r\n")
+        first, *rest = head.decode("latin-1").split("\r\n")
+        pairs = (line.split(": ", 1) for line in rest)
+        return Answer(int(first.split(" ", 2)[1]), {name.lower(): value for name, value in pairs}, content)
+
+    async def exchange(self, message: bytes) -> bytes:
+        """Send a request as it is on the wire, and return the answer likewise.
+
+        Raises:
+            OSError: The connection ended before the answer was whole.
+        """
+        reader, writer = await self._connection()
+        try:
+            writer.write(message)
+            answer = await read_message(reader)
+            if answer is None:
+                raise ConnectionResetError
+        except asyncio.IncompleteReadError as exc:
+            writer.transport.abort()
+            raise ConnectionResetError from exc
+        except BaseException:
+            writer.transport.abort()
+            raise
+        if b"\r\nconnection: close\r\n" in answer:
+            writer.transport.abort()
+        else:
+            self._idle.append((reader, writer))
+        return answer
+
+    async def _connection(self) -> Stream:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.transport.abort()
+        return await connect(self.port)
+
+
+async def connect(port: int) -> Stream:
+    """Return a new connection to a port of this machine."""
+    return await asyncio.open_connection("127.0.0.1", port)
+
+
+async def read_message(reader: asyncio.StreamReader) -> bytes | None:
+    """Return a whole request or answer as it is on the wire; None at the end.
+
+    Raises:
+        IncompleteReadError: The end came inside of it.
+    """
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError as exc:
+        if exc.partial:
+            raise
+        return None
+    at = head.lower().find(b"\r\ncontent-length:")
+    size = int(head[at + 17 : head.index(b"\r\n", at + 2)]) if at >= 0 else 0
+    return head + await reader.readexactly(size) if size else head
