@@ -153,7 +153,7 @@ async def test_malformed_binary_requests(
 async def test_a_wrong_head_length(client: httpx.AsyncClient, length: str) -> None:
     """The head has to lie within the body."""
     sent = binary(random_inputs(1), 1, start=True)
-    answer = await client.post(INFER, content=sent["content"], headers=[(LENGTH, length.encode())])
+    answer = await client.post(INFER, content=sent["content"], headers=[(LENGTH.encode(), length.encode())])
     assert answer.status_code == 400
 
 

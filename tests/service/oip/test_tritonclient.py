@@ -8,6 +8,7 @@ import sys
 import threading
 import venv
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -158,13 +159,9 @@ def old_client() -> str:
         venv.create(python.parents[1], with_pip=True)
     ready = subprocess.run([python, "-c", "import tritonclient.http.aio"], capture_output=True, check=False)
     if ready.returncode:
-        wanted = ["-c", str(ROOT / "constraints.txt"), "tritonclient", "numpy", "python-rapidjson", "aiohttp"]
-        lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if "geventhttpclient" not in line]
-        constraints = python.parents[1] / "constraints.txt"
-        constraints.write_text("\n".join(lines))
-        wanted[1] = str(constraints)
+        wanted = [OLD, f"tritonclient[http]=={version('tritonclient')}"]
         done = subprocess.run(
-            [python, "-m", "pip", "install", "-qq", OLD, *wanted], capture_output=True, timeout=150, check=False
+            [python, "-m", "pip", "install", "-qq", *wanted], capture_output=True, timeout=150, check=False
         )
         if done.returncode:
             pytest.skip(f"{OLD} cannot be installed here")
