@@ -17,7 +17,7 @@ class Creations:
         self._clock = clock
         self._opened: OrderedDict[tuple[str, str, bytes], tuple[str, int, float]] = OrderedDict()
 
-    def recall(self, tenant: str, model: str, key: bytes, body: bytes) -> str | None:
+    def recall(self, tenant: str, what: str, key: bytes, body: bytes) -> str | None:
         """Return the id of the session that this key of the tenant's opened, if it did.
 
         Raises:
@@ -32,7 +32,7 @@ class Creations:
             if at + _SECONDS > now:
                 break
             del self._opened[first]
-        known = self._opened.get((tenant, model, key))
+        known = self._opened.get((tenant, what, key))
         if known is None:
             return None
         session_id, content, _ = known
@@ -40,8 +40,12 @@ class Creations:
             raise IdempotencyConflict
         return session_id
 
-    def remember(self, tenant: str, model: str, key: bytes, body: bytes, session_id: str) -> None:
+    def remember(self, tenant: str, what: str, key: bytes, body: bytes, session_id: str) -> None:
         """Note that a key has opened a session."""
-        self._opened[tenant, model, key] = (session_id, hash(body), self._clock())
+        self._opened[tenant, what, key] = (session_id, hash(body), self._clock())
         if len(self._opened) > _MOST:
             self._opened.popitem(last=False)
+
+    def forget(self, tenant: str, what: str, key: bytes) -> None:
+        """Note that what a key opened came to nothing."""
+        self._opened.pop((tenant, what, key), None)

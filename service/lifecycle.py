@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from service.arena import row_bytes
 from service.codec import load_json
-from service.errors import InvalidInput
+from service.errors import InvalidInput, ServiceError
 from service.gate import Call, Reply, json_reply
 from service.idempotency import Creations
 from service.operations import NUMBER, OCTETS
@@ -51,9 +51,15 @@ class Lifecycle:
         def make() -> Session:
             return self._open_raw(model, call.tenant, body) if raw else self._open(model, call.tenant, body)
 
+        key = call.headers.get(_KEY)
         session = self._once(call, model.name, body, make)
         if (prefill := self._prefills.get(session.id)) is not None:
-            await asyncio.shield(prefill)  # whoever asked for it goes, it goes on
+            try:
+                await asyncio.shield(prefill)  # whoever asked for it goes, it goes on
+            except ServiceError:
+                if key is not None:
+                    self._creations.forget(call.tenant, model.name, key)
+                raise
         return self._created(session)
 
     def _once(self, call: Call, what: str, body: bytes, make: Callable[[], Session]) -> Session:

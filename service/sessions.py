@@ -29,31 +29,45 @@ SWEEP = 2048
 """So many sessions are looked at before others get a turn."""
 
 
+class _Next:
+    """The id of the session that a tenant opens next, behind those that have ended as its newest; None until then."""
+
+    __slots__ = ("id",)
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+
+
 class _Tombstone(NamedTuple):
-    """What is remembered of a session that ended; `newer` is the id of the one that its tenant opened next."""
+    """What is remembered of a session that ended; `newer` is, or leads to, the id of the one opened next."""
 
     end: End
     step: int
     tenant: str
     at: float
-    newer: str | None
+    newer: "str | _Next"
     named: tuple[str, str, str] | None
     """Tenant, model and name, where it had one."""
 
 
 class _Tenant:
-    """One tenant's live sessions: by id, by model and name, and chained in the order in which they were opened."""
+    """One tenant's live sessions: by id, by model and name, and chained in the order in which they were opened.
 
-    __slots__ = ("named", "newest", "oldest", "sessions")
+    `next` is what those that end as the newest have in common: the session that will be opened next.
+    """
+
+    __slots__ = ("named", "newest", "next", "oldest", "sessions")
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.named: dict[str, dict[str, Session]] = {}
         self.oldest: Session | None = None
         self.newest: Session | None = None
+        self.next = _Next()
 
     def add(self, session: Session) -> None:
         self.sessions[session.id] = session
+        self.next.id, self.next = session.id, _Next()
         session.older = self.newest
         if self.newest is None:
             self.oldest = session
@@ -262,7 +276,7 @@ class SessionTable:
     def page(self, tenant: str, limit: int, after: str | None = None) -> list[Session]:
         """Return the tenant's sessions in the order in which they were opened, `limit` of them, behind one of them.
 
-        A session that has ended still marks a place, as long as its tombstone stands.
+        A session that has ended still marks a place, as long as its tombstone stands. Those that are over are ended.
 
         Raises:
             InvalidInput: `after` marks no place.
@@ -272,9 +286,12 @@ class SessionTable:
         if after is not None:
             session = self._behind(after, tenant)
         listed: list[Session] = []
+        now = self._clock()
         while session is not None and len(listed) < limit:
-            listed.append(session)
-            session = session.newer
+            newer = session.newer
+            if self._why_over(session, now) is None:
+                listed.append(session)
+            session = newer
         return listed
 
     def extend(self, session: Session, idle_limit: float) -> None:
@@ -349,9 +366,10 @@ class SessionTable:
             tombstone = self._tombstones.get(place)
             if tombstone is None or tombstone.tenant != tenant:
                 raise InvalidInput("after", "the id of one of your sessions", "another id")
-            if tombstone.newer is None:
+            newer = tombstone.newer.id if isinstance(tombstone.newer, _Next) else tombstone.newer
+            if newer is None:
                 return None
-            place = tombstone.newer
+            place = newer
             session = owner.sessions.get(place)
         return session
 
@@ -386,11 +404,9 @@ class SessionTable:
             raise ValueError(f"expected a live session, found {session!r}")
         session.ended = end.error(session.step)
         named = (session.tenant, session.model.name, session.name) if session.name is not None else None
-        newer = session.newer.id if session.newer is not None else None
         owner = self._tenants[session.tenant]
+        newer = session.newer.id if session.newer is not None else owner.next
         owner.remove(session)
-        if not owner.sessions:
-            del self._tenants[session.tenant]
         self._leave_bucket(session)
         model = session.model
         model.promised -= 1 + session.keep

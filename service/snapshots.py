@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ENTRY = "cellstream"
 _HEAD_BYTES = 16 << 10
+_MOST_STEP = 2**62
+"""No session gets so far by stepping; one that is put there can still count on."""
 _PARSED = {"F32": "float32", "F16": "float16", "F64": "float64", "I64": "int64", "I32": "int32", "BOOL": "bool"}
 
 
@@ -72,6 +74,8 @@ def read_snapshot(body: bytes, model: "ServedModel") -> tuple[dict[str, np.ndarr
         raise SnapshotCorrupt("its metadata is not a snapshot's") from exc
     if _write(label.model_copy(update={"checksum": ""}), row) != body:
         raise SnapshotCorrupt("its checksum is another's")
+    if label.step > _MOST_STEP:
+        raise SnapshotCorrupt("no session has taken so many steps")
     _check(label, row, model.card)
     return row, label.step
 

@@ -57,6 +57,21 @@ def test_anything_else_is_unauthorized(key_file: Path, headers: dict[bytes, byte
         Authenticator.from_file(key_file).tenant(headers)
 
 
+STEP = {"inputs": [[1, 2, 3]]}
+OF_A_SESSION: tuple[tuple[str, str, object], ...] = (
+    ("GET", "", None),
+    ("PATCH", "", {"idle_limit": 5}),
+    ("DELETE", "", None),
+    ("POST", "/steps", STEP),
+    ("POST", "/peek", STEP),
+    ("POST", "/fork", {}),
+    ("POST", "/rewind", {"requests": 1}),
+    ("GET", "/state", None),
+    ("PUT", "/state", {}),
+)
+"""Every operation on a session: method, what follows its address, body."""
+
+
 @pytest.mark.parametrize("text", ["", "alpha", "alpha:123", "a b:" + "0" * 64, "alpha:" + "g" * 64])
 def test_a_wrong_key_file_is_refused(tmp_path: Path, text: str) -> None:
     """The line at fault is named; the service does not start open to all."""
@@ -85,9 +100,9 @@ def test_no_operation_without_a_key(keyed: RunningServer) -> None:
             ("GET", "/v1/models/lstm"),
             ("POST", "/v1/models/lstm/predict"),
             ("POST", "/v1/models/lstm/sessions"),
-            ("GET", "/v1/sessions/x"),
-            ("DELETE", "/v1/sessions/x"),
-            ("POST", "/v1/sessions/x/steps"),
+            *((method, f"/v1/sessions/x{suffix}") for method, suffix, _ in OF_A_SESSION),
+            ("GET", "/v1/sessions"),
+            ("POST", "/v1/models/lstm/fleet"),
             ("GET", "/metrics"),
         ):
             answer = client.request(method, path, content=b"{}" if method == "POST" else None)
@@ -100,14 +115,13 @@ def test_a_foreign_session_is_unknown(keyed: RunningServer) -> None:
     """What beta does with alpha's session is answered exactly as an id that never was; so after its end."""
     with httpx.Client(base_url=keyed.url) as client:
         session = client.post("/v1/models/lstm/sessions", headers=bearer("alpha")).json()["session_id"]
-        steps = {"inputs": [[1, 2, 3]]}
         for ended in (False, True):
-            for method, suffix, body in (("GET", "", None), ("DELETE", "", None), ("POST", "/steps", steps)):
+            for method, suffix, body in OF_A_SESSION:
                 foreign = client.request(method, f"/v1/sessions/{session}{suffix}", json=body, headers=bearer("beta"))
                 unknown = client.request(method, f"/v1/sessions/nobody{suffix}", json=body, headers=bearer("beta"))
                 assert (foreign.status_code, foreign.content) == (unknown.status_code, unknown.content), ended
                 assert foreign.status_code == 404
-            mine = client.post(f"/v1/sessions/{session}/steps", json=steps, headers=bearer("alpha"))
+            mine = client.post(f"/v1/sessions/{session}/steps", json=STEP, headers=bearer("alpha"))
             assert mine.status_code == (410 if ended else 200)
             if not ended:
                 assert client.delete(f"/v1/sessions/{session}", headers=bearer("alpha")).status_code == 204
@@ -122,4 +136,24 @@ def test_streams_ask_for_the_key(keyed: RunningServer) -> None:
     assert json.loads(refused.value.response.body or b"")["code"] == "unauthorized"
     with connect(url, additional_headers=bearer("beta")) as stream:
         stream.send('{"inputs":[[1,2,3]]}')
+        assert json.loads(stream.recv())["step"] == 1
+
+
+def test_a_foreign_stream_cannot_be_taken(keyed: RunningServer) -> None:
+    """Another tenant's session cannot be continued or taken over, listed or advanced by a fleet; its socket stays."""
+    url = keyed.url.replace("http", "ws") + "/v1"
+    with connect(f"{url}/models/lstm/stream", additional_headers=bearer("alpha")) as stream:
+        assert stream.response is not None
+        session = stream.response.headers["x-session-id"]
+        path = f"{url}/sessions/{session}/stream?takeover=1"
+        with pytest.raises(InvalidStatus) as refused, connect(path, additional_headers=bearer("beta")):
+            pass
+        assert refused.value.response.status_code == 404
+        with httpx.Client(base_url=keyed.url, headers=bearer("beta")) as client:
+            fleet = {"sessions": [session], "inputs": [[[1, 2, 3]]], "create": True}
+            row = client.post("/v1/models/lstm/fleet", json=fleet).json()
+            assert (row["created"], row["errors"][0]["code"]) == ([], "session_not_found")
+            listed = client.get("/v1/sessions", params={"limit": 1000}).json()["sessions"]
+            assert session not in [each["session_id"] for each in listed]
+        stream.send('{"inputs":[[1,2,3]],"step":1}')
         assert json.loads(stream.recv())["step"] == 1

@@ -105,3 +105,31 @@ def test_ids_cannot_be_guessed(table: SessionTable, service: Service, artifacts:
     assert {len(urlsafe_b64decode(session_id.split("-", 2)[2] + "==")) for session_id in ids} == {16}
     assert all(session_id.startswith("r0-") for session_id in ids)
     assert Settings(artifacts=artifacts).replica == "r0"
+
+
+def test_a_page_holds_no_session_that_is_over(table: SessionTable, service: Service, clock: FakeClock) -> None:
+    """What a description would refuse is not listed, swept or not, idle for too long or on a version let go."""
+    model = service.repository.find("lstm")
+    short, long, other = (table.create("t", model, limit) for limit in (5, 60, 5))
+    clock.advance(5)
+    assert table.page("t", 10) == [long]
+    for gone in (short, other):
+        with pytest.raises(SessionExpired):
+            table.find(gone.id, "t")
+    model.retired = True
+    assert table.page("t", 10) == []
+    assert len(table) == 0
+
+
+def test_a_page_follows_on_a_session_that_ended_as_the_newest(table: SessionTable, service: Service) -> None:
+    """Sessions opened after it are behind it, whether any was left when they were opened or not."""
+    model = service.repository.find("lstm")
+    first, second = table.create("t", model, 900), table.create("t", model, 900)
+    table.close(second)
+    assert table.page("t", 10, after=second.id) == []
+    table.close(first)
+    third = table.create("t", model, 900)
+    assert table.page("t", 10, after=first.id) == table.page("t", 10, after=second.id) == [third]
+    table.close(third)
+    fourth = table.create("t", model, 900)
+    assert table.page("t", 10, after=first.id) == table.page("t", 10, after=third.id) == [fourth]
