@@ -84,7 +84,7 @@ class Driver:
         timed(
             "settle: finite? flip, answer",
             lambda: batcher._end_turn(
-                batcher._short, now, lambda *run: batcher._settle(work, *run), binding, write, None
+                batcher._short, (now, now), lambda *run: batcher._settle(work, *run), binding, write, None
             ),
         )
         timed("encode: outputs → JSON", lambda: [codec.encode_steps(chunk) for chunk in chunks])

@@ -20,10 +20,16 @@ from service.gate import REQUEST_ID, Gate, Headers, Message, Receive, Scope, Sen
 from service.hotlane import App, HotLane
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.oip.control import Control
+from service.oip.errors import oip_reply
+from service.oip.infer import Inference
+from service.oip.metadata import Metadata
+from service.oip.statistics import Statistics
 from service.operations import Operations
 from service.repository import Repository
 from service.routes.answering import response
 from service.routes.models import models_router
+from service.routes.oip import Protocol, oip_router
 from service.routes.ops import ops_router
 from service.routes.sessions import sessions_router
 from service.routes.stream import Nowhere, Routed, Streams
@@ -55,13 +61,21 @@ class Service:
         self.operations = Operations(settings, self.repository, self.sessions)
         self.lifecycle = Lifecycle(settings, self.repository, self.sessions, clock)
         self.fleets = Fleets(settings, self.repository, self.sessions)
+        self.inference = Inference(settings, self.repository, self.sessions, self.fleets, clock)
+        metadata = Metadata(settings, self.repository, lambda: self.status == "ready")
+        self.protocol = Protocol(
+            self.inference,
+            metadata,
+            Statistics(self.repository, metadata, clock),
+            Control(settings, self.repository),
+        )
         self.status: Status = "starting"
         self._sweeper: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._streams = Streams(self.gate, self.operations, self.lifecycle)
         routes = self._fastapi()
         self.app: App = (
-            HotLane(routes, self.gate, self.operations, self.lifecycle, self.fleets, self._streams)
+            HotLane(routes, self.gate, self.operations, self.lifecycle, self.fleets, self.inference, self._streams)
             if settings.hot_lane
             else routes
         )
@@ -135,6 +149,7 @@ class Service:
         app.add_middleware(RequestIds, gate=self.gate)
         app.include_router(models_router(self.gate, self.operations, self.lifecycle, self.fleets))
         app.include_router(sessions_router(self.gate, self.operations, self.lifecycle))
+        app.include_router(oip_router(self.gate, self.protocol))
         for path, stream in (
             ("/v1/models/{argument}/stream", self._streams.of_model),
             ("/v1/sessions/{argument}/stream", self._streams.of_session),
@@ -170,11 +185,13 @@ class RequestIds:
         await self._app(scope, receive, name)
 
 
-async def _no_route(_: Request, exc: Exception) -> Response:
+async def _no_route(request: Request, exc: Exception) -> Response:
     error: ServiceError = NotFound()
     headers: Headers = []
     if isinstance(exc, HTTPException) and exc.status_code == 405:
         error = MethodNotAllowed()
         headers = [(b"allow", value.encode()) for key, value in (exc.headers or {}).items() if key.lower() == "allow"]
-    status, standard, body = error_reply(error)
+    path = request.scope["path"]
+    refusal = oip_reply if path == "/v2" or path.startswith("/v2/") else error_reply
+    status, standard, body = refusal(error)
     return response((status, [*standard, *headers], body))

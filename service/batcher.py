@@ -18,7 +18,8 @@ import structlog
 from service.arena import SINK
 from service.engine import MAX_ROW_STEPS, Binding, Costs, Engine
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, ShuttingDown, StateNotFinite
-from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner, digest
+from service.tally import Tally
+from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner
 
 LONG_REST = 2.0
 """After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
@@ -73,18 +74,21 @@ class Batcher:
         self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine.card.name}")
         self.waiting = 0
         self.runs = self.rows = self.row_steps = 0
+        self.tally = Tally()
 
     def __repr__(self) -> str:
         return f"<Batcher {self.waiting} waiting, {len(self._short)} short and {len(self._long)} long ready>"
 
-    def submit(self, chunks: Sequence[Chunk]) -> "asyncio.Future[None]":
+    def submit(self, chunks: Sequence[Chunk], patience: float = math.inf) -> "asyncio.Future[None]":
         """Queue chunks as one entry; the future is done when each has its results or its error.
+
+        They wait for `patience` seconds at most, and never longer than any entry may.
 
         Raises:
             QueueFull: As many entries as allowed are waiting; nothing was queued.
         """
         now = self._clock()
-        entry = self._admit(len(chunks), now)
+        entry = self._admit(len(chunks), now, patience)
         for chunk in chunks:
             chunk.entry = entry
             owner = chunk.owner
@@ -117,13 +121,14 @@ class Batcher:
             self._call_turn(now)
         return fleet.entry.future
 
-    def _admit(self, parts: int, now: float) -> Entry:
+    def _admit(self, parts: int, now: float, patience: float = math.inf) -> Entry:
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         if self.waiting >= self._queue_limit:
             raise QueueFull(self._queue_limit)
         self.waiting += 1
-        return Entry(parts, asyncio.get_running_loop().create_future(), now + self._deadline)
+        deadline = now + min(self._deadline, patience)
+        return Entry(parts, asyncio.get_running_loop().create_future(), now, deadline)
 
     def _call_turn(self, now: float) -> None:
         """Have a turn taken: soon, so that others can join it, or at once where nobody else has been seen lately."""
@@ -172,28 +177,35 @@ class Batcher:
         failure: BaseException | None = None
         binding: Binding | None = None
         write: list[int] = []
+        begun = now
         try:  # whatever is raised from here on, every waiter is answered
             binding, write = prepare()
+            begun = self._clock()
             if self._thread is not None:
                 run = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.run, binding)
-                run.add_done_callback(lambda run: self._end_turn(lane, now, settle, binding, write, run.exception()))
+                run.add_done_callback(
+                    lambda run: self._end_turn(lane, (now, begun), settle, binding, write, run.exception())
+                )
                 return
             self._engine.run(binding)
         except Exception as exc:
             failure = exc
-        self._end_turn(lane, now, settle, binding, write, failure)
+        self._end_turn(lane, (now, begun), settle, binding, write, failure)
 
     def _end_turn(
         self,
         lane: deque[Chunk | FleetStep],
-        start: float,
+        times: tuple[float, float],
         settle: _Settle,
         binding: Binding | None,
         write: list[int],
         failure: BaseException | None,
     ) -> None:
-        """Read what a run gave, settle its work, and note when the long lane may go again."""
-        outputs, bad = None, None
+        """Read what a run gave, settle its work, and note when the long lane may go again.
+
+        `times` are when the turn and when the run began.
+        """
+        outputs, bad, ended = None, None, self._clock()
         if binding is not None and failure is None:
             try:
                 outputs = Outputs([tensor.copy() for tensor in binding.outputs])
@@ -206,9 +218,11 @@ class Batcher:
             self.runs += 1
         settle(write, outputs, bad)
         self._turn_ended = end = self._clock()
+        if outputs is not None:
+            self.tally.ran(len(write), *times, ended, end)
         self._was_alone = len(write) == 1
         if lane is self._long:
-            self._long_after = end + LONG_REST * (end - start)
+            self._long_after = end + LONG_REST * (end - times[0])
         self._go_on()
 
     def _lane_to_run(self, now: float) -> deque[Chunk | FleetStep]:
@@ -261,7 +275,7 @@ class Batcher:
             if entry.future.done():  # its waiter was cancelled
                 self._fail(chunk, None)
             elif now > entry.deadline and not entry.started:
-                self._fail(chunk, DeadlineExceeded(self._deadline))
+                self._fail(chunk, DeadlineExceeded(entry.deadline - entry.since))
             elif owner is not None and owner.ended is not None:
                 self._fail(chunk, owner.ended)
             elif owner is not None and not chunk.done and owner.settles(chunk):
@@ -269,7 +283,9 @@ class Batcher:
                     owner.used = now
                 self._answer(chunk)
             else:
-                entry.started = True
+                if not entry.started:
+                    entry.started = True
+                    self.tally.began(now - entry.since)
                 batch.append(chunk)
                 room -= 1
         return batch, self._steps_to_run(batch, seconds)
@@ -352,9 +368,11 @@ class Batcher:
         """Tell whether a fleet step is still to be run; end it where it is not."""
         entry = fleet.entry
         if entry.future.done() or (now > entry.deadline and not entry.started):
-            self._end_fleet(fleet, DeadlineExceeded(self._deadline))
+            self._end_fleet(fleet, DeadlineExceeded(entry.deadline - entry.since))
             return False
-        entry.started = True
+        if not entry.started:
+            entry.started = True
+            self.tally.began(now - entry.since)
         return True
 
     def _prepare_fleet(self, fleet: FleetStep, steps: int) -> tuple[Binding, list[int]]:
@@ -409,6 +427,7 @@ class Batcher:
         for row in range(fleet.at, len(fleet.owners)):
             fleet.errors[row] = error or ShuttingDown()
             self._pass_on(fleet.owners[row], fleet)
+        fleet.entry.failed = len(fleet.errors) == len(fleet.owners)
         self._answer_entry(fleet.entry)
 
     def _pass_on(self, owner: Owner, fleet: FleetStep) -> None:
@@ -430,7 +449,7 @@ class Batcher:
             elif not chunk.commit:
                 owner.used = now
             else:
-                gone = owner.advanced(chunk.slot, chunk.steps, digest(chunk.inputs), chunk.raw_outputs(), now)
+                gone = owner.advanced(chunk.slot, chunk.steps, chunk.content(), chunk.raw_outputs(), now)
         self._slots.release(gone)
         self._answer(chunk)
 
@@ -450,11 +469,14 @@ class Batcher:
             elif chunk.following is not None:
                 owner.behind -= 1
                 self._lane(chunk.following).append(chunk.following)
+        if chunk.error is not None:
+            chunk.entry.failed = True
         self._answer_entry(chunk.entry)
 
     def _answer_entry(self, entry: Entry) -> None:
         entry.open -= 1
         if entry.open == 0:
             self.waiting -= 1
+            self.tally.answered(entry.failed or entry.future.cancelled(), entry.since, self._clock())
             if not entry.future.done():
                 entry.future.set_result(None)

@@ -77,6 +77,19 @@ class _Packer:
             raise self._diagnosis(value, where) from exc
         return packed, len(value)
 
+    def pack_flat(self, flat: list[Any], where: str) -> bytes:
+        """Return the numbers of whole steps, row-major, as a raw tensor."""
+        boolean = self.spec.dtype == "bool"
+        try:
+            if (bool in set(map(type, flat))) == boolean:
+                packed = struct.pack(f"<{len(flat)}{self._format}", *flat)
+                if not boolean or set(map(type, flat)) == {bool}:
+                    return packed
+        except (TypeError, struct.error, OverflowError):
+            pass  # said below, with the place
+        misfit = self._misfit(flat, where, ())
+        raise misfit or InvalidInput(where, f"an array of {self._numbers}", kind(flat))
+
     def _step(self) -> str:
         shape = self.spec.shape
         if not shape:
@@ -119,7 +132,8 @@ class Codec:
 
     def __init__(self, card: ModelCard) -> None:
         self._packers = tuple(_Packer(spec) for spec in card.inputs)
-        self._pack_short = self._packers[0].pack_short if len(self._packers) == 1 else []
+        self.pack_short = self._packers[0].pack_short if len(self._packers) == 1 else []
+        """As the packer's, where the model has one input; else, or where its numbers need a look, nothing."""
         self._widths = set(card.inputs[0].shape[:1])
         one_float = len(card.inputs) == len(card.outputs) == 1 and card.inputs[0].dtype == "float32"
         self._raw_step_bytes = self._packers[0].step_bytes if one_float else -1
@@ -146,14 +160,14 @@ class Codec:
         return chunk
 
     def _decode_fields(self, fields: Any, body: bytes, max_steps: int, max_elements: int) -> Chunk:
-        if self._pack_short and type(fields) is dict and len(fields) == 1 and not _has_booleans(body):
+        if self.pack_short and type(fields) is dict and len(fields) == 1 and not _has_booleans(body):
             rows = fields.get("inputs")
             if type(rows) is list and 0 < len(rows) <= min(SHORT, max_steps, max_elements // self._step_size):
                 try:  # a few steps of plain numbers, the common case: packing checks their kind and range
                     if len(rows) == 1:
-                        return Chunk(None, (self._pack_short[1](*rows[0]),), 1)
+                        return Chunk(None, (self.pack_short[1](*rows[0]),), 1)
                     if set(map(len, rows)) == self._widths:
-                        return Chunk(None, (self._pack_short[len(rows)](*chain.from_iterable(rows)),), len(rows))
+                        return Chunk(None, (self.pack_short[len(rows)](*chain.from_iterable(rows)),), len(rows))
                 except (TypeError, struct.error, OverflowError):
                     pass  # said below, with the place
         value = self._only_inputs(fields, "inputs, step and epoch")
@@ -203,7 +217,7 @@ class Codec:
         Raises:
             InvalidInput: The model has several inputs or outputs, or the bytes are not whole, finite steps.
         """
-        if len(body) == self._raw_step_bytes and math.isfinite(sum(self._unpack_step(body))):
+        if self.is_raw_step(body):
             return Chunk(None, (body,), 1)  # one step of float32, the common case: a sum of doubles cannot overflow
         self.needs_one_tensor("body")
         tensor = self.checked(body, "body", max_elements)
@@ -211,9 +225,17 @@ class Codec:
             raise InvalidInput("body", f"at most {max_steps} steps", f"{len(tensor)}")
         return Chunk(None, (body,), len(tensor))
 
-    def checked(self, raw: bytes, where: str, max_elements: int) -> np.ndarray:
-        """Return the raw bytes of the one input as an array (steps, *shape) of finite numbers."""
-        packer = self._packers[0]
+    def is_raw_step(self, raw: bytes) -> bool:
+        """Tell whether bytes are one finite step of a model with one input and one output of float32."""
+        return len(raw) == self._raw_step_bytes and math.isfinite(sum(self._unpack_step(raw)))
+
+    def checked(self, raw: bytes, where: str, max_elements: int, index: int = 0) -> np.ndarray:
+        """Return the raw bytes of an input as an array (steps, *shape) of finite numbers.
+
+        Raises:
+            InvalidInput: They are not that, or too many.
+        """
+        packer = self._packers[index]
         dtype, size = packer.dtype, packer.step_bytes
         if not raw or len(raw) % size:
             raise InvalidInput(
@@ -229,6 +251,14 @@ class Codec:
         if (vocabulary := packer.spec.vocabulary) is not None and not (flat.min() >= 0 and flat.max() < vocabulary):
             raise InvalidInput(where, f"token ids from 0 to {vocabulary - 1}", f"{flat.min()} to {flat.max()}")
         return flat.reshape(-1, *packer.spec.shape)
+
+    def pack_flat(self, flat: list[Any], where: str, index: int) -> bytes:
+        """Return the numbers of an input's whole steps, row-major, as a raw tensor that is still to be `checked`.
+
+        Raises:
+            InvalidInput: One of them is no number that the input's dtype can hold.
+        """
+        return self._packers[index].pack_flat(flat, where)
 
     def needs_one_tensor(self, where: str) -> None:
         """Raise InvalidInput where raw bytes could not tell one tensor from another."""
@@ -319,6 +349,18 @@ def outputs_of(chunk: Chunk, output: int = 0) -> np.ndarray:
     """Return one output of a chunk that has been run, (steps, *shape)."""
     parts: Sequence[np.ndarray] = [outputs.tensors[output][row, :steps] for outputs, row, steps in chunk.results]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def flat_json(chunk: Chunk, output: int = 0) -> bytes:
+    """Return one output of a chunk that has been run as JSON numbers without brackets, row-major."""
+    if output == 0 and len(chunk.results) == 1:
+        outputs, row, steps = chunk.results[0]
+        tensor = outputs.tensors[0]
+        if steps == tensor.shape[1]:
+            if outputs.flat is None:
+                outputs.flat = to_json(tensor.reshape(len(tensor), -1))[2:-2].split(b"],[")
+            return outputs.flat[row]
+    return to_json(outputs_of(chunk, output).reshape(-1))[1:-1]
 
 
 def _one_run(outputs: Outputs, row: int, steps: int) -> bytes:

@@ -99,6 +99,22 @@ class ModelNotFound(ServiceError):
         super().__init__(f"no model {shown} is served here; GET /v1/models lists those that are")
 
 
+class ModelNotLoaded(ServiceError):
+    """A model that somebody asked to load could not be; why is in the log too."""
+
+    code, status = "model_not_loaded", 400
+
+    def __init__(self, name: str, why: str, retry_after: int | None = None) -> None:
+        super().__init__(f"failed to load '{name}': {why}", retry_after=retry_after)
+
+
+class ModelControlOff(ServiceError):
+    code, status = "model_control_off", 503
+
+    def __init__(self) -> None:
+        super().__init__("explicit model load / unload is not allowed: the service was started without --model-control")
+
+
 class NotStreamable(ServiceError):
     code, status, close = "not_streamable", 409, 4409
 
@@ -142,7 +158,7 @@ class SessionLost(SessionGone):
 
 
 class ModelReplaced(SessionGone):
-    code, sentence = "model_replaced", "a newer version has taken the place of the model that the session ran on"
+    code, sentence = "model_replaced", "the version of the model that the session ran on is no longer served"
 
 
 class StepOutOfOrder(ServiceError):

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import orjson
 
+from models.card import TensorSpec
 from service.codec import kind, load_json, outputs_of, to_json, whole_number
 from service.errors import InvalidInput, NotStreamable, ServiceError, SessionBusy
 from service.framing import DATATYPE_OF, HEAD_LENGTH, declared_shape, split_head
@@ -19,12 +20,14 @@ from service.sessions import SessionTable
 from service.settings import Settings
 from service.work import SHORT, Chunk, FleetStep
 
-_NAME_LENGTH = 128
+NAME_LENGTH = 128
+NUMBERED = "\x1f"
+"""Begins the names of sequences that a client calls by a number; no name that it chooses itself may."""
 _FIELDS = ("sessions", "inputs", "steps", "epochs", "create")
 
 
 @dataclass(slots=True)
-class _Rows:
+class FleetRows:
     """Which sessions a request names; `numbers` and `epochs` are their steps' and its own where it gives any."""
 
     keys: list[str]
@@ -39,10 +42,10 @@ class _Rows:
 
 
 @dataclass(slots=True)
-class _Request:
+class FleetRequest:
     """What was asked: for each row a session's id or name, and its steps; `raw` holds all rows' inputs in order."""
 
-    rows: "_Rows"
+    rows: FleetRows
     steps: list[int]
     raw: bytes
 
@@ -58,7 +61,7 @@ class _Request:
 
 
 @dataclass(slots=True)
-class _Result:
+class FleetResult:
     """What came of it: for each row its outputs (steps, *shape) and last step, or its error."""
 
     steps: list[int | None]
@@ -67,6 +70,18 @@ class _Result:
     errors: dict[int, ServiceError]
     replayed: list[int] = field(default_factory=list)
     created: list[int] = field(default_factory=list)
+
+    def tensor(self, spec: TensorSpec, steps: int) -> np.ndarray:
+        """Return the outputs of equally long rows as one array; a row that was not taken is NaN, 0 among integers."""
+        if isinstance(self.outputs, np.ndarray):
+            return self.outputs
+        tensor = np.zeros((len(self.outputs), steps, *spec.shape), np.dtype(spec.dtype))
+        if tensor.dtype.kind == "f":
+            tensor[:] = np.nan  # a row that was not taken has no numbers, and zeros would look like some
+        for row, outputs in enumerate(self.outputs):
+            if outputs is not None:
+                tensor[row] = outputs
+        return tensor
 
     def notes(self) -> dict[str, object]:
         """Return what JSON says beside the outputs."""
@@ -90,10 +105,10 @@ class Fleets:
         length = call.headers.get(HEAD_LENGTH)
         model.codec.needs_one_tensor("body")
         request = await self._read_json(model, body) if length is None else self._read_frame(model, body, length)
-        result = await self._run(model, request, call.tenant)
+        result = await self.run(model, request, call.tenant)
         return _json_answer(result) if length is None else _framed_answer(model, request, result)
 
-    async def _read_json(self, model: ServedModel, body: bytes) -> _Request:
+    async def _read_json(self, model: ServedModel, body: bytes) -> FleetRequest:
         """Read {"sessions": [id or name, …], "inputs": [chunk, …], "steps": [n, …], "create": false}."""
         fields = load_json(body)
         rows = _rows(fields)
@@ -105,9 +120,9 @@ class Fleets:
         limits = self._settings.predict_steps, self._settings.predict_elements
         chunks = await model.codec.decode_all(inputs, body, *limits)
         steps = [chunk.steps for chunk in chunks]
-        return _Request(rows, steps, b"".join([chunk.inputs[0] for chunk in chunks]))
+        return FleetRequest(rows, steps, b"".join([chunk.inputs[0] for chunk in chunks]))
 
-    def _read_frame(self, model: ServedModel, body: bytes, length: bytes) -> _Request:
+    def _read_frame(self, model: ServedModel, body: bytes, length: bytes) -> FleetRequest:
         """Read a head {"sessions": …, "create": …, "inputs": [one tensor (rows, steps, *shape)]}, then the tensor."""
         head, raw = split_head(body, length)
         rows = _rows(head)
@@ -128,9 +143,10 @@ class Fleets:
             raise InvalidInput("inputs[0]", f"the bytes of shape {shape}, at least one step", f"{len(raw)} bytes")
         if len(tensor) > self._settings.predict_steps:
             raise InvalidInput("inputs[0]", f"at most {self._settings.predict_steps} steps in all", f"{len(tensor)}")
-        return _Request(rows, [shape[1]] * len(keys), raw)
+        return FleetRequest(rows, [shape[1]] * len(keys), raw)
 
-    async def _run(self, model: ServedModel, request: _Request, tenant: str) -> _Result:
+    async def run(self, model: ServedModel, request: FleetRequest, tenant: str) -> FleetResult:
+        """Advance the sessions that a request names, each row for itself."""
         found, errors = self._sessions.find_fleet(request.keys, tenant, model)
         created = self._create(model, request, tenant, found, errors) if request.rows.create and errors else []
         _refuse_other_tensors(model, found, errors)
@@ -140,7 +156,7 @@ class Fleets:
             rows = [row for row, session in enumerate(found) if session is not None]
             sessions = [session for session in found if session is not None]
         if not sessions:
-            return _Result([None] * len(found), [None] * len(found), errors)
+            return FleetResult([None] * len(found), [None] * len(found), errors)
         run = self._one_piece if _in_one_piece(model, rows, sessions, request) else self._row_by_row
         result = await run(model, request, rows, sessions, errors)
         result.created = created
@@ -149,7 +165,7 @@ class Fleets:
     def _create(
         self,
         model: ServedModel,
-        request: _Request,
+        request: FleetRequest,
         tenant: str,
         found: list[Session | None],
         errors: dict[int, ServiceError],
@@ -174,18 +190,18 @@ class Fleets:
     async def _one_piece(
         self,
         model: ServedModel,
-        request: _Request,
+        request: FleetRequest,
         rows: Sequence[int],
         sessions: list[Session],
         errors: dict[int, ServiceError],
-    ) -> _Result:
+    ) -> FleetResult:
         whole = len(rows) == len(request.keys)
         raw = request.raw if whole else b"".join(request.row_inputs(rows))
         fleet = FleetStep(sessions, raw, request.steps[0])
         await model.batcher.submit_fleet(fleet)
         parts = [part.tensors[0] for part in fleet.parts]
         if whole and not fleet.errors:
-            return _Result(list(fleet.last_steps), parts[0] if len(parts) == 1 else np.concatenate(parts), errors)
+            return FleetResult(list(fleet.last_steps), parts[0] if len(parts) == 1 else np.concatenate(parts), errors)
         outputs: list[np.ndarray | None] = [None] * len(request.keys)
         steps: list[int | None] = [None] * len(request.keys)
         taken = [row for part in parts for row in part]
@@ -194,16 +210,16 @@ class Fleets:
                 errors[row] = fleet.errors[at]
             else:
                 outputs[row], steps[row] = taken[at], fleet.last_steps[at]
-        return _Result(steps, outputs, errors)
+        return FleetResult(steps, outputs, errors)
 
     async def _row_by_row(
         self,
         model: ServedModel,
-        request: _Request,
+        request: FleetRequest,
         rows: Sequence[int],
         sessions: list[Session],
         errors: dict[int, ServiceError],
-    ) -> _Result:
+    ) -> FleetResult:
         limit = self._settings.session_queue_limit
         queued: Counter[str] = Counter()
         chunks: dict[int, Chunk] = {}
@@ -224,7 +240,7 @@ class Fleets:
                     raise
                 for chunk in of_version:
                     chunk.error = error
-        result = _Result([None] * len(request.keys), [None] * len(request.keys), errors)
+        result = FleetResult([None] * len(request.keys), [None] * len(request.keys), errors)
         for row, chunk in chunks.items():
             if chunk.error is not None:
                 errors[row] = chunk.error
@@ -235,7 +251,7 @@ class Fleets:
         return result
 
 
-def _rows(fields: object) -> _Rows:
+def _rows(fields: object) -> FleetRows:
     """Read which sessions a request names, and how."""
     if type(fields) is not dict:
         raise InvalidInput("body", "an object", kind(fields))
@@ -245,12 +261,14 @@ def _rows(fields: object) -> _Rows:
     keys, create = fields.get("sessions"), fields.get("create", False)
     if type(keys) is not list or not keys or set(map(type, keys)) != {str}:
         raise InvalidInput("sessions", "an array of at least one id or name", kind(keys))
-    if not all(keys) or max(map(len, keys)) > _NAME_LENGTH:
-        raise InvalidInput("sessions", f"ids or names of 1 to {_NAME_LENGTH} characters", "another length")
+    if not all(keys) or max(map(len, keys)) > NAME_LENGTH:
+        raise InvalidInput("sessions", f"ids or names of 1 to {NAME_LENGTH} characters", "another length")
+    if any(key.startswith(NUMBERED) for key in keys):
+        raise InvalidInput("sessions", "ids or names that do not begin with U+001F", "one that does")
     if type(create) is not bool:
         raise InvalidInput("create", "true or false", kind(create))
     numbers = _whole_numbers(fields.get("steps"), "steps", 1, len(keys))
-    return _Rows(keys, create, numbers, _whole_numbers(fields.get("epochs"), "epochs", 0, len(keys)))
+    return FleetRows(keys, create, numbers, _whole_numbers(fields.get("epochs"), "epochs", 0, len(keys)))
 
 
 def _whole_numbers(values: Any, where: str, least: int, rows: int) -> list[int | None] | None:
@@ -276,7 +294,7 @@ def _refuse_other_tensors(model: ServedModel, found: list[Session | None], error
                 found[row] = None
 
 
-def _in_one_piece(model: ServedModel, rows: Sequence[int], sessions: list[Session], request: _Request) -> bool:
+def _in_one_piece(model: ServedModel, rows: Sequence[int], sessions: list[Session], request: FleetRequest) -> bool:
     """Tell whether rows can be run together: short, equally long, each the next step of an idle session of its own."""
     asked = request.rows
     ordered = asked.numbers is not None or asked.epochs is not None
@@ -293,7 +311,7 @@ def _is_next(session: Session, number: int, epoch: int | None) -> bool:
     return number in (0, session.step + 1) and epoch in (None, session.epoch)
 
 
-def _json_answer(result: _Result) -> Reply:
+def _json_answer(result: FleetResult) -> Reply:
     if isinstance(result.outputs, np.ndarray):
         outputs = to_json(result.outputs)
     else:
@@ -301,17 +319,9 @@ def _json_answer(result: _Result) -> Reply:
     return json_reply(b'{"outputs":%b,%b' % (outputs, orjson.dumps(result.notes())[1:]))
 
 
-def _framed_answer(model: ServedModel, request: _Request, result: _Result) -> Reply:
+def _framed_answer(model: ServedModel, request: FleetRequest, result: FleetResult) -> Reply:
     spec = model.card.outputs[0]
-    if isinstance(result.outputs, np.ndarray):
-        tensor = result.outputs
-    else:
-        tensor = np.zeros((len(request.keys), request.steps[0], *spec.shape), np.dtype(spec.dtype))
-        if tensor.dtype.kind == "f":
-            tensor[:] = np.nan  # a row that was not taken has no numbers, and zeros would look like some
-        for row, outputs in enumerate(result.outputs):
-            if outputs is not None:
-                tensor[row] = outputs
+    tensor = result.tensor(spec, request.steps[0])
     raw = tensor.tobytes()
     described = {
         "name": spec.name,

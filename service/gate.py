@@ -49,6 +49,10 @@ class Call:
         """
         if b"content-encoding" in self.headers:
             raise UnsupportedEncoding
+        return await self.encoded_body(limit)
+
+    async def encoded_body(self, limit: int) -> bytes:
+        """Receive the body as it was sent, in whatever encoding; likewise."""
         message = await self.receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
@@ -86,8 +90,20 @@ class Gate:
         self._authenticator, self._metrics = authenticator, metrics
         self._prefix, self._count = boot, count(1)
 
-    async def run(self, name: str, operation: Operation, argument: str, scope: Scope, receive: Receive) -> Reply:
-        """Answer one HTTP request; raises nothing but ClientGone and cancellation."""
+    async def run(
+        self,
+        name: str,
+        operation: Operation,
+        argument: str,
+        scope: Scope,
+        receive: Receive,
+        refusal: "Callable[[ServiceError], Reply] | None" = None,
+    ) -> Reply:
+        """Answer one HTTP request; raises nothing but ClientGone and cancellation.
+
+        `refusal` gives errors the form of a protocol that has one of its own.
+        """
+        refusal = refusal or error_reply
         start = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = self.request_id(headers)
@@ -95,7 +111,7 @@ class Gate:
             tenant = self._authenticator.tenant(headers)
             reply = await operation(Call(tenant, argument, headers, scope["query_string"], receive))
         except ServiceError as error:
-            reply = error_reply(error)
+            reply = refusal(error)
             if error.status == 500:
                 _log.warning("request_failed", operation=name, code=error.code, request_id=request_id.decode())
         except ClientGone:
@@ -103,7 +119,7 @@ class Gate:
             raise
         except Exception:
             _log.exception("request_failed", operation=name, code=InternalError.code, request_id=request_id.decode())
-            reply = error_reply(InternalError())
+            reply = refusal(InternalError())
         reply[1].append((REQUEST_ID, request_id))
         self._metrics.answered(name, reply[0], time.perf_counter() - start)
         return reply

@@ -7,10 +7,12 @@ operations as the routes do, and passes everything else on.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from service.errors import ClientGone
+from service.errors import ClientGone, ServiceError
 from service.fleets import Fleets
-from service.gate import Gate, Operation, Receive, Reply, Scope, Send
+from service.gate import Gate, Operation, Receive, Reply, Scope, Send, error_reply
 from service.lifecycle import Lifecycle
+from service.oip.errors import oip_reply
+from service.oip.infer import Inference
 from service.operations import Operations
 from service.protocol import EXTENSION
 from service.routes.stream import Streams
@@ -30,6 +32,7 @@ class HotLane:
         operations: Operations,
         lifecycle: Lifecycle,
         fleets: Fleets,
+        inference: Inference,
         streams: Streams,
     ) -> None:
         self._app, self._gate = app, gate
@@ -42,6 +45,7 @@ class HotLane:
             ("models", "fleet"): ("fleet", fleets.step),
             ("models", "sessions"): ("open_session", lifecycle.open),
         }
+        self._infer = inference.infer
         self._streams = {"models": streams.of_model, "sessions": streams.of_session}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,13 +59,31 @@ class HotLane:
             elif kind == "websocket" and verb == "stream" and (stream := self._streams.get(whose)) is not None:
                 await stream(argument, scope, receive, send)
                 return
+        elif (
+            parts[-1] == "infer" and kind == "http" and scope["method"] == "POST" and parts[:3] == ["", "v2", "models"]
+        ):
+            model = parts[3]
+            if len(parts) == 7 and parts[4] == "versions" and parts[5].isascii() and parts[5].isdigit():
+                model = f"{model}/{parts[5]}"
+            elif len(parts) != 5:
+                model = ""
+            if model and parts[3]:
+                await self._answer("infer", self._infer, model, scope, receive, send, oip_reply)
+                return
         await self._app(scope, receive, send)
 
     async def _answer(
-        self, name: str, operation: Operation, argument: str, scope: Scope, receive: Receive, send: Send
+        self,
+        name: str,
+        operation: Operation,
+        argument: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        refusal: Callable[[ServiceError], Reply] = error_reply,
     ) -> None:
         try:
-            reply = await self._gate.run(name, operation, argument, scope, receive)
+            reply = await self._gate.run(name, operation, argument, scope, receive, refusal)
         except ClientGone:
             return
         answer = scope.get("extensions", _NONE).get(EXTENSION)

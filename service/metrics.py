@@ -21,7 +21,7 @@ _COUNTERS = {
     "rows": "Rows of all runs; divided by the runs, the mean batch",
     "sessions_created": "Sessions opened",
     "sessions_expired": "Sessions that ended by their idle limit",
-    "sessions_lost": "Sessions that ended because a newer version took their model's place",
+    "sessions_lost": "Sessions that ended because the version of their model is no longer served",
 }
 _GAUGES = {
     "sessions_active": "Live sessions",

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import onnxruntime as ort
 import structlog
@@ -18,6 +19,7 @@ from service.engine import Engine
 from service.errors import (
     ArtefactRefused,
     ModelNotFound,
+    ModelNotLoaded,
     ModelReplaced,
     NoRoomYet,
     RefusedToStart,
@@ -40,6 +42,15 @@ _TYPES = {
 }
 
 _log = structlog.get_logger()
+
+
+class Listed(NamedTuple):
+    """A version in the repository, and whether it is served."""
+
+    name: str
+    version: int
+    state: Literal["READY", "UNLOADING", "UNAVAILABLE"]
+    reason: str
 
 
 class ServedModel:
@@ -106,7 +117,7 @@ class Repository:
 
     `models` holds the version of each that new sessions take, `_leaving` those before it that still have sessions.
     `_refused` tells of the files that were found wanting when they had last been changed; `_postponed` of those that
-    wait for memory.
+    wait for memory. Models in `_unloaded` stay out until somebody loads them.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
@@ -117,6 +128,7 @@ class Repository:
         self._refused: dict[Path, int] = {}
         self._postponed: set[Path] = set()
         self._last_counts: dict[tuple[str, int], tuple[ModelCard, dict[str, int]]] = {}
+        self._unloaded: set[str] = set()
         self._refreshing = asyncio.Lock()
 
     def find(self, name: str) -> ServedModel:
@@ -129,6 +141,13 @@ class Repository:
             return self.models[name]
         except KeyError:
             raise ModelNotFound(name) from None
+
+    def find_version(self, name: str, version: int) -> ServedModel | None:
+        """Return one version of a model, if it is in service; a replaced one is as long as it has sessions."""
+        models = [
+            model for model in (*self.models.values(), *self._leaving) if model.name == name and not model.retired
+        ]
+        return next((model for model in models if model.card.version == version), None)
 
     def counts(self) -> list[tuple[ModelCard, dict[str, int]]]:
         """Return the numbers of every version in service, and the last ones of those that were."""
@@ -170,7 +189,7 @@ class Repository:
                 return
             for name, (version, path) in sorted(files.items()):
                 served = self.models.get(name)
-                if served is not None and served.card.version >= version:
+                if name in self._unloaded or (served is not None and served.card.version >= version):
                     continue
                 try:
                     changed = path.stat().st_mtime_ns
@@ -187,6 +206,57 @@ class Repository:
                     _log.error("model_refused", model=name, version=version, why=str(exc))
                 else:
                     self._put_in_service(model)
+
+    async def load(self, name: str) -> None:
+        """Put the newest version of one model in service, also where it had been unloaded or refused.
+
+        Raises:
+            ModelNotLoaded: There is none, it is not what its card says, or there is no memory for it.
+        """
+        async with self._refreshing:
+            files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
+            if name not in files:
+                raise ModelNotLoaded(name, "no artefact of that name")
+            (version, path), served = files[name], self.models.get(name)
+            if served is None or served.card.version < version:
+                try:
+                    model = await asyncio.to_thread(self._load, name, version, path)
+                except NoRoomYet as exc:
+                    _log.warning("model_postponed", model=name, version=version, why=str(exc))
+                    raise ModelNotLoaded(name, "its states do not fit into the memory that is free", 1) from exc
+                except (RefusedToStart, OSError) as exc:
+                    _log.error("model_refused", model=name, version=version, why=str(exc))
+                    raise ModelNotLoaded(name, "its artefact was refused, and the log says why") from exc
+                self._put_in_service(model)
+            self._unloaded.discard(name)
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service, all its versions, and keep it out; its sessions end.
+
+        Raises:
+            ModelNotFound: It is not in service.
+        """
+        async with self._refreshing:
+            model = self.find(name)
+            del self.models[name]
+            self._unloaded.add(name)
+            self._leaving.append(model)
+            for leaving in self._leaving:
+                leaving.retired = leaving.retired or leaving.name == name
+            _log.info("model_unloaded", model=name, version=model.card.version, sessions=model.sessions)
+            self.retire()
+
+    async def index(self) -> list[Listed]:
+        """List the versions that are served, and the newest ones in the folder that are not."""
+        files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
+        listed = [Listed(model.name, model.card.version, "READY", "") for model in self.models.values()]
+        listed += [Listed(model.name, model.card.version, "UNLOADING", "replaced") for model in self._leaving]
+        for name, (version, path) in files.items():
+            if any((one.name, one.version) == (name, version) for one in listed):
+                continue
+            reason = "refused" if path in self._refused else "no room yet" if path in self._postponed else "not loaded"
+            listed.append(Listed(name, version, "UNAVAILABLE", "unloaded" if name in self._unloaded else reason))
+        return sorted(listed)
 
     def retire(self) -> None:
         """Let go of replaced versions that have no session any more, or have had long enough."""

@@ -20,7 +20,7 @@ from service.errors import (
     StepGap,
     StepTooOld,
 )
-from service.work import Chunk, FleetStep, digest
+from service.work import Chunk, FleetStep
 
 if TYPE_CHECKING:
     from service.repository import ServedModel
@@ -73,9 +73,9 @@ class Session:
     `slot`, `step`, `taken`, `content` and `answer` are its present `Moment`; they change together, in `advanced`,
     `rewind` and `restore`. `past` is there where the client may rewind, or has exchanged the state. `last` is the
     newest of its chunks on the way, `behind` counts those behind the first. `used` is when it was last created,
-    stepped, peeked at, forked, rewound, restored or answered again. `bucket` is the table's bucket that holds it, `older` and
-    `newer` are its neighbours in the order in which the tenant opened them. `name` is what the client calls it, if it
-    does. `ended` is what it answers once it is live no more.
+    stepped, peeked at, forked, rewound, restored or answered again. `bucket` is the table's bucket that holds it,
+    `older` and `newer` are its neighbours in the order in which the tenant opened them. `name` is what the client
+    calls it, if it does. `ended` is what it answers once it is live no more.
     """
 
     __slots__ = (
@@ -145,18 +145,25 @@ class Session:
             chunk.error = EpochConflict(chunk.epoch, self.epoch)
             return True
         number, expected = chunk.number, self.step + 1
-        if not number or number == expected:
+        if not number:
+            if not self.was(chunk):
+                return False
+        elif number == expected:
             return False
         if number > expected:
             chunk.error = StepGap(number, expected)
-        elif number != expected - self.taken or not chunk.commit:
+        elif number and (number != expected - self.taken or not chunk.commit):
             chunk.error = StepTooOld(number, expected)
-        elif digest(chunk.inputs) != self.content:
+        elif chunk.content() != self.content:
             chunk.error = StepConflict(number, expected)
         else:
             chunk.results = [(self.model.codec.stored(self.answer, self.taken), 0, self.taken)]
             chunk.last_step, chunk.replayed = self.step, True
         return True
+
+    def was(self, chunk: Chunk) -> bool:
+        """Tell whether the last request is this one, which the client names and has sent again."""
+        return chunk.request != "" and self.taken > 0 and chunk.commit and chunk.content() == self.content
 
     def advanced(self, slot: int, steps: int, content: int, answer: bytes, now: float) -> int:
         """Point at the row that was written, `steps` time steps on, and return the row that is let go."""

@@ -47,6 +47,8 @@ class _Tombstone(NamedTuple):
     tenant: str
     at: float
     newer: "str | _Next"
+    named: tuple[str, str, str] | None
+    """Tenant, model and name, where it had one."""
 
 
 class _Tenant:
@@ -76,6 +78,16 @@ class _Tenant:
         if session.name is not None:
             self.named.setdefault(session.model.name, {})[session.name] = session
 
+    def rename(self, session: Session, name: str | None) -> None:
+        if session.name is not None:
+            names = self.named[session.model.name]
+            del names[session.name]
+            if not names:
+                del self.named[session.model.name]
+        session.name = name
+        if name is not None:
+            self.named.setdefault(session.model.name, {})[name] = session
+
     def remove(self, session: Session) -> None:
         del self.sessions[session.id]
         older, newer = session.older, session.newer
@@ -88,11 +100,7 @@ class _Tenant:
         else:
             newer.older = older
         session.older = session.newer = None
-        if session.name is not None:
-            names = self.named[session.model.name]
-            del names[session.name]
-            if not names:
-                del self.named[session.model.name]
+        self.rename(session, None)
 
 
 class Bucket:
@@ -138,6 +146,8 @@ class SessionTable:
         self._due: Bucket | None = None
         self._swept = int(clock())
         self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
+        self._named: dict[tuple[str, str, str], str] = {}
+        """Which id the last session of a name had that ended, as long as its tombstone stands."""
         self.accepting = True
 
     def __len__(self) -> int:
@@ -151,9 +161,17 @@ class SessionTable:
             yield from tenant.sessions.values()
 
     def create(
-        self, tenant: str, model: "ServedModel", idle_limit: float, name: str | None = None, keep: int = 0
+        self,
+        tenant: str,
+        model: "ServedModel",
+        idle_limit: float,
+        name: str | None = None,
+        keep: int = 0,
+        instead_of: Session | None = None,
     ) -> Session:
         """Open a session at the model's initial state, under a name of the tenant's where it gives one.
+
+        It may take the name and the place of a session, which is then nameless and soon to be closed.
 
         Raises:
             ShuttingDown: The service is going away.
@@ -166,7 +184,10 @@ class SessionTable:
             raise NotStreamable(model.name)
         if model.retired:
             raise ModelReplaced(None)
-        if model.promised + 1 + keep > model.max_sessions:
+        freed = 0
+        if instead_of is not None and instead_of.model is model and instead_of.last is None:  # it goes at once
+            freed = 1 + instead_of.keep
+        if model.promised - freed + 1 + keep > model.max_sessions:
             raise TableFull(model.max_sessions)
         session = Session(
             self._prefix + secrets.token_urlsafe(16), tenant, model, idle_limit, self._clock(), name, keep
@@ -174,6 +195,8 @@ class SessionTable:
         owner = self._tenants.get(tenant)
         if owner is None:
             owner = self._tenants[tenant] = _Tenant()
+        if instead_of is not None:
+            owner.rename(instead_of, None)
         owner.add(session)
         self._put_in_bucket(session)
         model.promised += 1 + keep
@@ -207,6 +230,29 @@ class SessionTable:
             raise why
         return session
 
+    def find_named(self, name: str, tenant: str, model: str) -> Session:
+        """Return the tenant's live session of a model by its name, or by its id; raises as `find` does."""
+        owner = self._tenants.get(tenant)
+        if owner is not None:
+            names = owner.named.get(model)
+            session = names.get(name) if names is not None else None
+            if session is None:
+                session = owner.sessions.get(name)
+                if session is not None and session.model.name != model:
+                    raise SessionNotFound
+            if session is not None:
+                if (why := self._why_over(session, self._clock())) is not None:
+                    raise why
+                return session
+        raise self._why_missing(self._named.get((tenant, model, name), name), tenant)
+
+    def give_back(self, name: str, session: Session, taker: Session) -> None:
+        """Undo that `taker` was opened in a session's place: it ends, and the session has its name again."""
+        owner = self._tenants[session.tenant]
+        owner.rename(taker, None)
+        owner.rename(session, name)
+        self.close(taker)
+
     def find_fleet(
         self, keys: list[str], tenant: str, model: "ServedModel"
     ) -> tuple[list[Session | None], dict[int, ServiceError]]:
@@ -219,7 +265,7 @@ class SessionTable:
             session = sessions.get(key) or names.get(key)
             error: ServiceError | None = None
             if session is None:
-                error = self._why_missing(key, tenant)
+                error = self._why_missing(self._named.get((tenant, model.name, key), key), tenant)
             elif session.model is not model and session.model.name != model.name:
                 error = SessionNotFound()
             else:
@@ -282,10 +328,10 @@ class SessionTable:
             else:
                 self._put_in_bucket(session)
         while self._tombstones:
-            session_id, tombstone = next(iter(self._tombstones.items()))
+            tombstone = next(iter(self._tombstones.values()))
             if tombstone.at + TOMBSTONE_SECONDS > now:
                 break
-            del self._tombstones[session_id]
+            self._forget_oldest()
         return ended
 
     @property
@@ -332,6 +378,12 @@ class SessionTable:
         """Tell whether a key has the form of the ids that are made here, so that no client may choose it as a name."""
         return _ID.fullmatch(key) is not None
 
+    def _forget_oldest(self) -> None:
+        """Let go of the oldest tombstone, and of its name unless that has another one by now."""
+        session_id, tombstone = self._tombstones.popitem(last=False)
+        if tombstone.named is not None and self._named[tombstone.named] == session_id:
+            del self._named[tombstone.named]
+
     def _put_in_bucket(self, session: Session) -> None:
         second = max(int(session.expires()) + 1, self._swept + 1)
         bucket = self._buckets.get(second)
@@ -351,6 +403,7 @@ class SessionTable:
         if session.ended is not None:
             raise ValueError(f"expected a live session, found {session!r}")
         session.ended = end.error(session.step)
+        named = (session.tenant, session.model.name, session.name) if session.name is not None else None
         owner = self._tenants[session.tenant]
         newer = session.newer.id if session.newer is not None else owner.next
         owner.remove(session)
@@ -362,7 +415,9 @@ class SessionTable:
             model.sessions_expired += 1
         session.forget()
         model.arena.slots.release(session.slot)
-        self._tombstones[session.id] = _Tombstone(end, session.step, session.tenant, self._clock(), newer)
+        self._tombstones[session.id] = _Tombstone(end, session.step, session.tenant, self._clock(), newer, named)
+        if named is not None:
+            self._named[named] = session.id
         while len(self._tombstones) > self._most_tombstones:
-            self._tombstones.popitem(last=False)
+            self._forget_oldest()
         return end.error(session.step)

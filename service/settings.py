@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         3600.0, gt=0, le=_YEAR, description="seconds after which sessions of a replaced version end"
     )
 
+    model_control: bool = Field(
+        False, description="let clients load and unload models by the Open Inference Protocol's repository routes"
+    )
+
     queue_limit: int = Field(1024, ge=1, description="most requests waiting for one model; one more is refused")
     session_queue_limit: int = Field(64, ge=1, description="most waiting requests of one session")
     deadline: float = Field(5.0, gt=0, le=3600, description="seconds a request may wait for its turn")

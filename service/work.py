@@ -17,12 +17,14 @@ SHORT = 16
 class Outputs:
     """What one run gave: a tensor (batch, time, *shape) for each output, shared by all rows of that run."""
 
-    __slots__ = ("json", "raw", "steps", "tensors")
+    __slots__ = ("flat", "json", "raw", "steps", "tensors")
 
     def __init__(self, tensors: list[np.ndarray]) -> None:
         self.tensors, self.steps = tensors, tensors[0].shape[1]
         self.json: list[bytes] | None = None
         """Each row's first output as JSON, filled by the codec when the first row asks."""
+        self.flat: list[bytes] | None = None
+        """Likewise without inner brackets: the numbers of a row, row-major."""
         self.raw: list[bytes] | None = None
         """Each row's outputs as raw bytes, one output behind the other; likewise, by `raw_rows`."""
 
@@ -38,12 +40,16 @@ class Outputs:
         return self.raw
 
 
-def digest(inputs: tuple[bytes, ...]) -> int:
+def digest(inputs: tuple[bytes, ...], request: str = "") -> int:
     """Return what tells one request's content from another's: 64 bits of Python's keyed hash.
+
+    `request` is what the client calls it, which is part of its content where it stands for a step number.
 
     A request that differs in a bit has another digest but for one chance in 2^64, which nobody can seek without this
     process's random key.
     """
+    if request:
+        return hash((request, inputs))
     return hash(inputs[0]) if len(inputs) == 1 else hash(inputs)
 
 
@@ -74,8 +80,8 @@ class Chunk:
     `done` counts the steps run. `slot` is the row that holds the state after them; once done > 0 that row is leased
     by this chunk. `results` holds (outputs of a run, row, steps). `following` is the same owner's next chunk;
     `last_step` the owner's step once this chunk is committed. `number` is the step that the client takes the first of
-    its steps for, 0 where it does not say, and `epoch` likewise. `commit` tells that the owner's state is to move;
-    `replayed` that the results are the stored answer.
+    its steps for, 0 where it does not say, and `epoch` likewise; `request` is what it calls the request, if it does.
+    `commit` tells that the owner's state is to move; `replayed` that the results are the stored answer.
     """
 
     __slots__ = (
@@ -90,6 +96,7 @@ class Chunk:
         "number",
         "owner",
         "replayed",
+        "request",
         "results",
         "slot",
         "steps",
@@ -99,11 +106,15 @@ class Chunk:
         self.owner, self.inputs, self.steps = owner, inputs, steps
         self.done, self.slot, self.last_step, self.number = 0, INITIAL, 0, 0
         self.epoch: int | None = None
-        self.commit, self.replayed = owner is not None, False
+        self.commit, self.replayed, self.request = owner is not None, False, ""
         self.results: list[tuple[Outputs, int, int]] = []
         self.error: ServiceError | None = None
         self.following: Chunk | None = None
         self.entry: Entry
+
+    def content(self) -> int:
+        """Return the digest of its inputs, and of its name where nothing but that tells it from another like it."""
+        return digest(self.inputs, "" if self.number else self.request)
 
     def raw_outputs(self) -> bytes:
         """Return all outputs as raw bytes, one behind the other, each (steps, *shape)."""
@@ -160,10 +171,12 @@ class FleetStep:
 class Entry:
     """One place in the queue: chunks that are answered together. `open` counts those not yet settled.
 
-    The deadline is for the wait: an entry that has been `started` is finished.
+    It waits since `since`. The deadline is for the wait: an entry that has been `started` is finished. `failed` tells
+    that some chunk was not taken.
     """
 
-    __slots__ = ("deadline", "future", "open", "started")
+    __slots__ = ("deadline", "failed", "future", "open", "since", "started")
 
-    def __init__(self, chunks: int, future: "asyncio.Future[None]", deadline: float) -> None:
-        self.open, self.future, self.deadline, self.started = chunks, future, deadline, False
+    def __init__(self, chunks: int, future: "asyncio.Future[None]", since: float, deadline: float) -> None:
+        self.open, self.future, self.since, self.deadline = chunks, future, since, deadline
+        self.started = self.failed = False

@@ -93,9 +93,11 @@ ORDER = (
     ("service.engine", ("service.batcher", "service.sessions", "service.routes", "service.app")),
     ("service.batcher", ("service.sessions", "service.routes", "service.app")),
     ("service.sessions", ("service.routes", "service.app")),
+    ("service.oip", ("service.routes", "service.hotlane", "service.app")),
     ("service.routes", ("service.app",)),
     ("service.errors", ("service.",)),
     ("service.settings", ("service.",)),
+    ("service.tally", ("service.",)),
 )
 
 

@@ -28,8 +28,20 @@ def response(reply: Reply) -> Response:
 
 def body_of(schema: type[BaseModel], required: bool = True) -> dict[str, Any]:
     """Document a request body that the operation itself reads."""
-    content = {"application/json": {"schema": schema.model_json_schema()}}
+    described = schema.model_json_schema()
+    content = {"application/json": {"schema": _inlined(described, described.pop("$defs", {}))}}
     return {"requestBody": {"required": required, "content": content}}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Return a schema in which definitions stand where they were referred to."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items()}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -38,7 +38,17 @@ def blocks(document: str, language: str, word: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-@pytest.mark.parametrize(("document", "answers"), [("README.md", 3), ("docs/api.md", 5), ("docs/sessions.md", 7)])
+@pytest.mark.parametrize(
+    ("document", "answers"),
+    [
+        ("README.md", 3),
+        ("docs/api.md", 5),
+        ("docs/sessions.md", 7),
+        ("docs/open-inference-protocol.md", 4),
+        ("docs/from-openvino-model-server.md", 1),
+        ("docs/from-torchserve.md", 1),
+    ],
+)
 def test_every_curl_in_the_documents_works(address: str, document: str, answers: int) -> None:
     """Each curl that is shown gets an answer, and none an error."""
     script = blocks(document, "sh", "curl").replace(SHOWN, address).replace("curl -s", "curl --fail-with-body -s")
@@ -55,6 +65,15 @@ def test_every_curl_in_the_documents_works(address: str, document: str, answers:
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall(r'"outputs"|"session_id"', done.stdout)) == answers
     assert '"code"' not in done.stdout
+
+
+def test_the_triton_client_in_the_documents_works(address: str) -> None:
+    """What a client of Triton runs gives an output here."""
+    script = blocks("docs/from-triton.md", "python", "tritonclient")
+    script = script.replace(SHOWN.removeprefix("http://"), address.removeprefix("http://"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\[\[\[-?[\d.]+\]\]\]\n", done.stdout)
 
 
 def test_the_stream_in_the_documents_works(address: str) -> None:

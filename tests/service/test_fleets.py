@@ -165,7 +165,7 @@ async def test_names_belong_to_a_model_and_end_with_their_session(
     clock.advance(901)
     service.sessions.sweep()
     body = {"sessions": ["x"], "inputs": [[[0, 0, 0]]]}
-    assert (await client.post("/v1/models/lstm/fleet", json=body)).json()["errors"][0]["code"] == "session_not_found"
+    assert (await client.post("/v1/models/lstm/fleet", json=body)).json()["errors"][0]["code"] == "session_expired"
     again = (await client.post("/v1/models/lstm/fleet", json={**body, "create": True})).json()
     assert (again["created"], again["steps"]) == ([0], [1])
 

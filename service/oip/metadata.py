@@ -1,0 +1,136 @@
+"""What the protocol tells of the server and its models: is it ready, what is served, how it is configured."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import orjson
+
+from models.card import StateSpec, TensorSpec
+from service.framing import DATATYPE_OF
+from service.gate import Call, Reply, json_reply
+from service.oip.errors import UnknownModel, not_ready
+from service.repository import Repository, ServedModel
+from service.settings import Settings
+
+EXTENSIONS = (
+    "sequence",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "session_fleet",
+    "exactly_once",
+)
+"""Those of Triton's that are served here, and two of our own."""
+
+
+class Metadata:
+    """Answers questions about the server and its models."""
+
+    def __init__(self, settings: Settings, repository: Repository, is_ready: Callable[[], bool]) -> None:
+        self._settings, self._repository, self._is_ready = settings, repository, is_ready
+
+    def live(self) -> Reply:
+        """Tell that the process answers."""
+        return 200, [], b""
+
+    def ready(self) -> Reply:
+        """Tell whether new work is welcome."""
+        return (200, [], b"") if self._is_ready() else not_ready("Server")
+
+    async def model_ready(self, call: Call) -> Reply:
+        """Tell whether a model, or a version of it, takes work."""
+        try:
+            model = self.find(call.argument)
+        except UnknownModel:
+            return not_ready("Model version")
+        if not self._is_ready():
+            return not_ready("Model version")
+        return json_reply(orjson.dumps({"name": model.name, "ready": True}))
+
+    async def server(self, call: Call) -> Reply:
+        """Name the server and what it can do."""
+        return json_reply(
+            orjson.dumps({"name": "cellstream", "version": version("cellstream"), "extensions": EXTENSIONS})
+        )
+
+    async def model(self, call: Call) -> Reply:
+        """Describe a model's inputs and outputs."""
+        model = self.find(call.argument)
+        card = model.card
+        described = {
+            "name": card.name,
+            "versions": [str(card.version)],
+            "platform": "onnxruntime_onnx",
+            "inputs": [_described(spec) for spec in card.inputs],
+            "outputs": [_described(spec) for spec in card.outputs],
+        }
+        return json_reply(orjson.dumps(described))
+
+    async def config(self, call: Call) -> Reply:
+        """Describe a model as Triton's model configuration does."""
+        return json_reply(orjson.dumps(self._config(self.find(call.argument))))
+
+    def find(self, argument: str) -> ServedModel:
+        """Return the model of a name, or of a name and a version behind a slash; raises UnknownModel."""
+        name, _, wanted = argument.partition("/")
+        model = self._repository.models.get(name)
+        if wanted and model is not None and str(model.card.version) != wanted:
+            model = self._repository.find_version(name, int(wanted)) if wanted.isdigit() and len(wanted) < 20 else None
+        if model is None:
+            raise UnknownModel(name, wanted or None)
+        return model
+
+    def _config(self, model: ServedModel) -> dict[str, Any]:
+        card, cpu = model.card, self._settings.provider == "cpu"
+        config: dict[str, Any] = {
+            "name": card.name,
+            "platform": "onnxruntime_onnx",
+            "backend": "onnxruntime",
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": model.batcher.max_rows,
+            "input": [_configured(spec) for spec in card.inputs],
+            "output": [_configured(spec) for spec in card.outputs],
+            "batch_input": [],
+            "batch_output": [],
+            "optimization": {"priority": "PRIORITY_DEFAULT"},
+            "instance_group": [{"name": card.name, "kind": "KIND_CPU" if cpu else "KIND_GPU", "count": 1}],
+            "default_model_filename": "model.onnx",
+            "parameters": {"cell": {"string_value": card.cell}},
+        }
+        if card.streams and card.states:
+            config["sequence_batching"] = {
+                "oldest": {
+                    "max_candidate_sequences": model.max_sessions,
+                    "preferred_batch_size": [],
+                    "max_queue_delay_microseconds": 0,
+                },
+                "max_sequence_idle_microseconds": round(self._settings.idle_limit * 1e6),
+                "control_input": [],
+                "state": [_state(spec) for spec in card.states],
+            }
+        return config
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": DATATYPE_OF[spec.dtype], "shape": [-1, -1, *spec.shape]}
+
+
+def _configured(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "data_type": f"TYPE_{DATATYPE_OF[spec.dtype]}", "dims": [-1, *spec.shape]}
+
+
+def _state(spec: StateSpec) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "input_name": spec.name,
+        "output_name": spec.name,
+        "data_type": f"TYPE_{DATATYPE_OF[spec.dtype]}",
+        "dims": list(spec.shape),
+    }
+    if not np.any(spec.initial):
+        initial = {"data_type": described["data_type"], "dims": list(spec.shape), "zero_data": True, "name": spec.name}
+        described["initial_state"] = [initial]
+    return described

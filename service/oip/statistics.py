@@ -1,0 +1,76 @@
+"""Statistics: what each model has answered, and where the time went, as Triton's extension lays it out.
+
+A request is counted whichever API it came by. `inference_count` counts rows of runs, `execution_count` runs. The time
+of a run counts for each of its rows, as each waited for all of it, but once in `batch_stats`.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from service.gate import Call, Reply, json_reply
+from service.oip.metadata import Metadata
+from service.repository import Repository, ServedModel
+from service.tally import Runs
+
+
+class Statistics:
+    """Answers how the models have done."""
+
+    def __init__(self, repository: Repository, metadata: Metadata, clock: Callable[[], float]) -> None:
+        self._repository, self._metadata, self._clock = repository, metadata, clock
+
+    async def of_all(self, call: Call) -> Reply:
+        """Give the statistics of every model."""
+        return self._reply(list(self._repository.models.values()))
+
+    async def of_model(self, call: Call) -> Reply:
+        """Give the statistics of one model."""
+        return self._reply([self._metadata.find(call.argument)])
+
+    def _reply(self, models: list[ServedModel]) -> Reply:
+        return json_reply(orjson.dumps({"model_stats": [self._of(model) for model in models]}))
+
+    def _of(self, model: ServedModel) -> dict[str, Any]:
+        tally = model.batcher.tally
+        answered = tally.succeeded.count + tally.failed.count
+        last = time.time() - (self._clock() - tally.last) if answered else 0.0
+        return {
+            "name": model.name,
+            "version": str(model.card.version),
+            "last_inference": round(last * 1000),
+            "inference_count": sum(size * runs.count for size, runs in tally.runs.items()),
+            "execution_count": sum(runs.count for runs in tally.runs.values()),
+            "inference_stats": {
+                "success": _span(tally.succeeded.count, tally.succeeded.seconds),
+                "fail": _span(tally.failed.count, tally.failed.seconds),
+                "queue": _span(tally.waited.count, tally.waited.seconds),
+                "compute_input": _of_rows(tally.runs, lambda runs: runs.filling),
+                "compute_infer": _of_rows(tally.runs, lambda runs: runs.running),
+                "compute_output": _of_rows(tally.runs, lambda runs: runs.settling),
+                "cache_hit": _span(0, 0.0),
+                "cache_miss": _span(0, 0.0),
+            },
+            "response_stats": {},
+            "batch_stats": [
+                {
+                    "batch_size": size,
+                    "compute_input": _span(runs.count, runs.filling),
+                    "compute_infer": _span(runs.count, runs.running),
+                    "compute_output": _span(runs.count, runs.settling),
+                }
+                for size, runs in sorted(tally.runs.items())
+            ],
+            "memory_usage": [{"type": "CPU", "id": 0, "byte_size": model.memory}],
+        }
+
+
+def _span(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": round(seconds * 1e9)}
+
+
+def _of_rows(sizes: dict[int, Runs], part: Callable[[Runs], float]) -> dict[str, int]:
+    rows = sum(size * runs.count for size, runs in sizes.items())
+    return _span(rows, sum(size * part(runs) for size, runs in sizes.items()))

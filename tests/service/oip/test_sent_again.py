@@ -1,0 +1,159 @@
+"""A request that is sent again takes effect once, and gets the answer that it got, or would have got, before."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from models.network import Network
+from service.app import Service
+from service.oip import sequences
+from tests.fakes import FakeClock
+from tests.service.conftest import offline, random_inputs
+from tests.service.oip.conftest import INFER, binary, body, last_step, outputs
+
+
+@pytest.mark.parametrize("form", ["json", "binary"])
+async def test_every_request_sent_twice(
+    client: httpx.AsyncClient, networks: dict[str, Network], service: Service, form: str
+) -> None:
+    """START, steps and END, each sent twice with the same id: the second answer is the first, marked as replayed."""
+    inputs, got = random_inputs(6), []
+    for at in range(6):
+        more: dict[str, Any] = {"start": at == 0, "end": at == 5, "id": f"r{at}"}
+        chunk = inputs[at : at + 1]
+        sent = {"json": body(chunk, 42, **more)} if form == "json" else binary(chunk, 42, **more)
+        first, second = await client.post(INFER, **sent), await client.post(INFER, **sent)
+        np.testing.assert_array_equal(outputs(first), outputs(second))
+        assert last_step(first) == last_step(second) == at + 1
+        assert b'"replayed":true' in second.content
+        assert b"replayed" not in first.content
+        got.append(outputs(first)[0])
+    np.testing.assert_allclose(np.concatenate(got), offline(networks["lstm"], inputs), atol=1e-5)
+    assert len(service.sessions) == 0
+
+
+async def test_copies_under_way_wait_for_the_first(
+    client: httpx.AsyncClient, networks: dict[str, Network], service: Service
+) -> None:
+    """Three copies at once of each request, START and END too, are one step."""
+    inputs = random_inputs(4)
+    for at in range(4):
+        sent = body(inputs[at : at + 1], "s", start=at == 0, end=at == 3, id=f"r{at}")
+        answers = await asyncio.gather(*(client.post(INFER, json=sent) for _ in range(3)))
+        for answer in answers:
+            assert last_step(answer) == at + 1
+            np.testing.assert_allclose(outputs(answer)[0], offline(networks["lstm"], inputs[: at + 1])[-1:], atol=1e-5)
+        assert sum("replayed" in answer.json()["parameters"] for answer in answers) == 2
+    assert len(service.sessions) == 0
+
+
+async def test_one_request_that_starts_and_ends(client: httpx.AsyncClient, service: Service) -> None:
+    """A sequence of one request is remembered as well."""
+    sent = body(random_inputs(3), 9, start=True, end=True, id="only")
+    first, second = await client.post(INFER, json=sent), await client.post(INFER, json=sent)
+    assert second.json()["parameters"] == {"step": 3, "replayed": True}
+    np.testing.assert_array_equal(outputs(first), outputs(second))
+    assert len(service.sessions) == 0
+    other = await client.post(INFER, json=body(random_inputs(2), 9, start=True, end=True, id="only"))
+    assert other.json()["parameters"] == {"step": 2}
+
+
+async def test_other_content_or_no_id_is_another_request(client: httpx.AsyncClient) -> None:
+    """The same id with other numbers or flags, and the same numbers without an id, are steps of their own."""
+    step = random_inputs(1)
+    await client.post(INFER, json=body(step, 1, start=True, id="x"))
+    for sent, expected in (
+        (body(step, 1, id="x"), 2),
+        (body(step + 1, 1, id="x"), 3),
+        (body(step + 1, 1), 4),
+        (body(step + 1, 1), 5),
+        (body(step + 1, 1, id="y"), 6),
+        (body(step + 1, 1, id="y"), 6),
+    ):
+        assert last_step(await client.post(INFER, json=sent)) == expected
+
+
+async def test_numbered_steps(client: httpx.AsyncClient, service: Service) -> None:
+    """`step` has the meaning of /v1: taken once, conflicts told, gaps told; and a START may only be step 1."""
+    step = random_inputs(1)
+    assert (await client.post(INFER, json=body(step, 1, start=True, step=2))).json()["code"] == "step_gap"
+    assert len(service.sessions) == 0
+    assert last_step(await client.post(INFER, json=body(step, 1, start=True, step=1))) == 1
+    again = await client.post(INFER, json=body(step, 1, start=True, step=1, id="named"))
+    assert last_step(again) == 1
+    for number, inputs, id_, status, told in (
+        (2, step, "a", 200, None),
+        (2, step, "b", 200, None),
+        (2, step + 1, "a", 409, "step_conflict"),
+        (1, step, "a", 409, "step_too_old"),
+        (9, step, "a", 409, "step_gap"),
+    ):
+        answer = await client.post(INFER, json=body(inputs, 1, step=number, id=id_))
+        assert (answer.status_code, answer.json().get("code")) == (status, told)
+        if status == 409:
+            assert answer.json()["expected_step"] == 3
+    stale = await client.post(INFER, json=body(step, 1, epoch=3))
+    assert (stale.status_code, stale.json()["code"]) == (409, "epoch_conflict")
+
+
+async def test_a_start_waits_for_what_is_under_way(
+    client: httpx.AsyncClient, networks: dict[str, Network], service: Service
+) -> None:
+    """A new START ends the old sequence behind its steps under way, which are answered."""
+    inputs = random_inputs(2)
+    await client.post(INFER, json=body(inputs[:1], 1, start=True))
+    old, new, after = await asyncio.gather(
+        client.post(INFER, json=body(inputs[1:], 1)),
+        client.post(INFER, json=body(inputs[:1], 1, start=True)),
+        client.post(INFER, json=body(inputs[1:], 1)),
+    )
+    expected = offline(networks["lstm"], inputs)
+    for answer, row, step in ((old, 1, 2), (new, 0, 1), (after, 1, 2)):
+        assert last_step(answer) == step
+        np.testing.assert_allclose(outputs(answer)[0, 0], expected[row], atol=1e-5)
+    assert len(service.sessions) == 1
+
+
+async def test_a_refused_start_changes_nothing(client: httpx.AsyncClient, service: Service) -> None:
+    """Where the queue is full, the sequence that was there goes on under its id."""
+    await client.post(INFER, json=body(random_inputs(3), 1, start=True))
+    batcher = service.repository.find("lstm").batcher
+    batcher.waiting += 10_000
+    refused = await client.post(INFER, json=body(random_inputs(1), 1, start=True))
+    assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+    refused = await client.post(INFER, json=body(random_inputs(1), 2, start=True))
+    batcher.waiting -= 10_000
+    assert last_step(await client.post(INFER, json=body(random_inputs(1), 1))) == 4
+    assert len(service.sessions) == 1
+
+
+async def test_farewells_are_bounded(
+    client: httpx.AsyncClient, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of ended sequences are kept for a while, and not more than so many."""
+    monkeypatch.setattr(sequences, "_MOST", 2)
+    sent = [body(random_inputs(1), n + 1, start=True, end=True, id="e") for n in range(4)]
+    for request in sent[:3]:
+        await client.post(INFER, json=request)
+    parameters = [(await client.post(INFER, json=request)).json()["parameters"] for request in (sent[1], sent[2])]
+    assert all(each["replayed"] for each in parameters)
+    assert "replayed" not in (await client.post(INFER, json=sent[0])).json()["parameters"]
+    clock.advance(1000)
+    assert "replayed" not in (await client.post(INFER, json=sent[2])).json()["parameters"]
+
+
+async def test_the_wait_can_be_bounded(client: httpx.AsyncClient, service: Service, clock: FakeClock) -> None:
+    """A request that waits longer than its timeout of µs is refused, and its sequence has not moved."""
+    await client.post(INFER, json=body(random_inputs(1), 1, start=True))
+    batcher = service.repository.find("lstm").batcher
+    batcher._scheduled = True  # no turn is taken until this test says so
+    waiting = [asyncio.create_task(client.post(INFER, json=body(random_inputs(1), 1, timeout=t))) for t in (500, 0)]
+    await asyncio.sleep(0.05)
+    clock.advance(0.001)
+    batcher._turn()
+    late, patient = await asyncio.gather(*waiting)
+    assert (late.status_code, late.json()["code"], late.json()["retryable"]) == (503, "deadline_exceeded", True)
+    assert last_step(patient) == 2
