@@ -42,6 +42,9 @@ faults: $(VENV)/.dev ## Break requests, sockets, snapshots and the service itsel
 bench-sessions: $(VENV)/.core ## Measure step numbers, forks, and a million idle sessions; ARGS='--idle 100000' for fewer
 	@$(BIN)/python -m benchmarks.sessions $(ARGS)
 
+bench-protocol: $(VENV)/.core ## Measure the Open Inference Protocol against /v1; needs CELLSTREAM_SHARED
+	@$(BIN)/python -m benchmarks.protocol $(ARGS)
+
 lint: $(VENV)/.dev ## Check formatting, lint and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy --strict
 
