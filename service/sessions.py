@@ -106,8 +106,8 @@ class _Tenant:
 class Bucket:
     """The sessions that were going to expire within one second when they were put here.
 
-    One that leaves before its time stays in the list, but does not point here any more; the list is cleared of those
-    when they are half of it, so that leaving takes constant time on the whole.
+    One that leaves before its time stays in the list, but does not point here any more; where it comes back, it stands
+    there twice. The list is cleared of those when they are half of it, so that leaving takes constant time on the whole.
     """
 
     __slots__ = ("left", "second", "sessions")
@@ -124,7 +124,7 @@ class Bucket:
         session.bucket = None
         self.left += 1
         if 2 * self.left >= len(self.sessions):
-            self.sessions = [session for session in self.sessions if session.bucket is self]
+            self.sessions = [session for session in dict.fromkeys(self.sessions) if session.bucket is self]
             self.left = 0
 
 

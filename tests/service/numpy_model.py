@@ -65,6 +65,8 @@ class World:
     time: float
     twins: list[Twin] = field(default_factory=list)
     keys: dict[tuple[str, str], tuple[bytes, Twin, float]] = field(default_factory=dict)
+    names: dict[tuple[str, str | None], Twin] = field(default_factory=dict)
+    """Who had a tenant's name last, of those that ended."""
     rows: int = 0
 
     @property
@@ -183,8 +185,8 @@ class World:
         """Return what comes of each row, the rows that open a session, and those sessions."""
         found: list[Twin | Refused] = []
         for key in keys:
-            twin = key if isinstance(key, Twin) else self._named(tenant, key)
             try:
+                twin = key if isinstance(key, Twin) else self._named(tenant, key) or self.names.get((tenant, key))
                 found.append(self.find(twin, tenant))
             except Refused as refused:
                 found.append(refused)
@@ -244,6 +246,7 @@ class World:
     def _end(self, twin: Twin, code: str) -> None:
         twin.ended, twin.ended_at = Refused(code, twin.now.step), self.time
         twin.kept = []
+        self.names[twin.tenant, twin.name] = twin
 
     def _put(self, twin: Twin, state: Moment) -> None:
         self.rows += 1

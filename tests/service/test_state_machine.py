@@ -390,7 +390,7 @@ class SessionApi(RuleBasedStateMachine):
         for pick, place, epoch, inputs in rows:
             known: list[Twin] = self.world.twins
             twin = known[pick // 2 % len(known)] if known and pick % 2 else None
-            name = f"n{pick % 5}"
+            name = f"n{pick % 5}-of-{self.bench.examples}"
             named = next((one for one in self.world.live if (one.tenant, one.name) == (tenant, name)), None)
             keys.append(twin or name)
             orders.append(self.order(twin or named or Twin(tenant, 0, 0, 0), inputs, place, epoch))
