@@ -106,8 +106,8 @@ class _Tenant:
 class Bucket:
     """The sessions that were going to expire within one second when they were put here.
 
-    One that leaves before its time stays in the list, but does not point here any more; where it comes back, it stands
-    there twice. The list is cleared of those when they are half of it, so that leaving takes constant time on the whole.
+    One that leaves before its time stays in the list, but does not point here any more; one that comes back is in it
+    twice. The list is cleared of those when they are half of it, so that leaving takes constant time on the whole.
     """
 
     __slots__ = ("left", "second", "sessions")
