@@ -29,6 +29,8 @@ _DATA_WORDS = _listed(
     " feats mel obs observation observations tokens token ids logits logit prob probs probability score scores pred"
     " prediction predictions action actions image value values target mask result"
 )
+_SIDES = _listed("in out input inputs output outputs")
+"""Words for data that states bear as well: t_in and t_out may be either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
             break
         pairs += lone
     _refuse_open(left, outputs, inputs)
+    _refuse_unusual(rest, fits, inputs, pairs)
     if len(pairs) == len(inputs):
         # something must be left for clients to send
         pairs = [pair for pair in pairs if pair.sure]
@@ -198,4 +201,27 @@ def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: d
                 f"the input {inputs[name]} may be a state, fed from any of",
                 [str(outputs[target]) for target in candidates],
                 f"{options} (the last: {name} is no state)",
+            )
+
+
+def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]) -> None:
+    """Refuse where one input and one output alone look like no other data, though their names say nothing of a state.
+
+    Served stateless, such a counter or such a stack of states would start anew at every step, and nothing would tell.
+    """
+    sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
+    data = [port for name, port in inputs.items() if name not in sources]
+    main = next((port for port in data if port.dtype.startswith("float")), None)
+    for port in rest:
+        free = [name for name in fits[port.name] if name not in targets]
+        rivals = [other for other in rest if set(fits[other.name]) & set(free)]
+        unusual = len(port.dims) > 3 or (main is not None and port.dims and port.dtype != main.dtype)
+        if not unusual or len(data) < 2 or len(free) != 1 or len(rivals) != 1:
+            continue
+        if not any(set(words(name)) & (_DATA_WORDS - _SIDES) for name in (port.name, free[0])):
+            raise AmbiguousError(
+                f"the input {port} and one output alone share their shape and dtype, which other inputs have not, "
+                "so they may be a state",
+                [f"a state {port.name}={free[0]}", f"{port.name} is an input"],
+                f"--state {port.name}={free[0]} or --state {port.name}= (the last: {port.name} is no state)",
             )
