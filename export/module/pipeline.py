@@ -22,7 +22,7 @@ from export.module.example import Example
 from export.module.given import Given, find_given
 from export.module.loading import check_weights
 from export.module.oracle import ModuleOracle
-from export.module.recording import Carried, Leaf, input_names, record
+from export.module.recording import Carried, Leaf, input_names, record, refuse_other_shapes
 from export.module.tracing import make_explicit, trace
 from export.order import Options, Order
 from export.pipeline import write_artefact
@@ -64,6 +64,7 @@ def export_module(
         given = None if carried else find_given(module, examples)
         if given is not None:
             leaves = leaves[: len(leaves) - len(given.names)]
+        refuse_other_shapes(leaves, examples[0])
         made = _Making(module, examples, sent, carried, given, leaves, name, version, exact)
         served, card, planned = made.best()
         if order.precision is not Precision.FLOAT32:

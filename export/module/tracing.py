@@ -20,6 +20,7 @@ from export.module.example import Example
 from export.module.given import Given, TakesState
 from export.module.layers import Layer
 from export.module.recording import Carried, Leaf, leaves_of
+from export.sentences import foreign_error
 
 OPSET = 20  # the newest that torch traces to; the lowering of cells needs 18
 _DOMAIN = "cellstream"
@@ -94,7 +95,7 @@ def trace(
             )
             model = onnx.load(Path(folder) / "traced.onnx")
     except Exception as exc:  # torch raises a dozen types of its own
-        raise NotStreamableError(f"torch cannot export the module: {' '.join(str(exc).split())[:300]}") from exc
+        raise NotStreamableError(f"torch cannot export the module: {foreign_error(exc)}") from exc
     for name in {*sent, *explicit.names} - {value.name for value in model.graph.input}:
         raise NotStreamableError(f"{name} is given to the module, but nothing in it depends on it")
     return _lowered(model, explicit.layers)

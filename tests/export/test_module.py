@@ -281,3 +281,30 @@ def assert_one_sentence(result: Result, words: str) -> None:
     assert result.exit_code == 1, result.output
     assert words in result.stderr, result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, y: y[:, ::2],
+        lambda net, y: y[:, 1:],
+        lambda net, y: y.reshape(y.shape[0], -1),
+        lambda net, y: (y, torch.tensor(1.0)),
+        lambda net, y: {"y": y, "weight": net.weight_hh_l0},
+    ],
+    ids=["every_second", "all_but_one", "flat", "scalar", "weight"],
+)
+def test_what_has_no_value_a_step_or_row_is_refused(change: Any, tmp_path: Path) -> None:
+    """The sentence names the output and its shapes."""
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return change(self.lstm, self.lstm(x)[0])
+
+    with pytest.raises(ModuleError, match=r"has the shape \[.* for 2 rows of 3 steps"):
+        exported(Other(), tmp_path, "1x9x3")
+    assert not (tmp_path / "mine").exists()
