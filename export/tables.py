@@ -24,9 +24,6 @@ def card_table(card: ModelCard) -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in card.model_dump(mode="json", exclude={"name", "version", "parity"}).items():
-        if isinstance(value, list):
-            shown = "\n".join(printable(entry) for entry in value)
-        else:
-            shown = printable(value)
-        table.add_row(key, escape(shown))
+        entries = value if isinstance(value, list) else [value]
+        table.add_row(key, escape("\n".join(map(printable, entries))))
     return table

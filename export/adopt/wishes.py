@@ -85,7 +85,7 @@ def read_initial(path: Path) -> dict[str, Array]:
         if path.suffix == ".json":
             values = {name: np.asarray(value) for name, value in json.loads(path.read_text()).items()}
         else:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile) as exc:
         raise BadWishError(option, "cannot be read as an .npz file or a JSON object of arrays") from exc

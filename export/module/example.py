@@ -40,8 +40,8 @@ class Example:
         if match is None or (match[2] or "float32") not in _DTYPES:
             kinds = ", ".join(_DTYPES)
             raise ModuleError(
-                f"--example {clipped(text)}: expected BATCHxTIMExFEATURES like 1x20x40, or 1x20:int64:1000 for ids below 1000 "
-                f"(one of {kinds})"
+                f"--example {clipped(text)}: expected BATCHxTIMExFEATURES like 1x20x40, "
+                f"or 1x20:int64:1000 for ids below 1000 (one of {kinds})"
             )
         numbers = [*match[1].split("x"), match[3] or "2"]
         if max(map(len, numbers)) > _MOST_DIGITS:

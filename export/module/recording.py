@@ -164,8 +164,9 @@ def _watch(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, _Call
     try:
         result = run_quietly(module, inputs)
     except Exception as exc:  # whatever the user's own code raises
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise NotStreamableError(
-            f"the module does not run on {', '.join(str(tuple(x.shape)) for x in inputs)}: {type(exc).__name__}: {foreign_error(exc)}"
+            f"the module does not run on {shapes}: {type(exc).__name__}: {foreign_error(exc)}"
         ) from exc
     finally:
         for handle in handles:

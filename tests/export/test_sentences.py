@@ -39,7 +39,7 @@ def assert_one_sentence(result: Result, words: str) -> None:
         (["--batch-axis", f"x:{LONG}"], "expected a whole number from 0"),
         (["--constant", f"x={LONG}"], "is no number"),
         (["--constant", f"x={DEEP}"], "is no number"),
-        (["--state", "\x1b[31m\n=y"], "no input"),
+        (["--state", "\x1b[31m\n=y"], "no such input"),
     ],
 )
 def test_extreme_options_of_adopt(options: list[str], words: str, tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_foreign_text_is_one_printable_line() -> None:
 def test_the_runtimes_own_marks_are_left_out() -> None:
     """Codes and source files of onnxruntime tell a user nothing."""
     said = (
-        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape node. Name:'r' "
-        "Status Message: /onnxruntime_src/onnxruntime/core/providers/cpu/tensor/reshape_helper.h:47 "
-        "onnxruntime::ReshapeHelper::ReshapeHelper(const onnxruntime::TensorShape&, onnxruntime::TensorShapeVector&, bool)"
-        " input_shape_size == size was false. The input tensor cannot be reshaped"
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape node. "
+        "Name:'r' Status Message: /onnxruntime_src/onnxruntime/core/providers/cpu/tensor/reshape_helper.h:47 "
+        "onnxruntime::ReshapeHelper::ReshapeHelper(const onnxruntime::TensorShape&, onnxruntime::TensorShapeVector&, "
+        "bool) input_shape_size == size was false. The input tensor cannot be reshaped"
     )
     told = foreign_error(RuntimeError(said))
     assert told == (
-        "Non-zero status code returned while running Reshape node. Name:'r' Status Message: input_shape_size == size was "
-        "false. The input tensor cannot be reshaped"
+        "Non-zero status code returned while running Reshape node. Name:'r' Status Message: "
+        "input_shape_size == size was false. The input tensor cannot be reshaped"
     )
