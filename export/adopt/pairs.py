@@ -31,6 +31,8 @@ _DATA_WORDS = _listed(
 )
 _SIDES = _listed("in out input inputs output outputs")
 """Words for data that states bear as well: t_in and t_out may be either."""
+_TURNS = _SIDES | _listed("new next prev previous old past cur current updated")
+"""Words that tell one side of a step from the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,9 @@ def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: d
 
 
 def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]) -> None:
-    """Refuse where one input and one output alone look like no other data, though their names say nothing of a state.
+    """Refuse where an input and an output look like a state, though their names do not say that they are one.
+
+    They say the same but for the side they are on, or alone look like no other data.
 
     Served stateless, such a counter or such a stack of states would start anew at every step, and nothing would tell.
     """
@@ -214,14 +218,24 @@ def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[s
     main = next((port for port in data if port.dtype.startswith("float")), None)
     for port in rest:
         free = [name for name in fits[port.name] if name not in targets]
+        twins = [name for name in free if _stem(name) == _stem(port.name) != ()]
         rivals = [other for other in rest if set(fits[other.name]) & set(free)]
         unusual = len(port.dims) > 3 or (main is not None and port.dims and port.dtype != main.dtype)
-        if not unusual or len(data) < 2 or len(free) != 1 or len(rivals) != 1:
+        if len(twins) == 1:
+            why, free = "have one name but for the side they are on", twins
+        elif unusual and len(free) == len(rivals) == 1:
+            why = "alone share their shape and dtype, which other inputs have not"
+        else:
             continue
-        if not any(set(words(name)) & (_DATA_WORDS - _SIDES) for name in (port.name, free[0])):
+        if len(data) > 1 and not any(set(words(name)) & (_DATA_WORDS - _SIDES) for name in (port.name, free[0])):
             raise AmbiguousError(
-                f"the input {port} and one output alone share their shape and dtype, which other inputs have not, "
-                "so they may be a state",
+                f"the input {port} and the output {free[0]} {why}, so they may be a state",
                 [f"a state {port.name}={free[0]}", f"{port.name} is an input"],
                 f"--state {port.name}={free[0]} or --state {port.name}= (the last: {port.name} is no state)",
             )
+
+
+def _stem(name: str) -> tuple[str, ...]:
+    """Return what a name says without the words for a side: n and n_out are both `n`; numbers alone say nothing."""
+    kept = tuple(word for word in words(name) if word not in _TURNS)
+    return kept if any(not word.isdigit() for word in kept) else ()

@@ -114,12 +114,15 @@ def test_what_is_left_over_is_a_state() -> None:
 
 UNUSUAL = (
     ("x float32 8 → y float32 2", "t_in int64 1 → t_out int64 1"),
+    ("x float32 8 → y float32 2", "t_in float32 5 → t_out float32 5"),
+    ("x float32 8 → y float32 8", "n float32 1 → n_out float32 1"),
     ("input_2 float32 1,257 → conv1d float32 1,257", "input_3 float32 2,128,2 → stack_2 float32 2,128,2"),
 )
 USUAL = (
     ("x float32 8 → y float32 2", "tokens int64 1 → action int64 1"),
     ("x float32 8 → y float32 8", "speaker int64 1 → z float32 3"),
     ("image float32 3,9,9 → y float32 3,9,9", "in float32 1 → z float32 3"),
+    ("audio float32 8 → audio_out float32 8", "input_1 int64 4 → score_1 int64 4"),
 )
 
 
