@@ -121,7 +121,11 @@ def _by_name(
     """Pair inputs and outputs that fit and of which no other says the same."""
     found: list[Pair] = []
     for port in inputs:
-        named = [name for name in fits[port.name] if name not in targets and key(name) == key(port.name) != ()]
+        named = [
+            name
+            for name in fits[port.name]
+            if name not in targets and key(name) == key(port.name) != () and not _names_data(port.name, name)
+        ]
         if port.name not in sources and len(named) == 1:
             found.append(Pair(port.name, named[0], "the names agree, and shape and dtype"))
     taken = [pair.target for pair in found]
@@ -148,6 +152,13 @@ def _bare_key(name: str) -> tuple[str, ...]:
 def _is_data(name: str) -> bool:
     named = set(words(name))
     return bool(named & _DATA_WORDS) and not named & _STATE_WORDS
+
+
+def _names_data(source: str, target: str) -> bool:
+    """Tell whether two names are those of the same data on its way in and out, as audio and audio_out."""
+    return all(_is_data(name) and set(words(name)) & (_DATA_WORDS - _SIDES) for name in (source, target)) and not (
+        {*words(source), *words(target)} & (_TURNS - _SIDES)
+    )
 
 
 def _is_state(name: str) -> bool:
