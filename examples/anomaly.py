@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cellstream_client import Client
-from examples.running import HOST, free_port, running_service
+from examples.running import HOST, free_port, running_service, whole
 from export.module import Example, export_module
 from models.threads import torch_threads
 
@@ -48,7 +48,7 @@ class NextReading(nn.Module):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, export, serve, stream, print; return the exit status."""
     parser = argparse.ArgumentParser(description="Take a torch module to a running stream.")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=whole(0, 65_535), default=8000)
     parser.add_argument("--rounds", type=int, default=60, help="rounds of training")
     options = parser.parse_args(arguments)
     with torch_threads(1), tempfile.TemporaryDirectory(prefix="cellstream-anomaly-") as folder:

@@ -1,10 +1,11 @@
 """Run the service in a process of its own, as an operator would."""
 
+import argparse
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -16,6 +17,18 @@ HOST = "127.0.0.1"
 
 class ServiceUnavailableError(RuntimeError):
     """The service did not become ready."""
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers within bounds, for argparse."""
+
+    def read(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text}")
+        return number
+
+    return read
 
 
 def free_port(preferred: int) -> int:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from cellstream_client import Client, Session
 from examples import report, series
 from examples.baselines import fit_autoregression, persistence
 from examples.forecaster import Recipe, forecast, trained, with_epochs
-from examples.running import HOST, ServiceUnavailableError, free_port, running_service
+from examples.running import HOST, ServiceUnavailableError, free_port, running_service, whole
 from examples.series import FIRST_YEAR, LAST_TRAINING_YEAR, TEST_SPANS, Series
 from export import ExportError, export_network, read_card
 from models.card import ModelCard
@@ -97,27 +97,15 @@ def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m examples.sunspots", description=__doc__)
     parser.add_argument(
-        "--epochs", type=_whole(1, 1_000_000), help="train for so many epochs (default: those of the recipe)"
+        "--epochs", type=whole(1, 1_000_000), help="train for so many epochs (default: those of the recipe)"
     )
     parser.add_argument(
-        "--port", type=_whole(0, 65_535), default=8000, help="port of the service (default: 8000, or a free one)"
+        "--port", type=whole(0, 65_535), default=8000, help="port of the service (default: 8000, or a free one)"
     )
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of artefacts")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="folder of the trained network")
     parser.add_argument("--stop", action="store_true", help="stop the service at the end on a terminal, too")
     return Options(**vars(parser.parse_args(arguments)))
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers within bounds, for argparse."""
-
-    def read(text: str) -> int:
-        number = int(text)
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text}")
-        return number
-
-    return read
 
 
 def exported(network: Network, artifacts: Path, console: Console) -> tuple[Path, ModelCard, bool]:

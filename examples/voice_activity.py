@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cellstream_client import Client
-from examples.running import HOST, free_port, running_service
+from examples.running import HOST, ServiceUnavailableError, free_port, running_service, whole
 from export.adopt import Wishes, adopt_model
 from export.errors import ExportError
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Find speech in a recording, step by step, through a running service.")
     parser.add_argument("model", type=Path, help="silero_vad_16k.onnx")
     parser.add_argument("recording", type=Path, help="a WAV file: 16 kHz, mono, 16 bits")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=whole(0, 65_535), default=8000)
     options = parser.parse_args(arguments)
     try:
         steps = read_steps(options.recording)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 start = time.perf_counter()
                 speech = listen(f"http://{HOST}:{port}", steps)
                 seconds = time.perf_counter() - start
-    except (ExportError, OSError, ValueError, wave.Error) as exc:
+    except (ExportError, ServiceUnavailableError, OSError, ValueError) as exc:
         print(exc, file=sys.stderr)
         return 1
     length = len(steps) * STEP / RATE
@@ -68,13 +68,19 @@ def read_steps(recording: Path) -> np.ndarray:
     """Return the recording as steps, (steps, 512), in [-1, 1]; what is left of the last step is dropped.
 
     Raises:
-        ValueError: It is not 16 kHz, mono, 16 bits.
+        ValueError: It is not 16 kHz, mono, 16 bits, or shorter than a step.
     """
-    with wave.open(str(recording), "rb") as file:
-        found = (file.getframerate(), file.getnchannels(), file.getsampwidth())
-        if found != (RATE, 1, 2):
-            raise ValueError(f"{recording}: expected 16000 Hz, 1 channel, 2 bytes, found {found}")
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    try:
+        with wave.open(str(recording), "rb") as file:
+            found = (file.getframerate(), file.getnchannels(), file.getsampwidth())
+            data = file.readframes(file.getnframes())
+    except (wave.Error, EOFError) as exc:
+        raise ValueError(f"{recording}: cannot be read as a WAV file: {str(exc) or 'it ends too early'}") from exc
+    if found != (RATE, 1, 2):
+        raise ValueError(f"{recording}: expected 16000 Hz, 1 channel, 2 bytes, found {found}")
+    samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
+    if len(samples) < STEP:
+        raise ValueError(f"{recording}: expected at least one step of {STEP} samples, found {len(samples)}")
     return samples[: len(samples) // STEP * STEP].reshape(-1, STEP)
 
 

@@ -21,6 +21,7 @@ from export.order import Options
 from export.pipeline import export_network
 from export.place import Place, check_target
 from export.precision import TOLERANCES, Precision, choose
+from export.sentences import printable
 from export.tables import card_table, parity_table
 from models.network import CheckpointError, Network
 
@@ -123,7 +124,7 @@ def _import_cells(module: str) -> None:
     try:
         importlib.import_module(module)
     except Exception as exc:  # whatever the user's own code raises
-        raise typer.BadParameter(f"--import {module}: {type(exc).__name__}: {' '.join(str(exc).split())}") from exc
+        raise typer.BadParameter(f"--import {module}: {type(exc).__name__}: {printable(exc)}") from exc
     finally:
         sys.path.remove("")
 
@@ -134,10 +135,10 @@ def _told_in_one_sentence() -> Iterator[None]:
     try:
         yield
     except (ParityError, ForeignRowError, ArenaCopiedError) as exc:
-        print(f"no artefact was written: {exc}", file=sys.stderr)
+        print(printable(f"no artefact was written: {exc}"), file=sys.stderr)
         raise typer.Exit(REFUSED) from exc
     except (ExportError, CheckpointError, OSError, MemoryError) as exc:
-        print(str(exc) or "there is not enough memory", file=sys.stderr)
+        print(printable(exc) or "there is not enough memory", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
 
 

@@ -13,6 +13,7 @@ from export.artefact import read_card
 from export.errors import ExportError
 from export.order import Options
 from export.place import Place
+from export.sentences import printable
 from export.tables import parity_table
 
 REFUSED = 1
@@ -25,7 +26,7 @@ Description = Annotated[str, typer.Option(help="A sentence for the card.")]
 MaxBatch = Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")]
 Dtype = Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")]
 Quantize = Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")]
-Tolerance = Annotated[float | None, typer.Option(min=0, max=1, help="The largest difference allowed, of the scale.")]
+Tolerance = Annotated[float | None, typer.Option(help="The largest difference allowed, of the scale.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a version that exists.")]
 
 
@@ -35,7 +36,7 @@ def refused(what: str) -> Iterator[None]:
     try:
         yield
     except (ExportError, OSError, MemoryError) as exc:
-        print(f"{what}: {str(exc) or 'there is not enough memory'}", file=sys.stderr)
+        print(printable(f"{what}: {str(exc) or 'there is not enough memory'}"), file=sys.stderr)
         raise typer.Exit(REFUSED) from exc
 
 
@@ -44,10 +45,10 @@ def carry_out(out: Path, options: Options, make: Callable[[Place, Options], Path
     console = Console()
 
     def tell(finding: str) -> None:
-        console.print(finding, soft_wrap=True, markup=False, highlight=False)
+        console.print(printable(finding), soft_wrap=True, markup=False, highlight=False)
 
     place = Place.parse(out)
     with console.status("starting") as status:
         path = make(place, {**options, "on_progress": status.update, "on_finding": tell})
     console.print(parity_table(read_card(path)))
-    console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, markup=False)
+    console.print(printable(f"wrote {path} ({path.stat().st_size:,} bytes)"), soft_wrap=True, markup=False)

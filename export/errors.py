@@ -16,6 +16,13 @@ class BadTargetError(ExportError):
         )
 
 
+class BadToleranceError(ExportError):
+    """The tolerance lets nothing or everything pass."""
+
+    def __init__(self, tolerance: float) -> None:
+        super().__init__(f"the tolerance must lie between 0 and 1, neither of them allowed, and is {tolerance:g}")
+
+
 class TargetExistsError(ExportError):
     """This version of the model was exported before."""
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict
 
+from export.errors import BadToleranceError
 from export.precision import Precision
 
 Tell = Callable[[str], None]
@@ -29,6 +30,10 @@ class Order:
     force: bool = False
     on_progress: Tell = _nobody
     on_finding: Tell = _nobody
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise BadToleranceError(self.tolerance)
 
 
 class Options(TypedDict, total=False):

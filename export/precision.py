@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from export.errors import ExportError
 from export.graphs import all_graphs
+from export.sentences import foreign_error
 from export.transposes import hold_transposes
 from export.verify import TOLERANCE
 from models.card import ModelCard
@@ -98,7 +99,7 @@ def _float16(model: ModelProto, card: ModelCard) -> ModelProto:
             warnings.simplefilter("ignore")  # that tiny weights become zero: the comparison says whether it matters
             converted: ModelProto = convert_float_to_float16(copy, keep_io_types=kept, disable_shape_infer=False)
     except Exception as exc:  # the converter raises whatever comes
-        raise PrecisionError(f"the graph cannot be converted to float16: {' '.join(str(exc).split())[:200]}") from exc
+        raise PrecisionError(f"the graph cannot be converted to float16: {foreign_error(exc)}") from exc
     _keep_casts_off_arenas(converted)
     return hold_transposes(converted)
 
@@ -138,7 +139,7 @@ def _int8(model: ModelProto) -> ModelProto:
                 quantize_dynamic(copy, path, kinds, reduce_range=True, weight_type=QuantType.QInt8)
             quantised = onnx.load(path)
         except Exception as exc:  # the quantiser raises whatever comes
-            raise PrecisionError(f"the graph cannot be quantised: {' '.join(str(exc).split())[:200]}") from exc
+            raise PrecisionError(f"the graph cannot be quantised: {foreign_error(exc)}") from exc
         finally:
             logging.disable(logging.NOTSET)
     types = {tensor.data_type for tensor in quantised.graph.initializer}

@@ -3,6 +3,7 @@
 from rich.markup import escape
 from rich.table import Table
 
+from export.sentences import printable
 from models.card import ModelCard
 
 _COMPARED = {"adopted": "the original and the artefact"}
@@ -23,7 +24,6 @@ def card_table(card: ModelCard) -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in card.model_dump(mode="json", exclude={"name", "version", "parity"}).items():
-        if isinstance(value, list):
-            value = "\n".join(str(entry) for entry in value)
-        table.add_row(key, escape(str(value)))
+        entries = value if isinstance(value, list) else [value]
+        table.add_row(key, escape("\n".join(map(printable, entries))))
     return table

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from export.errors import ExportError
+from export.sentences import clipped
 
 
 class AdoptError(ExportError):
@@ -21,7 +22,7 @@ class BadWishError(AdoptError):
     """An option names something that the model has not, or cannot be."""
 
     def __init__(self, option: str, reason: str) -> None:
-        super().__init__(f"{option}: {reason}")
+        super().__init__(f"{clipped(option)}: {reason}")
 
 
 class AmbiguousError(AdoptError):

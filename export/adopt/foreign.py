@@ -8,6 +8,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from export.adopt.errors import NotServableError
 from export.adopt.plan import DTYPES, Array
+from export.sentences import foreign_error
 
 Dim = int | str
 """A fixed size, or the name of one that is not; sizes without a name get one of their own."""
@@ -57,7 +58,7 @@ class Foreign:
                 disabled_optimizers=["MatmulTransposeFusion"],  # it can end the process: see export.transposes
             )
         except Exception as exc:  # onnxruntime raises a dozen types of its own
-            raise NotServableError(f"onnxruntime cannot load the model: {one_line(exc)}") from exc
+            raise NotServableError(f"onnxruntime cannot load the model: {foreign_error(exc)}") from exc
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the original once.
@@ -69,13 +70,8 @@ class Foreign:
         try:
             values = self._session.run(names, dict(feeds))
         except Exception as exc:  # onnxruntime raises a dozen types of its own
-            raise RunFailedError(one_line(exc)) from exc
+            raise RunFailedError(foreign_error(exc)) from exc
         return dict(zip(names, values, strict=True))
-
-
-def one_line(exc: Exception) -> str:
-    """Return a foreign error as one line of a bearable length."""
-    return " ".join(str(exc).split())[:300]
 
 
 def _port(value: ValueInfoProto, what: str) -> Port:

@@ -29,6 +29,10 @@ _DATA_WORDS = _listed(
     " feats mel obs observation observations tokens token ids logits logit prob probs probability score scores pred"
     " prediction predictions action actions image value values target mask result"
 )
+_SIDES = _listed("in out input inputs output outputs")
+"""Words for data that states bear as well: t_in and t_out may be either."""
+_TURNS = _SIDES | _listed("new next prev previous old past cur current updated")
+"""Words that tell one side of a step from the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
             break
         pairs += lone
     _refuse_open(left, outputs, inputs)
+    _refuse_unusual(rest, fits, inputs, pairs)
     if len(pairs) == len(inputs):
         # something must be left for clients to send
         pairs = [pair for pair in pairs if pair.sure]
@@ -116,7 +121,11 @@ def _by_name(
     """Pair inputs and outputs that fit and of which no other says the same."""
     found: list[Pair] = []
     for port in inputs:
-        named = [name for name in fits[port.name] if name not in targets and key(name) == key(port.name) != ()]
+        named = [
+            name
+            for name in fits[port.name]
+            if name not in targets and key(name) == key(port.name) != () and not _names_data(port.name, name)
+        ]
         if port.name not in sources and len(named) == 1:
             found.append(Pair(port.name, named[0], "the names agree, and shape and dtype"))
     taken = [pair.target for pair in found]
@@ -143,6 +152,13 @@ def _bare_key(name: str) -> tuple[str, ...]:
 def _is_data(name: str) -> bool:
     named = set(words(name))
     return bool(named & _DATA_WORDS) and not named & _STATE_WORDS
+
+
+def _names_data(source: str, target: str) -> bool:
+    """Tell whether two names are those of the same data on its way in and out, as audio and audio_out."""
+    return all(_is_data(name) and set(words(name)) & (_DATA_WORDS - _SIDES) for name in (source, target)) and not (
+        {*words(source), *words(target)} & (_TURNS - _SIDES)
+    )
 
 
 def _is_state(name: str) -> bool:
@@ -199,3 +215,38 @@ def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: d
                 [str(outputs[target]) for target in candidates],
                 f"{options} (the last: {name} is no state)",
             )
+
+
+def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]) -> None:
+    """Refuse where an input and an output look like a state, though their names do not say that they are one.
+
+    They say the same but for the side they are on, or alone look like no other data.
+
+    Served stateless, such a counter or such a stack of states would start anew at every step, and nothing would tell.
+    """
+    sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
+    data = [port for name, port in inputs.items() if name not in sources]
+    main = next((port for port in data if port.dtype.startswith("float")), None)
+    for port in rest:
+        free = [name for name in fits[port.name] if name not in targets]
+        twins = [name for name in free if _stem(name) == _stem(port.name) != ()]
+        rivals = [other for other in rest if set(fits[other.name]) & set(free)]
+        unusual = len(port.dims) > 3 or (main is not None and port.dims and port.dtype != main.dtype)
+        if len(twins) == 1:
+            why, free = "have one name but for the side they are on", twins
+        elif unusual and len(free) == len(rivals) == 1:
+            why = "alone share their shape and dtype, which other inputs have not"
+        else:
+            continue
+        if len(data) > 1 and not any(set(words(name)) & (_DATA_WORDS - _SIDES) for name in (port.name, free[0])):
+            raise AmbiguousError(
+                f"the input {port} and the output {free[0]} {why}, so they may be a state",
+                [f"a state {port.name}={free[0]}", f"{port.name} is an input"],
+                f"--state {port.name}={free[0]} or --state {port.name}= (the last: {port.name} is no state)",
+            )
+
+
+def _stem(name: str) -> tuple[str, ...]:
+    """Return what a name says without the words for a side: n and n_out are both `n`; numbers alone say nothing."""
+    kept = tuple(word for word in words(name) if word not in _TURNS)
+    return kept if any(not word.isdigit() for word in kept) else ()

@@ -62,9 +62,11 @@ def make_plan(model: ModelProto, wishes: Wishes, on_progress: Callable[[str], No
             f"--constant {scalars[0].name}=VALUE",
         )
     if len(pairs) == len(inputs):
+        if not inputs:
+            raise NotServableError("the model has no input: there is nothing for clients to send")
         raise NotServableError(
             f"every input of the model would be a state ({', '.join(inputs)}): none is left for clients to send. "
-            f"Say which is none by --state {next(iter(inputs), 'INPUT')}="
+            f"Say which is none by --state {next(iter(inputs))}="
         )
     constants = {name: _constant(foreign, name, np.asarray(value)) for name, value in wishes.constants.items()}
     on_progress("finding the batch by running the model")

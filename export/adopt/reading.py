@@ -150,9 +150,14 @@ def _check_tensor(path: Path, where: str, tensor: TensorProto) -> None:
         raise UnsafeFileError(path, f"{where} holds NaN")
 
 
-_FACTORS = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (1, 2), "ConvTranspose": (1, 2)} | dict.fromkeys(
-    ("RNN", "GRU", "LSTM"), (1, 2, 3, 5, 6, 7)
-)
+_FACTORS = {
+    "MatMul": (0, 1),
+    "Gemm": (0, 1),
+    "Einsum": tuple(range(8)),
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), (1, 2, 3, 5, 6, 7)),
+}
 """Operator → inputs that hold its weights. Infinity there is the end of a training that diverged; elsewhere, as in an
 attention's mask or before the first value of a maximum, it has a meaning."""
 _REARRANGING = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split")

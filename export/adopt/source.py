@@ -8,6 +8,7 @@ from onnx import GraphProto, ModelProto, helper, numpy_helper
 from export.adopt.errors import NotServableError
 from export.adopt.plan import Array
 from export.graphs import rename_values
+from export.sentences import foreign_error
 
 PREFIX = "model/"  # names that clients see hold no slash, so nothing made here meets them
 _OLDEST_OPSET = 11  # ScatterND came with it; from here on all nodes made here have one form
@@ -25,7 +26,7 @@ def modern(model: ModelProto) -> ModelProto:
         return onnx.version_converter.convert_version(_with_inputs_alone(model), _OLDEST_OPSET)
     except Exception as exc:  # the converter raises whatever its C++ part does
         raise NotServableError(
-            f"the model is of opset {opsets[0]}, and onnx cannot convert it to {_OLDEST_OPSET}: {str(exc)[:200]}"
+            f"the model is of opset {opsets[0]}, and onnx cannot convert it to {_OLDEST_OPSET}: {foreign_error(exc)}"
         ) from exc
 
 

@@ -1,6 +1,8 @@
 """What the user says of a foreign model, read from the command line."""
 
 import json
+import math
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,10 @@ import numpy as np
 
 from export.adopt.errors import BadWishError
 from export.adopt.plan import Array
+from export.sentences import clipped
+
+MOST = 2**24
+"""The most values that one step of an input, or what stands before it, may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Wishes:
                 for name, value in [_split("--overlap", text, ":", "NAME:SAMPLES")]
             },
             steps={
-                name: tuple(_count("--step", text, size, 1) for size in value.split("x"))
+                name: _sizes(text, value)
                 for text in steps
                 for name, value in [_split("--step", text, "=", "NAME=SIZE or NAME=SIZExSIZE")]
             },
@@ -79,9 +85,9 @@ def read_initial(path: Path) -> dict[str, Array]:
         if path.suffix == ".json":
             values = {name: np.asarray(value) for name, value in json.loads(path.read_text()).items()}
         else:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile) as exc:
         raise BadWishError(option, "cannot be read as an .npz file or a JSON object of arrays") from exc
     for name, value in values.items():
         if value.dtype.kind not in "fiub" or not np.isfinite(value).all():
@@ -98,16 +104,28 @@ def _split(option: str, text: str, mark: str, form: str) -> tuple[str, str]:
 
 
 def _count(option: str, text: str, value: str, least: int) -> int:
-    if not value.isdecimal() or int(value) < least:
-        raise BadWishError(f"{option} {text}", f"expected a whole number from {least}, got {value!r}")
-    return int(value)
+    number = int(value) if value.isdecimal() and len(value) <= len(str(MOST)) else -1
+    if not least <= number <= MOST:
+        raise BadWishError(
+            f"{option} {text}", f"expected a whole number from {least} to {MOST:,}, got {clipped(value)!r}"
+        )
+    return number
+
+
+def _sizes(text: str, value: str) -> tuple[int, ...]:
+    sizes = tuple(_count("--step", text, size, 1) for size in value.split("x"))
+    if math.prod(sizes) > MOST:
+        raise BadWishError(f"--step {text}", f"a step may hold at most {MOST:,} values")
+    return sizes
 
 
 def _value(text: str, value: str) -> Array:
     try:
         array = np.asarray(json.loads(value))
-    except ValueError as exc:
-        raise BadWishError(f"--constant {text}", f"{value!r} is no number, true, false or array of them") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadWishError(
+            f"--constant {text}", f"{clipped(value)!r} is no number, true, false or array of them"
+        ) from exc
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        raise BadWishError(f"--constant {text}", f"{value!r} is not made of finite numbers")
+        raise BadWishError(f"--constant {text}", f"{clipped(value)!r} is not made of finite numbers")
     return array

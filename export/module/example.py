@@ -1,5 +1,6 @@
 """What a user's module takes: the shape of an example, its time and batch axes, and random ones like it."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Self
@@ -7,9 +8,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from export.adopt.wishes import MOST
 from export.module.errors import ModuleError
+from export.sentences import clipped
 
 _DTYPES = {"float32": torch.float32, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
+_MOST_DIGITS = 9
+"""Of a size or a count of ids, so that int32 holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,20 @@ class Example:
         if match is None or (match[2] or "float32") not in _DTYPES:
             kinds = ", ".join(_DTYPES)
             raise ModuleError(
-                f"--example {text}: expected BATCHxTIMExFEATURES like 1x20x40, or 1x20:int64:1000 for ids below 1000 "
-                f"(one of {kinds})"
+                f"--example {clipped(text)}: expected BATCHxTIMExFEATURES like 1x20x40, "
+                f"or 1x20:int64:1000 for ids below 1000 (one of {kinds})"
             )
-        sizes = [int(size) for size in match[1].split("x")]
+        numbers = [*match[1].split("x"), match[3] or "2"]
+        if max(map(len, numbers)) > _MOST_DIGITS:
+            raise ModuleError(f"--example {clipped(text)}: a number has more than {_MOST_DIGITS} digits")
+        *sizes, ids = map(int, numbers)
         if min(sizes) < 1:
             raise ModuleError(f"--example {text}: every size must be at least 1")
-        return cls(tuple(sizes[2:]), match[2] or "float32", time_first, int(match[3] or 2))
+        if math.prod(sizes[2:]) > MOST:
+            raise ModuleError(f"--example {text}: a step may hold at most {MOST:,} values")
+        if ids < 1:
+            raise ModuleError(f"--example {text}: there must be at least 1 id")
+        return cls(tuple(sizes[2:]), match[2] or "float32", time_first, ids)
 
     @property
     def batch_axis(self) -> int:

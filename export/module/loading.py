@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from export.module.errors import FactoryError, WeightsError
+from export.sentences import foreign_error, printable
 
 
 def make_module(factory: str) -> nn.Module:
@@ -29,8 +30,8 @@ def make_module(factory: str) -> nn.Module:
         for part in name.split("."):
             made = getattr(made, part)
         module = made() if callable(made) and not isinstance(made, nn.Module) else made
-    except Exception as exc:  # whatever the user's own code raises
-        raise FactoryError(factory, f"cannot be called: {type(exc).__name__}: {exc}") from exc
+    except (Exception, SystemExit) as exc:  # whatever the user's own code raises
+        raise FactoryError(factory, f"cannot be called: {type(exc).__name__}: {foreign_error(exc)}") from exc
     if not isinstance(module, nn.Module):
         raise FactoryError(factory, f"returned a {type(module).__name__}, no torch.nn.Module")
     return module.float().cpu().eval()
@@ -46,7 +47,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(weights)
     except RuntimeError as exc:
-        raise WeightsError(path, " ".join(str(exc).split())) from exc
+        raise WeightsError(path, printable(exc)) from exc
     check_weights(module, path)
 
 

@@ -43,4 +43,4 @@ class ModuleOracle:
     def _run(self, inputs: list[torch.Tensor], steps: int) -> list[torch.Tensor]:
         given = [example.until(x, steps) for example, x in zip(self._examples, inputs, strict=True)]
         result = run_quietly(self._module, given)
-        return [leaf for _, leaf in leaves_of(result)]
+        return [leaf.detach() for _, leaf in leaves_of(result)]

@@ -22,7 +22,7 @@ from export.module.example import Example
 from export.module.given import Given, find_given
 from export.module.loading import check_weights
 from export.module.oracle import ModuleOracle
-from export.module.recording import Carried, Leaf, input_names, record
+from export.module.recording import Carried, Leaf, input_names, record, refuse_other_shapes
 from export.module.tracing import make_explicit, trace
 from export.order import Options, Order
 from export.pipeline import write_artefact
@@ -64,6 +64,7 @@ def export_module(
         given = None if carried else find_given(module, examples)
         if given is not None:
             leaves = leaves[: len(leaves) - len(given.names)]
+        refuse_other_shapes(leaves, examples[0])
         made = _Making(module, examples, sent, carried, given, leaves, name, version, exact)
         served, card, planned = made.best()
         if order.precision is not Precision.FLOAT32:
@@ -84,6 +85,11 @@ def export_module(
     )
     if planned.one_row:
         order.on_finding(planned.one_row)
+    if made.frozen:
+        order.on_finding(
+            f"{', '.join(made.frozen)}: does something with a tensor's value in Python; the export holds what it did "
+            "once. No comparison found it do anything else, but none can show that it never would"
+        )
     order.on_progress("writing")
     return write_artefact(target, served, card, force=order.force)
 
@@ -107,6 +113,7 @@ class _Making:
         self._name, self._version, self._order = name, version, order
         self._sent = sent
         self._explicit = make_explicit(module, carried, given, leaves, len(examples))
+        self.frozen: list[str] = []
 
     def best(self) -> tuple[ModelProto, ModelCard, Planned]:
         """Return the served graph that agrees with the module, its card, and how it was planned."""
@@ -128,7 +135,7 @@ class _Making:
 
     def _make(self, steps: int) -> tuple[ModelProto, ModelCard, Planned]:
         self._order.on_progress("tracing")
-        model = trace(self._explicit, self._examples, self._sent, self._leaves, steps=steps)
+        model, self.frozen = trace(self._explicit, self._examples, self._sent, self._leaves, steps=steps)
         planned = make_plan(model, self._wishes(), self._order.on_progress)
         plan = planned.plan
         if plan.native_time != (steps > 1):

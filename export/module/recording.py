@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten_with_path
 from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.layers import Layer, is_recurrent, layers_of
+from export.sentences import foreign_error
 
 
 @dataclass(slots=True)
@@ -42,11 +43,15 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One tensor of what the module returns; `time` tells whether it has a step's value for every step."""
+    """One tensor of what the module returns; `time` tells whether it has a step's value for every step.
+
+    `shapes` are those that it had for 2 rows of 3 steps and for 4 rows of 5.
+    """
 
     place: int
     name: str
     time: bool
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried], list[Leaf]]:
@@ -76,6 +81,33 @@ def run_quietly(module: nn.Module, inputs: Sequence[Tensor]) -> Any:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return module(*inputs)
+
+
+_WATCHED = ((2, 3), (4, 5))
+"""Rows and steps of the runs that show the shapes of what a module returns."""
+
+
+def refuse_other_shapes(leaves: Sequence[Leaf], example: Example) -> None:
+    """Refuse what is neither one value a row and step nor one value a row.
+
+    Raises:
+        NotStreamableError: One of the leaves is of another shape.
+    """
+    for leaf in leaves:
+        counts = {example.batch_axis: 0, example.time_axis: 1} if leaf.time else {0: 0}
+        rests = []
+        for shape, found in zip(leaf.shapes, _WATCHED, strict=True):
+            whole = len(shape) >= len(counts) and all(shape[axis] == found[which] for axis, which in counts.items())
+            rests.append([size for axis, size in enumerate(shape) if axis not in counts] if whole else None)
+        if rests[0] is None or rests[0] != rests[1]:
+            shapes = " and ".join(
+                f"{list(shape)} for {rows} rows of {time} steps"
+                for shape, (rows, time) in zip(leaf.shapes, _WATCHED, strict=True)
+            )
+            raise NotStreamableError(
+                f"what the module returns as {leaf.name!r} has the shape {shapes}: it must have a value for every row "
+                "and step, or one for every row. Leave it out of what forward returns, or give it such a shape"
+            )
 
 
 def input_names(module: nn.Module, count: int) -> list[str]:
@@ -132,8 +164,9 @@ def _watch(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, _Call
     try:
         result = run_quietly(module, inputs)
     except Exception as exc:  # whatever the user's own code raises
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise NotStreamableError(
-            f"the module does not run on {', '.join(str(tuple(x.shape)) for x in inputs)}: {type(exc).__name__}: {exc}"
+            f"the module does not run on {shapes}: {type(exc).__name__}: {foreign_error(exc)}"
         ) from exc
     finally:
         for handle in handles:
@@ -158,17 +191,19 @@ def _carried(path: str, module: nn.Module, calls: _Calls) -> Carried:
 def _leaves(module: nn.Module, examples: Sequence[Example], generator: torch.Generator) -> list[Leaf]:
     """Return the leaves that are outputs: all but those that are a recurrent layer's own last states."""
     shapes: list[list[tuple[int, ...]]] = []
-    for time in (3, 5):
-        seen, result = _watch(module, [e.draw(2, time, generator) for e in examples])
+    for rows, time in _WATCHED:
+        seen, result = _watch(module, [e.draw(rows, time, generator) for e in examples])
         leaves = leaves_of(result)
         shapes.append([tuple(leaf.shape) for _, leaf in leaves])
     states = [tensor for calls in seen.values() for tensor in calls.results[1:]]
     axis, found = examples[0].time_axis, []
+    if len({len(shape) for shape in shapes}) > 1:
+        raise NotStreamableError("the module returns another number of tensors for another number of steps")
     for place, (name, leaf) in enumerate(leaves):
         first, second = shapes[0][place], shapes[1][place]
         time = len(first) > axis and first[axis] == 3 and second[axis] == 5
         if time or not any(leaf is state for state in states):
-            found.append(Leaf(place, name, time))
+            found.append(Leaf(place, name, time, (first, second)))
     if not found:
         raise NotStreamableError("the module returns no tensor but its states")
     return found

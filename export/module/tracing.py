@@ -12,6 +12,7 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from export.graphs import rename_values
 from export.lower import GraphBuilder
@@ -20,10 +21,12 @@ from export.module.example import Example
 from export.module.given import Given, TakesState
 from export.module.layers import Layer
 from export.module.recording import Carried, Leaf, leaves_of
+from export.sentences import foreign_error
 
 OPSET = 20  # the newest that torch traces to; the lowering of cells needs 18
 _DOMAIN = "cellstream"
 _OP = "Layer"
+_TORCH, _HERE = Path(torch.__file__).parent, Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,12 @@ def make_explicit(
 
 def trace(
     explicit: Explicit, examples: Sequence[Example], sent: Sequence[str], leaves: Sequence[Leaf], *, steps: int
-) -> ModelProto:
+) -> tuple[ModelProto, list[str]]:
     """Trace a module over some steps; recurrent layers are lowered by us, all else by torch's exporter.
 
     Inputs are those of `sent` and the states; outputs the leaves' names, and each state's name behind `after/`. The
-    time is an axis of no fixed size where more than one step is traced.
+    time is an axis of no fixed size where more than one step is traced. With the model come the lines of the user's
+    code that did something with a tensor's value: the trace holds only what they did this time.
 
     Raises:
         NotStreamableError: torch cannot export the module.
@@ -79,8 +83,12 @@ def trace(
         for name, axis in zip(names, explicit.axes, strict=True)
     }
     try:
-        with tempfile.TemporaryDirectory(prefix="cellstream-") as folder, warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of what tracing may freeze: the comparison that follows finds it
+        with (
+            tempfile.TemporaryDirectory(prefix="cellstream-") as folder,
+            warnings.catch_warnings(record=True) as caught,
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("always")
             torch.onnx.export(
                 explicit.module,
                 (*inputs, *explicit.zeros),
@@ -94,10 +102,21 @@ def trace(
             )
             model = onnx.load(Path(folder) / "traced.onnx")
     except Exception as exc:  # torch raises a dozen types of its own
-        raise NotStreamableError(f"torch cannot export the module: {' '.join(str(exc).split())[:300]}") from exc
+        raise NotStreamableError(f"torch cannot export the module: {foreign_error(exc)}") from exc
     for name in {*sent, *explicit.names} - {value.name for value in model.graph.input}:
         raise NotStreamableError(f"{name} is given to the module, but nothing in it depends on it")
-    return _lowered(model, explicit.layers)
+    return _lowered(model, explicit.layers), _frozen(caught)
+
+
+def _frozen(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    places = {
+        f"{Path(one.filename).name}:{one.lineno}"
+        for one in caught
+        if issubclass(one.category, TracerWarning)
+        and not Path(one.filename).is_relative_to(_TORCH)
+        and not Path(one.filename).is_relative_to(_HERE)
+    }
+    return sorted(places)
 
 
 @dataclass(slots=True)

@@ -53,6 +53,12 @@ def test_a_recording_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.C
     recording = write_wave(tmp_path / "music.wav", np.zeros(1_000), rate=44_100)
     assert voice_activity.main(["silero.onnx", str(recording)]) == 1
     assert "found (44100, 1, 2)" in capsys.readouterr().err
+    recording = write_wave(tmp_path / "click.wav", np.zeros(511))
+    assert voice_activity.main(["silero.onnx", str(recording)]) == 1
+    assert "found 511" in capsys.readouterr().err
+    (tmp_path / "empty.wav").touch()
+    assert voice_activity.main(["silero.onnx", str(tmp_path / "empty.wav")]) == 1
+    assert "ends too early" in capsys.readouterr().err
 
 
 def test_a_timeline_joins_short_stretches() -> None:

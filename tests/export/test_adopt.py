@@ -338,6 +338,15 @@ def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_pa
     refuse(model, tmp_path, f"the weight '{name}' holds {'NaN' if np.isnan(value) else 'infinity'}")
 
 
+def test_the_weights_of_an_einsum_are_weights(tmp_path: Path) -> None:
+    """Infinity is found before the model is run, whichever product it is a factor of."""
+    text = """net (float[batch,2] x) => (float[batch,2] y)
+        <float[2,2] W = {1, 1, 9, 1}> { y = Einsum <equation = "bi,ij->bj"> (x, W) }"""
+    model = text_model(text)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([[1, 1], [np.inf, 1]], np.float32), "W"))
+    refuse(model, tmp_path, "the weight 'W' holds infinity")
+
+
 def test_a_mask_may_hold_infinity(tmp_path: Path) -> None:
     """Constants that are added or compared, as an attention's mask is, keep their infinities."""
     text = """net (float[batch,3] x, float[batch,3] h) => (float[batch,3] y, float[batch,3] h_out)

@@ -74,12 +74,29 @@ def test_a_module_is_exported_as_users_write_it(kind: type[nn.Module], tmp_path:
     assert [spec.name for spec in card.outputs] == expected.get("outputs", ["y"])
     assert ("several steps run at once" in findings) == expected["at_once"]
     assert card.max_batch == 256
+    assert not any("tensor's value" in line for line in findings)
 
 
 def test_ids_are_bounded_by_the_table_they_choose_from(tmp_path: Path) -> None:
     """The card says how many ids there are, so that the service refuses others."""
     card, _ = exported(made(Tokens), tmp_path, "1x9:int64:30")
     assert (card.inputs[0].dtype, card.inputs[0].vocabulary) == ("int64", 30)
+
+
+def test_a_branch_on_a_value_is_told(tmp_path: Path) -> None:
+    """What the export cannot hold, and no comparison can rule out, is printed with its line."""
+
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.gru(x)[0]
+            return 2 * y if y.abs().max() > 50 else y
+
+    _, findings = exported(Branching(), tmp_path, "1x9x3")
+    assert any(re.match(r"test_module\.py:\d+: does something with a tensor's value", line) for line in findings)
 
 
 def test_a_learned_initial_state_is_kept(tmp_path: Path) -> None:
@@ -281,3 +298,30 @@ def assert_one_sentence(result: Result, words: str) -> None:
     assert result.exit_code == 1, result.output
     assert words in result.stderr, result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, y: y[:, ::2],
+        lambda net, y: y[:, 1:],
+        lambda net, y: y.reshape(y.shape[0], -1),
+        lambda net, y: (y, torch.tensor(1.0)),
+        lambda net, y: {"y": y, "weight": net.weight_hh_l0},
+    ],
+    ids=["every_second", "all_but_one", "flat", "scalar", "weight"],
+)
+def test_what_has_no_value_a_step_or_row_is_refused(change: Any, tmp_path: Path) -> None:
+    """The sentence names the output and its shapes."""
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return change(self.lstm, self.lstm(x)[0])
+
+    with pytest.raises(ModuleError, match=r"has the shape \[.* for 2 rows of 3 steps"):
+        exported(Other(), tmp_path, "1x9x3")
+    assert not (tmp_path / "mine").exists()

@@ -110,3 +110,39 @@ def test_data_of_two_shapes_is_no_state(text: str) -> None:
 def test_what_is_left_over_is_a_state() -> None:
     """An input named as a state is fed from the only output that is not named as data."""
     assert [pair.target for pair in find_pairs(ports("x", "h"), ports("y", "z"), Wishes())] == ["z"]
+
+
+UNUSUAL = (
+    ("x float32 8 → y float32 2", "t_in int64 1 → t_out int64 1"),
+    ("x float32 8 → y float32 2", "t_in float32 5 → t_out float32 5"),
+    ("x float32 8 → y float32 8", "n float32 1 → n_out float32 1"),
+    ("input_2 float32 1,257 → conv1d float32 1,257", "input_3 float32 2,128,2 → stack_2 float32 2,128,2"),
+)
+USUAL = (
+    ("x float32 8 → y float32 2", "tokens int64 1 → action int64 1"),
+    ("x float32 8 → y float32 8", "speaker int64 1 → z float32 3"),
+    ("image float32 3,9,9 → y float32 3,9,9", "in float32 1 → z float32 3"),
+    ("audio float32 8 → audio_out float32 8", "input_1 int64 4 → score_1 int64 4"),
+)
+
+
+def both(texts: tuple[str, ...]) -> tuple[dict[str, Port], dict[str, Port]]:
+    sides = [misfit(text) for text in texts]
+    return {a.name: a for a, _ in sides}, {b.name: b for _, b in sides}
+
+
+@pytest.mark.parametrize("texts", UNUSUAL)
+def test_a_lone_pair_that_looks_like_no_other_data_is_asked_about(texts: tuple[str, str]) -> None:
+    """Names that say nothing never lead to a state that is served as an input without a word."""
+    inputs, outputs = both(texts)
+    source, target = list(inputs)[1], list(outputs)[1]
+    with pytest.raises(AmbiguousError, match=f"--state {source}={target} or --state {source}= "):
+        find_pairs(inputs, outputs, Wishes())
+    assert [pair.target for pair in find_pairs(inputs, outputs, Wishes(states={source: target}))] == [target]
+    assert find_pairs(inputs, outputs, Wishes(states={source: ""})) == ()
+
+
+@pytest.mark.parametrize("texts", [*USUAL, ("in int64 4 → out int64 4",)])
+def test_usual_data_is_not_asked_about(texts: tuple[str, ...]) -> None:
+    """Ids and images named as such, an input alone, and inputs that no output is like, need no option."""
+    assert find_pairs(*both(texts), Wishes()) == ()

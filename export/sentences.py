@@ -1,0 +1,24 @@
+"""Foreign text, made fit to stand in a sentence on a terminal: one line, printable, of a bearable length."""
+
+import re
+
+_LONGEST = 300
+
+
+def printable(text: object) -> str:
+    """Return text on one line, each run of white space one space, and escape codes as a question mark each."""
+    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in " ".join(str(text).split()))
+
+
+def clipped(text: str, longest: int = 80) -> str:
+    """Return text, with an ellipsis in the place of what makes it too long."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def foreign_error(exc: BaseException) -> str:
+    """Return what another library says went wrong, without its marks, source files and return codes."""
+    text = printable(exc)
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    # a path that ends in .cc:123, then the C++ function up to its closing bracket or name
+    text = re.sub(r"\S*\.(?:cc|h|cpp|cu):\d+\s+(?:\S.*?\) ?(?:const )?)?", "", text)
+    return clipped(text.strip(), _LONGEST)
