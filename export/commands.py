@@ -23,7 +23,7 @@ Out = Annotated[
     typer.Option(help="Where to: artifacts/NAME/VERSION, an integer version.", metavar="FOLDER", show_default=False),
 ]
 Description = Annotated[str, typer.Option(help="A sentence for the card.")]
-MaxBatch = Annotated[int, typer.Option(min=1, help="The most sequences the service runs together.")]
+MaxBatch = Annotated[int, typer.Option(min=1, max=4096, help="The most sequences the service runs together.")]
 Dtype = Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")]
 Quantize = Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")]
 Tolerance = Annotated[float | None, typer.Option(help="The largest difference allowed, of the scale.")]
