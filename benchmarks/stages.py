@@ -78,13 +78,13 @@ class Driver:
         batcher._scheduled = True  # the turn is taken by hand
         timed("submit: entry, future, queue", lambda: [batcher.submit((chunk,)) for chunk in chunks])
         now = time.monotonic()
-        work, steps = timed("take: who runs together", lambda: batcher._take(batcher._short, now))
+        work, steps = timed("take: who runs together", lambda: batcher._take(batcher._lanes.short, now))
         binding, write = timed("prepare: inputs, slots", lambda: batcher._prepare(work, steps))
         timed("run: onnxruntime", lambda: batcher._engine.run(binding))
         timed(
             "settle: finite? flip, answer",
             lambda: batcher._end_turn(
-                batcher._short, (now, now), lambda *run: batcher._settle(work, *run), binding, write, None
+                batcher._lanes.short, (now, now), lambda *run: batcher._settle(work, *run), binding, write, None
             ),
         )
         timed("encode: outputs → JSON", lambda: [codec.encode_steps(chunk) for chunk in chunks])

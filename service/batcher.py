@@ -6,7 +6,6 @@ them all, at most one of each session. There is no timer.
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,19 +17,16 @@ import structlog
 from service.arena import SINK
 from service.engine import MAX_ROW_STEPS, Binding, Costs, Engine
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, ShuttingDown, StateNotFinite
+from service.lanes import Lane, Lanes
 from service.tally import Tally
-from service.work import SHORT, Chunk, Entry, FleetStep, Outputs, Owner
+from service.work import Chunk, Entry, FleetStep, Outputs, Owner
 
-LONG_REST = 2.0
-"""After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
 MAX_FLEET_ROW_STEPS = 512
 """Rows × steps of one run of a fleet step: more of them no longer fit the caches, and each costs more."""
 HANDLING = 4e-6
 """Seconds it takes to pass a row through one more turn, beside the run."""
 ALONE = 1e-4
 """Seconds since the last turn after which nobody is expected to join: waiting for the loop would be for nothing."""
-SHORT_PAUSE = 0.005
-"""Seconds without a short chunk after which the long lane need not rest."""
 
 _Settle = Callable[[list[int], Outputs | None, np.ndarray | None], None]
 
@@ -40,8 +36,8 @@ _log = structlog.get_logger()
 class Batcher:
     """Queues chunks for one engine and runs them in turns.
 
-    A chunk is in exactly one of: its session's chain behind another one, `_short`, `_long`, the running batch, or
-    settled. `waiting` counts entries that are not settled.
+    A chunk is in exactly one of: its session's chain behind another one, a lane, the running batch, or settled.
+    `waiting` counts entries that are not settled.
     """
 
     def __init__(
@@ -64,10 +60,7 @@ class Batcher:
             self.max_rows = min(self.max_rows, costs.rows_within(turn))
         if not engine.card.streams:  # its sequences are never cut, so each runs alone and for as long as it is
             self.max_rows = 1
-        self._short: deque[Chunk | FleetStep] = deque()
-        self._long: deque[Chunk | FleetStep] = deque()
-        self._last_short = self._long_after = -math.inf
-        self._long_was_last = False
+        self._lanes = Lanes()
         self._turn_ended, self._was_alone = clock(), True
         self._scheduled = False
         self._closed: ServiceError | None = None
@@ -77,7 +70,7 @@ class Batcher:
         self.tally = Tally()
 
     def __repr__(self) -> str:
-        return f"<Batcher {self.waiting} waiting, {len(self._short)} short and {len(self._long)} long ready>"
+        return f"<Batcher {self.waiting} waiting, {self._lanes!r} ready>"
 
     def submit(self, chunks: Sequence[Chunk], patience: float = math.inf) -> "asyncio.Future[None]":
         """Queue chunks as one entry; the future is done when each has its results or its error.
@@ -101,7 +94,7 @@ class Batcher:
                     else:
                         before.following = chunk
                     continue
-            self._lane(chunk).append(chunk)
+            self._lanes.of(chunk).append(chunk)
         if not self._scheduled:
             self._call_turn(now)
         return entry.future
@@ -116,7 +109,7 @@ class Batcher:
         fleet.entry = self._admit(1, now)
         for owner in fleet.owners:
             owner.last = fleet
-        self._short.append(fleet)
+        self._lanes.short.append(fleet)
         if not self._scheduled:
             self._call_turn(now)
         return fleet.entry.future
@@ -138,10 +131,6 @@ class Batcher:
         else:
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def _lane(self, chunk: Chunk) -> deque[Chunk | FleetStep]:
-        """Return where a chunk waits: a session's short ones go before predictions and before long ones."""
-        return self._short if chunk.owner is not None and chunk.steps <= SHORT else self._long
-
     def close(self, why: ServiceError) -> None:
         """Answer everybody who waits, and whoever comes, why nothing is run any more."""
         self._closed = why
@@ -150,12 +139,13 @@ class Batcher:
             self._thread.shutdown(wait=True)
 
     def _refuse_all(self, why: ServiceError) -> None:
-        while self._short or self._long:  # a chunk that fails makes its session's next one ready
-            work = (self._short or self._long).popleft()
+        lanes = self._lanes
+        while lanes:  # a chunk that fails makes its session's next one ready
+            work = (lanes.short or lanes.long).popleft()
             if isinstance(work, FleetStep):
-                self._end_fleet(work, why)
+                self._end_fleet(work, why, self._clock())
             else:
-                self._fail(work, why)
+                self._fail(work, why, self._clock())
 
     def _turn(self) -> None:
         """Take a batch, run it, settle it: on the loop, or in the engine's thread."""
@@ -163,7 +153,7 @@ class Batcher:
             self._refuse_all(self._closed)
             return
         now = self._clock()
-        lane = self._lane_to_run(now)
+        lane = self._lanes.next(now)
         work, steps = self._take(lane, now)
         if not work:
             self._go_on()
@@ -194,7 +184,7 @@ class Batcher:
 
     def _end_turn(
         self,
-        lane: deque[Chunk | FleetStep],
+        lane: Lane,
         times: tuple[float, float],
         settle: _Settle,
         binding: Binding | None,
@@ -221,47 +211,33 @@ class Batcher:
         if outputs is not None:
             self.tally.ran(len(write), *times, ended, end)
         self._was_alone = len(write) == 1
-        if lane is self._long:
-            self._long_after = end + LONG_REST * (end - times[0])
+        self._lanes.took(lane, times[0], end)
         self._go_on()
-
-    def _lane_to_run(self, now: float) -> deque[Chunk | FleetStep]:
-        """Return whose turn it is: while short chunks keep coming, long ones get a third of the time."""
-        rested = now >= self._long_after and not (self._short and self._long_was_last)
-        self._long_was_last = bool(self._long) and (rested or not self._short_are_coming(now))
-        if self._long_was_last:
-            return self._long
-        if self._short:
-            self._last_short = now
-        return self._short
-
-    def _short_are_coming(self, now: float) -> bool:
-        return bool(self._short) or now - self._last_short < SHORT_PAUSE
 
     def _go_on(self) -> None:
         """Take another turn while anybody waits; long chunks alone may have to rest first."""
         if self._closed is not None:
             self._refuse_all(self._closed)
-        self._scheduled = bool(self._short or self._long)
+        self._scheduled = bool(self._lanes)
         if not self._scheduled:
             return
-        loop, now = asyncio.get_running_loop(), self._clock()
-        if self._short or now >= self._long_after or not self._short_are_coming(now):
-            loop.call_soon(self._turn)
-        else:
+        loop, pause = asyncio.get_running_loop(), self._lanes.pause(self._clock())
+        if pause:
             self._scheduled = False
-            loop.call_later(self._long_after - now, self._wake)
+            loop.call_later(pause, self._wake)
+        else:
+            loop.call_soon(self._turn)
 
     def _wake(self) -> None:
         """Go on with long chunks that have rested, unless a turn is due anyway."""
         if not self._scheduled:
             self._go_on()
 
-    def _take(self, lane: deque[Chunk | FleetStep], now: float) -> tuple[list[Chunk] | FleetStep, int]:
+    def _take(self, lane: Lane, now: float) -> tuple[list[Chunk] | FleetStep, int]:
         """Return a lane's next batch, or the fleet step that is next, and how many time steps it runs."""
-        seconds = self._turn_seconds / (4 if self._short_are_coming(now) else 2)
+        seconds = self._turn_seconds / (4 if self._lanes.short_are_coming(now) else 2)
         batch: list[Chunk] = []
-        room = self.max_rows if lane is self._short else min(self.max_rows, self.costs.rows_within(seconds))
+        room = self.max_rows if lane is self._lanes.short else min(self.max_rows, self.costs.rows_within(seconds))
         while lane and room:
             chunk = lane.popleft()
             if isinstance(chunk, FleetStep):
@@ -273,15 +249,15 @@ class Batcher:
                 continue
             entry, owner = chunk.entry, chunk.owner
             if entry.future.done():  # its waiter was cancelled
-                self._fail(chunk, None)
+                self._fail(chunk, None, now)
             elif now > entry.deadline and not entry.started:
-                self._fail(chunk, DeadlineExceeded(entry.deadline - entry.since))
+                self._fail(chunk, DeadlineExceeded(entry.deadline - entry.since), now)
             elif owner is not None and owner.ended is not None:
-                self._fail(chunk, owner.ended)
+                self._fail(chunk, owner.ended, now)
             elif owner is not None and not chunk.done and owner.settles(chunk):
                 if chunk.replayed:
                     owner.used = now
-                self._answer(chunk)
+                self._answer(chunk, now)
             else:
                 if not entry.started:
                     entry.started = True
@@ -334,20 +310,21 @@ class Batcher:
 
         Without outputs the run failed; without slots it was not even prepared.
         """
+        now = self._clock()
         if outputs is None:
             for slot in write:
                 self._slots.release(slot)
             for chunk in batch:
-                self._fail(chunk, EngineFailed())
+                self._fail(chunk, EngineFailed(), now)
             return
-        steps, now = outputs.tensors[0].shape[1], self._clock()
+        steps = outputs.steps
         self.rows += len(batch)
         again: list[Chunk] = []
         for row, chunk in enumerate(batch):
             slot = write[row]
             if chunk.entry.future.done() or (bad is not None and bad[row]):
                 self._slots.release(slot)
-                self._fail(chunk, StateNotFinite())
+                self._fail(chunk, StateNotFinite(), now)
                 continue
             if chunk.done:
                 self._slots.release(chunk.slot)
@@ -362,13 +339,13 @@ class Batcher:
             else:
                 self._finish(chunk, now)
         for chunk in reversed(again):
-            self._lane(chunk).appendleft(chunk)
+            self._lanes.of(chunk).appendleft(chunk)
 
     def _fleet_waits(self, fleet: FleetStep, now: float) -> bool:
         """Tell whether a fleet step is still to be run; end it where it is not."""
         entry = fleet.entry
         if entry.future.done() or (now > entry.deadline and not entry.started):
-            self._end_fleet(fleet, DeadlineExceeded(entry.deadline - entry.since))
+            self._end_fleet(fleet, DeadlineExceeded(entry.deadline - entry.since), now)
             return False
         if not entry.started:
             entry.started = True
@@ -391,11 +368,12 @@ class Batcher:
         self, fleet: FleetStep, write: list[int], outputs: Outputs | None, bad: np.ndarray | None
     ) -> None:
         """Flip the rows that went well; answer when all rows have been run, else queue the rest."""
+        now = self._clock()
         if outputs is None:
             self._slots.release_many(write)
-            self._end_fleet(fleet, EngineFailed())
+            self._end_fleet(fleet, EngineFailed(), now)
             return
-        owners, steps, now = fleet.rows(len(write)), fleet.steps, self._clock()
+        owners, steps = fleet.rows(len(write)), fleet.steps
         self.rows += len(owners)
         self.row_steps += steps * len(owners)
         freed: list[int] = []
@@ -418,17 +396,17 @@ class Batcher:
         fleet.parts.append(outputs)
         fleet.at += len(owners)
         if fleet.at == len(fleet.owners):
-            self._end_fleet(fleet, None)
+            self._end_fleet(fleet, None, now)
         else:
-            self._short.append(fleet)
+            self._lanes.short.append(fleet)
 
-    def _end_fleet(self, fleet: FleetStep, error: ServiceError | None) -> None:
+    def _end_fleet(self, fleet: FleetStep, error: ServiceError | None, now: float) -> None:
         """Answer a fleet step; rows that were not run carry the error."""
         for row in range(fleet.at, len(fleet.owners)):
             fleet.errors[row] = error or ShuttingDown()
             self._pass_on(fleet.owners[row], fleet)
         fleet.entry.failed = len(fleet.errors) == len(fleet.owners)
-        self._answer_entry(fleet.entry)
+        self._answer_entry(fleet.entry, now)
 
     def _pass_on(self, owner: Owner, fleet: FleetStep) -> None:
         """Make a chunk that came for the owner meanwhile ready."""
@@ -437,7 +415,7 @@ class Batcher:
         else:
             following = fleet.following[id(owner)]
             owner.behind -= 1
-            self._lane(following).append(following)
+            self._lanes.of(following).append(following)
 
     def _finish(self, chunk: Chunk, now: float) -> None:
         """Commit a chunk whose steps have all been run."""
@@ -451,16 +429,16 @@ class Batcher:
             else:
                 gone = owner.advanced(chunk.slot, chunk.steps, chunk.content(), chunk.raw_outputs(), now)
         self._slots.release(gone)
-        self._answer(chunk)
+        self._answer(chunk, now)
 
-    def _fail(self, chunk: Chunk, error: ServiceError | None) -> None:
+    def _fail(self, chunk: Chunk, error: ServiceError | None, now: float) -> None:
         """Take a chunk out: nothing has happened to its session."""
         if chunk.done:
             self._slots.release(chunk.slot)
         chunk.error = chunk.error or error
-        self._answer(chunk)
+        self._answer(chunk, now)
 
-    def _answer(self, chunk: Chunk) -> None:
+    def _answer(self, chunk: Chunk, now: float) -> None:
         """Settle a chunk; its session's next one is ready, its entry is answered when it was the last."""
         owner = chunk.owner
         if owner is not None:
@@ -468,15 +446,15 @@ class Batcher:
                 owner.last = None
             elif chunk.following is not None:
                 owner.behind -= 1
-                self._lane(chunk.following).append(chunk.following)
+                self._lanes.of(chunk.following).append(chunk.following)
         if chunk.error is not None:
             chunk.entry.failed = True
-        self._answer_entry(chunk.entry)
+        self._answer_entry(chunk.entry, now)
 
-    def _answer_entry(self, entry: Entry) -> None:
+    def _answer_entry(self, entry: Entry, now: float) -> None:
         entry.open -= 1
         if entry.open == 0:
             self.waiting -= 1
-            self.tally.answered(entry.failed or entry.future.cancelled(), entry.since, self._clock())
+            self.tally.answered(entry.failed or entry.future.cancelled(), entry.since, now)
             if not entry.future.done():
                 entry.future.set_result(None)
