@@ -3,6 +3,8 @@
 import asyncio
 import subprocess
 import sys
+from contextlib import AsyncExitStack
+from itertools import cycle
 
 import httpx
 import numpy as np
@@ -121,9 +123,11 @@ async def test_two_hundred_sessions_over_real_sockets(server: RunningServer, net
         bodies = [await step(client, session, inputs[t : t + 1]) for t in range(len(inputs))]
         return np.array([body["outputs"][0] for body in bodies])  # type: ignore[index]
 
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
-        results = await asyncio.gather(*(stream(client, inputs) for inputs in sequences))
+    async with AsyncExitStack() as stack:
+        clients = [  # httpx looks at all connections of a client for each request
+            await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, timeout=60)) for _ in range(20)
+        ]
+        results = await asyncio.gather(*(stream(client, inputs) for client, inputs in zip(cycle(clients), sequences)))
     for outputs, inputs in zip(results, sequences, strict=True):
         np.testing.assert_allclose(outputs, offline(networks["lstm"], inputs), atol=1e-5)
 
