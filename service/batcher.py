@@ -99,14 +99,16 @@ class Batcher:
             self._call_turn(now)
         return entry.future
 
-    def submit_fleet(self, fleet: FleetStep) -> "asyncio.Future[None]":
+    def submit_fleet(self, fleet: FleetStep, patience: float = math.inf) -> "asyncio.Future[None]":
         """Queue a fleet step of distinct idle owners; the future is done when every row has its result or its error.
+
+        It waits as `submit` says.
 
         Raises:
             QueueFull: As many entries as allowed are waiting; nothing was queued.
         """
         now = self._clock()
-        fleet.entry = self._admit(1, now)
+        fleet.entry = self._admit(1, now, patience)
         for owner in fleet.owners:
             owner.last = fleet
         self._lanes.short.append(fleet)

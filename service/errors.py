@@ -87,8 +87,8 @@ class MalformedRequest(ServiceError):
 class UnsupportedEncoding(ServiceError):
     code, status = "unsupported_encoding", 415
 
-    def __init__(self) -> None:
-        super().__init__("expected a body without Content-Encoding")
+    def __init__(self, known: str = "") -> None:
+        super().__init__(f"expected a body without Content-Encoding{known and f', or in {known}'}")
 
 
 class ModelNotFound(ServiceError):

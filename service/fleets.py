@@ -1,5 +1,6 @@
 """The fleet step: many sessions advanced by one request, each row for itself."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class FleetRequest:
     rows: FleetRows
     steps: list[int]
     raw: bytes
+    patience: float = math.inf
+    """Seconds that it may wait for its turn."""
 
     @property
     def keys(self) -> list[str]:
@@ -198,7 +201,7 @@ class Fleets:
         whole = len(rows) == len(request.keys)
         raw = request.raw if whole else b"".join(request.row_inputs(rows))
         fleet = FleetStep(sessions, raw, request.steps[0])
-        await model.batcher.submit_fleet(fleet)
+        await model.batcher.submit_fleet(fleet, request.patience)
         parts = [part.tensors[0] for part in fleet.parts]
         if whole and not fleet.errors:
             return FleetResult(list(fleet.last_steps), parts[0] if len(parts) == 1 else np.concatenate(parts), errors)
@@ -234,7 +237,7 @@ class Fleets:
         for version in versions:  # sessions stay on the version that they were opened on
             of_version = [chunk for chunk in chunks.values() if cast(Session, chunk.owner).model is version]
             try:
-                await version.batcher.submit(of_version)
+                await version.batcher.submit(of_version, request.patience)
             except ServiceError as error:
                 if len(versions) == 1:
                     raise

@@ -171,7 +171,7 @@ class SessionTable:
     ) -> Session:
         """Open a session at the model's initial state, under a name of the tenant's where it gives one.
 
-        It may take the name and the place of a session, which is then nameless and soon to be closed.
+        It may take the name and the place of a session, which is then nameless and to be closed, or `undo` is called.
 
         Raises:
             ShuttingDown: The service is going away.
@@ -185,7 +185,7 @@ class SessionTable:
         if model.retired:
             raise ModelReplaced(None)
         freed = 0
-        if instead_of is not None and instead_of.model is model and instead_of.last is None:  # it goes at once
+        if instead_of is not None and instead_of.model is model and instead_of.last is None:  # it goes after one step
             freed = 1 + instead_of.keep
         if model.promised - freed + 1 + keep > model.max_sessions:
             raise TableFull(model.max_sessions)
@@ -246,12 +246,17 @@ class SessionTable:
                 return session
         raise self._why_missing(self._named.get((tenant, model, name), name), tenant)
 
-    def give_back(self, name: str, session: Session, taker: Session) -> None:
-        """Undo that `taker` was opened in a session's place: it ends, and the session has its name again."""
-        owner = self._tenants[session.tenant]
-        owner.rename(taker, None)
-        owner.rename(session, name)
-        self.close(taker)
+    def last_of_name(self, name: str, tenant: str, model: str) -> str | None:
+        """Return the id of the last session of that name that ended, as long as that is known."""
+        return self._named.get((tenant, model, name))
+
+    def undo(self, session: Session, before: Session | None) -> None:
+        """Undo that a session was opened: its name is that of `before` again, in whose place it was, or nobody's."""
+        owner, name = self._tenants[session.tenant], session.name
+        owner.rename(session, None)
+        if before is not None and before.ended is None:
+            owner.rename(before, name)
+        self.close(session)
 
     def find_fleet(
         self, keys: list[str], tenant: str, model: "ServedModel"

@@ -26,7 +26,7 @@ async def read_body(call: Call, limit: int) -> bytes:
         return await call.encoded_body(limit)
     window = _WINDOWS.get(encoding)
     if window is None:
-        raise UnsupportedEncoding
+        raise UnsupportedEncoding("gzip or deflate")
     packed = await call.encoded_body(limit)
     inflater = zlib.decompressobj(window)
     try:

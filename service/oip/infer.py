@@ -14,7 +14,7 @@ from service.framing import HEAD_LENGTH, split_head
 from service.gate import Call, Reply
 from service.oip.answers import answer_rows, answer_sequence
 from service.oip.encoding import compressed, read_body
-from service.oip.errors import NoSequence, Refused, UnknownModel
+from service.oip.errors import NoSequence, Refused, StartNeeded, UnknownModel
 from service.oip.form import Form, Forms, Wanted
 from service.oip.sequences import Sequences
 from service.oip.tensors import Inputs, Limits, read_inputs, read_raw, read_step
@@ -59,8 +59,9 @@ class Inference:
                 if chunk.error is None:
                     reply = answer_sequence(form, known[2], known[0].wanted, chunk)
                     return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
-                if not isinstance(chunk.error, SessionGone):
-                    raise chunk.error.with_traceback(None)
+                if isinstance(chunk.error, SessionGone):
+                    raise StartNeeded(known[0].shown, model.name, chunk.error)
+                raise chunk.error.with_traceback(None)
         reply = await self._answer(call, model, form, body, length)
         return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
 
@@ -105,7 +106,7 @@ class Inference:
         raw = read_step(form, fields, head, tail, wish)
         if raw is not None:
             chunk = Chunk(None, (raw,), 1)
-            form.templates.learn(wish, head, tail)
+            form.templates.learn(wish, fields, head, tail)
         else:
             limits = Limits(self._settings.step_steps, self._settings.step_elements)
             inputs = read_inputs(form, fields, tail, limits)
@@ -114,7 +115,9 @@ class Inference:
             if inputs.rows != 1:
                 raise InvalidInput("inputs", "one row, [1, steps, …], as a request advances one sequence", "more")
             chunk = Chunk(None, inputs.raw, inputs.steps)
-        chunk.number, chunk.epoch, chunk.request = wish.number, wish.epoch, wish.request
+        # a request that starts a sequence is known by its id, where it has one: its number is 1 in any case
+        chunk.number = 0 if wish.start and wish.request else wish.number
+        chunk.epoch, chunk.request = wish.epoch, wish.request
         return chunk
 
     async def _nameless(self, call: Call, model: ServedModel, fields: dict[str, Any], tail: bytes, wish: Wish) -> Reply:
@@ -147,7 +150,7 @@ class Inference:
         assert inputs.sessions is not None
         rows = FleetRows(inputs.sessions, wish.create, inputs.numbers, None)
         result = await self._fleets.run(
-            model, FleetRequest(rows, [inputs.steps] * inputs.rows, inputs.raw[0]), call.tenant
+            model, FleetRequest(rows, [inputs.steps] * inputs.rows, inputs.raw[0], wish.patience), call.tenant
         )
         notes = {name: orjson.dumps(value).decode() for name, value in result.notes().items()}
         form = self._forms.of(model)

@@ -1,8 +1,8 @@
 """Sequences: sessions that a client calls by an id of its own, starts and ends by flags, and may send to twice."""
 
-from collections import OrderedDict
+import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from service.errors import (
     EpochConflict,
@@ -14,6 +14,7 @@ from service.errors import (
     StepGap,
 )
 from service.oip.errors import StartNeeded
+from service.oip.farewells import Decode, Farewells, Taken, request_of
 from service.oip.wishes import Wish, request_name
 from service.repository import ServedModel
 from service.session import Session
@@ -21,78 +22,27 @@ from service.sessions import SessionTable
 from service.settings import Settings
 from service.work import Chunk
 
-Decode = Callable[[ServedModel], Chunk]
-"""Reads a request's steps as a version of the model takes them."""
 
-_MOST, _MOST_BYTES, _SECONDS = 20_000, 16 << 20, 900.0
+@dataclass(slots=True)
+class _Start:
+    """A request to start a sequence, on its way, and the session whose place that is to take."""
 
-
-class Taken(NamedTuple):
-    """A chunk that was taken, and the version of the model that took it."""
-
-    model: ServedModel
     chunk: Chunk
-
-
-class _Ended(NamedTuple):
-    """The last answer of a sequence that ended, raw, and the request that it was for."""
-
-    content: int
-    model: ServedModel
-    answer: bytes
-    steps: int
-    last_step: int
-    at: float
-
-
-class Farewells:
-    """The last answers of ended sequences, for those who did not hear them: bounded in number, bytes and time."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._ended: OrderedDict[tuple[str, str, str], _Ended] = OrderedDict()
-        self._bytes = 0
-
-    def remember(self, tenant: str, model: ServedModel, name: str, chunk: Chunk) -> None:
-        """Keep the answer of a chunk that ended its sequence."""
-        key = (tenant, model.name, name)
-        self._forget(key)
-        answer, now = chunk.raw_outputs(), self._clock()
-        self._ended[key] = _Ended(chunk.content(), model, answer, chunk.steps, chunk.last_step, now)
-        self._bytes += len(answer)
-        while self._bytes > _MOST_BYTES or len(self._ended) > _MOST or self._oldest().at + _SECONDS < now:
-            self._forget(next(iter(self._ended)))
-
-    def replayed(self, tenant: str, model: str, name: str, decode: Decode) -> Taken | None:
-        """Return the answer that was given to the same request before, if it was."""
-        ended = self._ended.get((tenant, model, name))
-        if ended is None:
-            return None
-        if ended.at + _SECONDS < self._clock() or ended.model.retired:
-            self._forget((tenant, model, name))
-            return None
-        chunk = decode(ended.model)
-        if chunk.content() != ended.content:
-            return None
-        chunk.results = [(ended.model.codec.stored(ended.answer, ended.steps), 0, ended.steps)]
-        chunk.last_step, chunk.replayed = ended.last_step, True
-        return Taken(ended.model, chunk)
-
-    def _oldest(self) -> _Ended:
-        return next(iter(self._ended.values()))
-
-    def _forget(self, key: tuple[str, str, str]) -> None:
-        ended = self._ended.pop(key, None)
-        if ended is not None:
-            self._bytes -= len(ended.answer)
+    before: Session | None
 
 
 class Sequences:
-    """Advances sequences of one table of sessions, in which fleet steps find them by the same names."""
+    """Advances sequences of one table of sessions, in which fleet steps find them by the same names.
+
+    A sequence that is started in the place of another has its name at once, and ends it when its first request has
+    been taken; where that is not taken, everything is as it was. Until then it is in `_starting`, and all else that
+    comes for it waits.
+    """
 
     def __init__(self, settings: Settings, sessions: SessionTable, clock: Callable[[], float]) -> None:
         self._settings, self._sessions = settings, sessions
         self._farewells = Farewells(clock)
+        self._starting: dict[Session, _Start] = {}
 
     def follow(self, tenant: str, model: ServedModel, wish: Wish, raw: bytes, request_id: str) -> Chunk | None:
         """Queue one step of a sequence that goes on; None where that is not all there is to it."""
@@ -100,7 +50,7 @@ class Sequences:
             session = self._sessions.find_named(wish.name, tenant, model.name)
         except ServiceError:
             return None
-        if session.model is not model:
+        if session.model is not model or session in self._starting:
             return None
         chunk = Chunk(session, (raw,), 1)
         chunk.epoch = wish.epoch
@@ -119,9 +69,13 @@ class Sequences:
             ServiceError: The steps were not taken.
         """
         taken = await self._try(tenant, model, version, wish, decode)
-        if isinstance(taken.chunk.error, SessionGone):  # ended while this one waited: by its own first copy, perhaps
-            taken = await self._try(tenant, model, version, wish, decode)
         error = taken.chunk.error
+        if isinstance(error, SessionGone):  # ended while this one waited: by its own first copy, perhaps
+            if wish.start:
+                taken = await self._try(tenant, model, version, wish, decode)
+            else:
+                taken = self._replayed(tenant, model, wish, decode) or taken
+            error = taken.chunk.error
         if error is None:
             return taken
         if isinstance(error, SessionGone):
@@ -129,36 +83,47 @@ class Sequences:
         raise error.with_traceback(None)
 
     async def _try(self, tenant: str, model: ServedModel, version: str | None, wish: Wish, decode: Decode) -> Taken:
-        if wish.end and wish.request:
-            before = self._farewells.replayed(tenant, model.name, wish.name, decode)
-            if before is not None:
-                return before
         session, why = self._find(tenant, model, wish)
-        if session is None or wish.start:
+        start = self._starting.get(session) if session is not None else None
+        if session is None and (before := self._replayed(tenant, model, wish, decode)) is not None:
+            return before
+        started = False
+        if wish.start:
             chunk = decode(model)
-            if session is not None and _is_sent_again(session, chunk):
-                started = False
-            elif wish.start:
+            if start is not None and request_of(start.chunk) == request_of(chunk):
+                await asyncio.wait([start.chunk.entry.future])
+                return await self._try(tenant, model, version, wish, decode)
+            if session is None or not _is_sent_again(session, chunk):
                 session, started = self._start(tenant, model, wish, chunk, session), True
-            else:
-                raise StartNeeded(wish.shown, model.name, why)
+        elif session is None:
+            raise StartNeeded(wish.shown, model.name, why)
         else:
             if version not in (None, str(session.model.card.version)):
                 raise InvalidInput("version", f"{session.model.card.version}, which the sequence runs on", str(version))
-            chunk, started = decode(session.model), False
+            if start is not None:
+                await asyncio.wait([start.chunk.entry.future])
+            if session.ended is not None:  # or never begun
+                raise StartNeeded(wish.shown, model.name, session.ended)
+            chunk = decode(session.model)
         if not started:
             self._queue(session, chunk, wish)
         try:
             await chunk.entry.future
-        except BaseException:
-            if started and session.ended is None and not session.step:
-                self._sessions.close(session)
-            raise
+        finally:
+            if started:
+                self._settle_start(session, taken=chunk.error is None and session.step > 0)
         if chunk.error is None and wish.end and session.ended is None:
-            self._end(tenant, session, wish, chunk)
-        elif chunk.error is not None and started and session.ended is None:
+            if wish.known_again:
+                self._farewells.remember(session, wish.name, chunk)
             self._sessions.close(session)
         return Taken(session.model, chunk)
+
+    def _replayed(self, tenant: str, model: ServedModel, wish: Wish, decode: Decode) -> Taken | None:
+        """Return the answer that ended a sequence, where this is the request that it was for."""
+        if not (wish.end and wish.known_again):
+            return None
+        last = self._sessions.last_of_name(wish.name, tenant, model.name)
+        return self._farewells.replayed(tenant, model.name, wish.name, last, decode)
 
     def _find(self, tenant: str, model: ServedModel, wish: Wish) -> tuple[Session | None, ServiceError]:
         try:
@@ -167,7 +132,7 @@ class Sequences:
             return None, error.with_traceback(None)
 
     def _start(self, tenant: str, model: ServedModel, wish: Wish, chunk: Chunk, before: Session | None) -> Session:
-        """Open a session and queue its first chunk; a sequence of the same id ends, once what it waits for is done.
+        """Open a session and queue its first chunk; a sequence of the same id is nameless from now on.
 
         Raises:
             ServiceError: There is no room; everything is as it was.
@@ -183,14 +148,26 @@ class Sequences:
         try:
             self._queue(session, chunk, wish)
         except ServiceError:
-            if before is None:
-                table.close(session)
-            else:
-                table.give_back(wish.name, before, session)
+            table.undo(session, before)
             raise
-        if before is not None:
-            self._let_end(before)
+        self._starting[session] = _Start(chunk, before)
         return session
+
+    def _settle_start(self, session: Session, *, taken: bool) -> None:
+        """End what a started sequence takes the place of, or undo the start."""
+        before = self._starting.pop(session).before
+        if taken or session.ended is not None:
+            while before is not None:  # and what that one was to take the place of
+                self._let_end(before)
+                earlier = self._starting.get(before)
+                before = earlier.before if earlier is not None else None
+                if earlier is not None:
+                    earlier.before = None
+            return
+        if before is not None and session.name is None:  # another start has taken its name meanwhile
+            taker = next(start for start in self._starting.values() if start.before is session)
+            taker.before, before = before, None
+        self._sessions.undo(session, before)
 
     def _let_end(self, session: Session) -> None:
         """Close a session, now or when all that it waits for is answered."""
@@ -208,11 +185,6 @@ class Sequences:
             raise SessionBusy(limit)
         chunk.owner, chunk.commit = session, True
         session.model.batcher.submit((chunk,), wish.patience)
-
-    def _end(self, tenant: str, session: Session, wish: Wish, chunk: Chunk) -> None:
-        if wish.request:
-            self._farewells.remember(tenant, session.model, wish.name, chunk)
-        self._sessions.close(session)
 
 
 def _is_sent_again(session: Session, chunk: Chunk) -> bool:

@@ -1,17 +1,18 @@
 """Templates: what a request says beside its numbers, remembered, as a client says it again with every step.
 
 A request in the middle of a sequence differs from the one before it only in its numbers. So it is read by what stands
-around them: where those bytes are known, only the numbers are. That is no guess: a body whose array is exchanged for
-another whole JSON array reads as it did, but for that array; and a head of the same bytes is the same head.
+around them: where those bytes are known, only the numbers are. That is no guess: what stands around them is remembered
+only where a body with another array there, and another id, has been seen to read the same but for these.
 """
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.codec import Codec
+from service.codec import Codec, load_json
+from service.errors import MalformedJson
 
 if TYPE_CHECKING:
     from service.oip.wishes import Wish
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 _MOST = 8192
 _LONGEST = 2048
 """Most bytes around the numbers of a request that is remembered."""
-_KEY = b'"data":['
+_KEYS = b'"data":[', b'"data": ['
 _ID = b'{"id":"'
+_PROBE = b'["another"]'
 
 
 class Templates:
@@ -34,19 +36,23 @@ class Templates:
         self._is_raw_step, self._pack_step = codec.is_raw_step, pack_step
         self._known: dict[tuple[bytes, bytes], Wish] = {}
 
-    def learn(self, wish: "Wish", head: bytes, tail: bytes) -> None:
-        """Remember a request that was found to be good and to bring one step."""
+    def learn(self, wish: "Wish", fields: dict[str, Any], head: bytes, tail: bytes) -> None:
+        """Remember a request of one input that was found to be good and to bring one step."""
         request_id, rest = _without_id(head)
-        if wish.start or wish.end or wish.number or wish.id != request_id or b'"id"' in rest:
+        if wish.start or wish.end or wish.number or wish.id != request_id or rest[:1] != b"{":
             return
-        if tail:
-            key = rest, b""
-        elif head.count(b'"data"') == 1:
-            start, end = _numbers(rest)
-            key = rest[:start], rest[end:]
-        else:
+        start, end = (len(rest), len(rest)) if tail else _numbers(rest)
+        key = rest[:start], rest[end:]
+        if not start or len(key[0]) + len(key[1]) > _LONGEST:
             return
-        if len(key[0]) + len(key[1]) > _LONGEST:
+        (tensor,) = fields["inputs"]
+        probe = b'{"id":"another",%b%b%b' % (key[0][1:], b"" if tail else _PROBE, key[1])
+        if not tail:
+            tensor = tensor | {"data": ["another"]}
+        try:
+            if load_json(probe) != fields | {"id": "another", "inputs": [tensor]}:
+                return
+        except MalformedJson:  # what was found is a part of an array
             return
         if len(self._known) >= _MOST:
             del self._known[next(iter(self._known))]
@@ -59,6 +65,8 @@ class Templates:
             if not length.isdigit() or len(length) > 12:
                 return None
             size = int(length)
+            if size > len(body):
+                return None
             body, tail = body[:size], body[size:]
         request_id, rest = _without_id(body)
         if tail:
@@ -78,9 +86,13 @@ class Templates:
 
 
 def _numbers(body: bytes) -> tuple[int, int]:
-    """Return where the first array that is called data begins and ends, if it has no arrays in it."""
-    start = body.find(_KEY) + len(_KEY) - 1
-    return start, body.find(b"]", start) + 1
+    """Return where the first array that is called data begins and ends, if it has no arrays in it; 0 for none."""
+    for key in _KEYS:
+        found = body.find(key)
+        if found >= 0:
+            start = found + len(key) - 1
+            return start, body.find(b"]", start) + 1
+    return 0, 0
 
 
 def _without_id(head: bytes) -> tuple[str, bytes]:

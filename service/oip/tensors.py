@@ -59,8 +59,9 @@ def read_step(form: Form, fields: dict[str, Any], head: bytes, tail: bytes, wish
     if set(map(type, shape)) != {int} or len(tensor) != 4 or len(form.inputs) != 1:
         return None
     if tail:
-        ours = tensor.get("parameters") == {"binary_data_size": len(tail)} and form.codec.is_raw_step(tail)
-        return tail if ours else None
+        parameters = tensor.get("parameters")
+        ours = parameters == {"binary_data_size": len(tail)} and type(parameters["binary_data_size"]) is int
+        return tail if ours and form.codec.is_raw_step(tail) else None
     data = tensor.get("data")
     if form.pack_step is None or type(data) is not list or head.count(b"true") + head.count(b"false") != wish.booleans:
         return None

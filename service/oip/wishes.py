@@ -78,6 +78,11 @@ class Wish:
         """What tells this request from the sequence's others, where the client gives it an id and no step number."""
         return request_name(self.id, self.start, self.end)
 
+    @property
+    def known_again(self) -> bool:
+        """Whether it can be told from all others of its sequence, so that it is known when it is sent again."""
+        return bool(self.request or (self.number and not self.start))
+
     def _read_sequence(self, value: Any) -> None:
         if type(value) is int and 0 <= value <= _MOST_ID:
             self.shown = str(value)

@@ -1,6 +1,7 @@
 """A request that is sent again takes effect once, and gets the answer that it got, or would have got, before."""
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 
 from models.network import Network
 from service.app import Service
-from service.oip import sequences
+from service.oip import farewells
 from tests.fakes import FakeClock
 from tests.service.conftest import offline, random_inputs
 from tests.service.oip.conftest import INFER, binary, body, last_step, outputs
@@ -130,11 +131,134 @@ async def test_a_refused_start_changes_nothing(client: httpx.AsyncClient, servic
     assert len(service.sessions) == 1
 
 
+async def test_a_start_that_is_not_taken_changes_nothing(
+    client: httpx.AsyncClient, service: Service, clock: FakeClock
+) -> None:
+    """A START that comes too late leaves the sequence, and what was ended stays ended."""
+    inputs = random_inputs(1)
+    await client.post(INFER, json=body(random_inputs(3), 1, start=True))
+    await client.post(INFER, json=body(inputs, 2, start=True, end=True, id="e"))
+    batcher = service.repository.find("lstm").batcher
+    batcher._scheduled = True  # no turn is taken until this test says so
+    late = [body(inputs, 1, start=True, timeout=5), body(inputs, 1, start=True, end=True, id="x", timeout=5)]
+    starts = [asyncio.create_task(client.post(INFER, json=sent)) for sent in late]
+    starts.append(asyncio.create_task(client.post(INFER, json=body(inputs, 2, start=True, timeout=5))))
+    await asyncio.sleep(0.05)
+    behind = asyncio.create_task(client.post(INFER, json=body(inputs, 1)))
+    await asyncio.sleep(0.05)
+    clock.advance(0.001)
+    batcher._turn()
+    for start in starts:
+        assert (await start).json()["code"] == "deadline_exceeded"
+    assert (await behind).status_code == 400  # it was meant for the sequence that did not start
+    assert last_step(await client.post(INFER, json=body(inputs, 1))) == 4
+    gone = await client.post(INFER, json=body(inputs, 2))
+    assert (gone.json()["code"], gone.json()["last_step"]) == ("session_closed", 1)
+    again = await client.post(INFER, json=body(inputs, 2, start=True, end=True, id="e"))
+    assert again.json()["parameters"] == {"step": 1, "replayed": True}
+    assert len(service.sessions) == 1
+
+
+async def test_of_several_starts_the_last_that_is_taken_counts(
+    client: httpx.AsyncClient, service: Service, clock: FakeClock
+) -> None:
+    """Whichever of them come too late, one sequence is left, and it is that of the last good one."""
+    inputs = random_inputs(1)
+    for bad in ([], [0], [1], [2], [0, 1], [1, 2], [0, 2], [0, 1, 2]):
+        await client.post(INFER, json=body(random_inputs(7), 1, start=True))
+        batcher = service.repository.find("lstm").batcher
+        batcher._scheduled = True
+        starts = []
+        for at in range(3):
+            more = {"timeout": 5} if at in bad else {}
+            sent = body(random_inputs(at + 1), 1, start=True, id=f"s{at}", **more)
+            starts.append(asyncio.create_task(client.post(INFER, json=sent)))
+            await asyncio.sleep(0.01)
+        clock.advance(0.001)
+        batcher._turn()
+        for at, start in enumerate(starts):
+            assert (await start).status_code == (503 if at in bad else 200)
+        good = [at + 1 for at in range(3) if at not in bad]
+        assert last_step(await client.post(INFER, json=body(inputs, 1))) == (good[-1] if good else 7) + 1
+        assert len(service.sessions) == 1
+        assert service.repository.find("lstm").arena.slots.leased == 1
+
+
+async def test_a_client_that_gives_up_on_a_start(client: httpx.AsyncClient, service: Service) -> None:
+    """The sequence that it was to take the place of goes on."""
+    await client.post(INFER, json=body(random_inputs(3), 1, start=True))
+    batcher = service.repository.find("lstm").batcher
+    batcher._scheduled = True
+    start = asyncio.create_task(client.post(INFER, json=body(random_inputs(1), 1, start=True)))
+    await asyncio.sleep(0.05)
+    start.cancel()
+    await asyncio.wait([start])
+    batcher._turn()
+    assert last_step(await client.post(INFER, json=body(random_inputs(1), 1))) == 4
+    assert len(service.sessions) == 1
+
+
+async def test_ids_that_begin_anew_with_each_sequence(
+    client: httpx.AsyncClient, networks: dict[str, Network], service: Service
+) -> None:
+    """The answer that ended a sequence is not that of the next one of its name, though ids and END are equal."""
+    end = random_inputs(1, 99)
+    for numbered in (False, True):
+        for run in range(3):
+            inputs = np.concatenate([random_inputs(2, run), end])
+            for at in range(3):
+                more: dict[str, Any] = {"step": at + 1} if numbered else {}
+                sent = body(inputs[at : at + 1], 7, start=at == 0, end=at == 2, id=f"{at}", **more)
+                answer = await client.post(INFER, json=sent)
+                assert "replayed" not in answer.json()["parameters"]
+                np.testing.assert_allclose(outputs(answer)[0, 0], offline(networks["lstm"], inputs)[at], atol=1e-5)
+            assert len(service.sessions) == 0
+            assert (await client.post(INFER, json=sent)).json()["parameters"] == {"step": 3, "replayed": True}
+    await client.post(INFER, json=body(end, 7, start=True, step=1, id="a"))
+    other = await client.post(INFER, json=body(end, 7, end=True, step=2, id="another"))
+    assert other.json()["parameters"] == {"step": 2}
+
+
+async def test_an_end_is_known_by_its_number(client: httpx.AsyncClient) -> None:
+    """Without an id, too; and not with another number or other content."""
+    inputs = random_inputs(1)
+    await client.post(INFER, json=body(inputs, 7, start=True))
+    for _ in range(2):
+        assert last_step(await client.post(INFER, json=body(inputs, 7, end=True, step=2))) == 2
+    for sent in (body(inputs, 7, end=True, step=1), body(inputs + 1, 7, end=True, step=2), body(inputs, 7, end=True)):
+        assert (await client.post(INFER, json=sent)).json()["code"] == "session_closed"
+
+
+async def test_a_start_is_known_by_its_id_alone(client: httpx.AsyncClient) -> None:
+    """A START of another id begins anew, though the last step was of the same content, and its number is 1."""
+    inputs = random_inputs(1)
+    for id_ in ("a", "b"):
+        for _ in range(2):
+            assert last_step(await client.post(INFER, json=body(inputs, 7, start=True, step=1, id=id_))) == 1
+        assert last_step(await client.post(INFER, json=body(inputs, 7))) == 2
+
+
+async def test_a_fleet_s_wait_can_be_bounded(client: httpx.AsyncClient, service: Service, clock: FakeClock) -> None:
+    """A row that waits longer than the timeout is told so, and has not moved."""
+    await client.post(INFER, json=body(random_inputs(1), "a", start=True))
+    batcher = service.repository.find("lstm").batcher
+    batcher._scheduled = True
+    sent = body(random_inputs(1)[None], timeout=500)
+    sent["inputs"].append({"name": "session_id", "shape": [1], "datatype": "BYTES", "data": ["a"]})
+    waiting = asyncio.create_task(client.post(INFER, json=sent))
+    await asyncio.sleep(0.05)
+    clock.advance(0.001)
+    batcher._turn()
+    (row,) = json.loads((await waiting).json()["parameters"]["errors"])
+    assert row["code"] == "deadline_exceeded"
+    assert last_step(await client.post(INFER, json=body(random_inputs(1), "a"))) == 2
+
+
 async def test_farewells_are_bounded(
     client: httpx.AsyncClient, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers of ended sequences are kept for a while, and not more than so many."""
-    monkeypatch.setattr(sequences, "_MOST", 2)
+    monkeypatch.setattr(farewells, "_MOST", 2)
     sent = [body(random_inputs(1), n + 1, start=True, end=True, id="e") for n in range(4)]
     for request in sent[:3]:
         await client.post(INFER, json=request)

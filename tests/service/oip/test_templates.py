@@ -1,0 +1,168 @@
+"""What is read by a template is what is read without one, however a body is written."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.network import Network
+from service.app import Service
+from service.errors import ServiceError
+from service.oip.form import Form, Forms
+from service.oip.infer import _split
+from service.oip.templates import Templates
+from service.oip.tensors import Limits, read_inputs, read_step
+from service.oip.wishes import Wish, wanted_outputs
+
+LIMITS = Limits(1024, 65_536)
+
+blanks = st.sampled_from(["", "", "", " ", "\n"])
+numbers = st.sampled_from(
+    ["1", "2.5", "-3", "1e2", "-0.0", "7E-1", "12345678901234567890", "1e39", "true", '"4"', "[5]"]
+)
+arrays = st.lists(numbers, min_size=2, max_size=4).map(lambda items: f"[{', '.join(items)}]")
+steps = st.lists(st.sampled_from(["1", "2.5", "-3e-1"]), min_size=3, max_size=3).map(
+    lambda items: f"[{','.join(items)}]"
+)
+texts = st.sampled_from(["a", "b", '"data":[1]', "]", "\\", "é", "", "id", '"id":']).map(json.dumps)
+
+
+@st.composite
+def keys(draw: st.DrawFn, name: str) -> str:
+    """Write a key, now and then with an escape that says the same."""
+    return f'"{name[0]}\\u{ord(name[1]):04x}{name[2:]}"' if draw(st.integers(0, 15)) == 0 else f'"{name}"'
+
+
+@st.composite
+def objects(draw: st.DrawFn, fields: list[tuple[str, str]]) -> str:
+    """Write an object with its fields in any order, and blanks."""
+    if draw(st.booleans()):
+        fields = draw(st.permutations(fields))
+    written = [f"{draw(keys(name))}:{draw(blanks)}{value}" for name, value in fields]
+    return f"{{{draw(blanks)}{(',' + draw(blanks)).join(written)}}}"
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> str:
+    """Write a request for one step, with whatever else a client may say."""
+    tensor = [("name", '"x"'), ("shape", "[1,1,3]"), ("datatype", '"FP32"'), ("data", draw(steps))]
+    parameters = [("sequence_id", draw(st.sampled_from(["42", '"a"'])))]
+    if draw(st.booleans()):
+        parameters.append((draw(st.sampled_from(["mine", "data", "id", "timeout", "epoch"])), "7"))
+    fields = [("parameters", draw(objects(parameters))), ("inputs", f"[{draw(blanks)}{draw(objects(tensor))}]")]
+    if draw(st.booleans()):
+        fields.insert(0, ("id", draw(texts)))
+    if draw(st.integers(0, 3)) == 0:
+        odd = draw(arrays | texts | objects([("data", draw(arrays))]))
+        fields.insert(draw(st.integers(0, len(fields))), (draw(st.sampled_from(["more", "data", "id", "xy"])), odd))
+    return draw(objects(fields))
+
+
+@st.composite
+def others(draw: st.DrawFn, body: str) -> str:
+    """Write another body much like this one: another array, another id, another byte."""
+    kind = draw(st.sampled_from(["array", "id", "byte", "same"]))
+    if kind == "array":
+        places = [at for at, mark in enumerate(body) if mark == "["]
+        start = draw(st.sampled_from(places))
+        return body[:start] + draw(arrays) + body[body.index("]", start) + 1 :]
+    if kind == "id":
+        rest = body.partition(",")[2] if body.startswith('{"id"') else body[1:]
+        return f'{{"id":{draw(texts)},{rest}'
+    if kind == "byte":
+        at = draw(st.integers(0, len(body) - 1))
+        return body[:at] + draw(st.sampled_from([" ", "]", "[", ",", "1", '"', "\\", "}", "null"])) + body[at + 1 :]
+    return body
+
+
+@pytest.fixture
+def form(service: Service, networks: dict[str, Network]) -> Form:
+    return Forms().of(service.repository.find("lstm"))
+
+
+def read(form: Form, body: bytes, length: bytes | None, templates: Templates | None = None) -> Any:
+    """Return all that a request says, read as a whole; None where it is refused."""
+    try:
+        fields, head, tail = _split(body, length)
+        wish = Wish(fields)
+        wish.wanted = wanted_outputs(form, fields, wish)
+        raw = read_step(form, fields, head, tail, wish)
+        if raw is None:
+            inputs = read_inputs(form, fields, tail, LIMITS)
+            if (inputs.rows, inputs.steps) != (1, 1):
+                return None
+            raw = inputs.raw[0]
+        elif templates is not None:
+            templates.learn(wish, fields, head, tail)
+    except ServiceError:
+        return None
+    return said(wish, raw, wish.id)
+
+
+def said(wish: Wish, raw: bytes, request_id: str) -> Any:
+    return raw, request_id, wish.name, wish.epoch, wish.patience, wish.wanted, wish.start, wish.end, wish.number
+
+
+def check(form: Form, templates: Templates, body: bytes, length: bytes | None) -> bool:
+    """Compare the two ways to read a body; return whether the templates know it."""
+    found = templates.read(body, length)
+    if found is not None:
+        assert said(found[0], found[1], found[2]) == read(form, body, length), body
+    return found is not None
+
+
+def test_a_template_reads_what_is_there(form: Form) -> None:
+    """Whatever body is learned from, any other reads by it as it reads without."""
+    known = 0
+
+    @settings(max_examples=1500, deadline=None)
+    @given(st.data())
+    def compare(data: st.DataObject) -> None:
+        nonlocal known
+        body = data.draw(bodies())
+        templates = Templates(form.codec, form.pack_step)
+        read(form, body.encode(), None, templates)
+        for _ in range(3):
+            other = data.draw(others(body)).encode()
+            length = data.draw(st.sampled_from([None, None, b"%d" % len(other), b"%d" % (len(other) + 9)]))
+            known += check(form, templates, other, length)
+
+    compare()
+    assert known > 200
+
+
+@pytest.mark.parametrize(
+    ("learned", "sent"),
+    [
+        ('{"a": [7, 8, 9], "inputs": [T], "parameters": {"sequence_id": 1}}', None),
+        ('{"xy":[7,8,9],"inputs":[T],"parameters":{"sequence_id":1}}', None),
+        ('{"data":[7,8,9],"inputs":[T],"parameters":{"sequence_id":1}}', None),
+        ('{"id":"a","inputs":[T],"parameters":{"sequence_id":1},"\\u0069d":"a"}', '{"id":"b"'),
+        ('{"id":"a","inputs":[T],"parameters":{"sequence_id":1},"id":"a"}', '{"id":"b"'),
+    ],
+)
+@pytest.mark.parametrize("name", ['"data"', '"d\\u0061ta"'])
+@pytest.mark.parametrize("blank", ["", " "])
+def test_bodies_made_to_mislead(form: Form, learned: str, sent: str | None, name: str, blank: str) -> None:
+    """Other arrays before the numbers, keys with escapes and second ids are read for what they are."""
+    tensor = f'{{"name":"x","shape":[1,1,3],"datatype":"FP32",{name}:{blank}[1,2,3]}}'
+    body = learned.replace("T", tensor).encode()
+    templates = Templates(form.codec, form.pack_step)
+    assert read(form, body, None, templates) is not None
+    other = body if sent is None else sent.encode() + body[len(sent) :]
+    check(form, templates, other, None)
+    check(form, templates, other.replace(b"[7,8,9]", b"[1,1,1]"), None)
+
+
+def test_both_ways_to_write_a_colon_are_known(form: Form) -> None:
+    """Bodies of json.dumps and of compact writers are read by their numbers when they come again."""
+    for separators in ((",", ":"), (", ", ": ")):
+        templates = Templates(form.codec, form.pack_step)
+        tensor = {"name": "x", "shape": [1, 1, 3], "datatype": "FP32", "data": [1.5, 2, 3]}
+        body = json.dumps({"inputs": [tensor], "parameters": {"sequence_id": 1}}, separators=separators).encode()
+        assert not check(form, templates, body, None)
+        read(form, body, None, templates)
+        assert check(form, templates, body.replace(b"1.5", b"-6"), None)
+        assert not check(form, templates, body, b"%d" % (len(body) + 1))
