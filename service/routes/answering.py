@@ -9,6 +9,9 @@ from service.errors import ClientGone
 from service.gate import Gate, Operation, Reply
 from service.schemas import ErrorBody
 
+BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+"""How OpenAPI describes raw bytes, of a request or of an answer."""
+
 
 async def answer(gate: Gate, name: str, operation: Operation, argument: str, request: Request) -> Response:
     """Run an operation behind the gate and return its answer, byte for byte what the hot lane sends."""

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.errors import ClientGone, NotFound
+from service.framing import HEAD_LENGTH
 from service.gate import Call, Gate, Operation, Reply
 from service.oip.control import Control
 from service.oip.errors import Unsupported, oip_reply
@@ -25,7 +26,7 @@ from service.oip.schemas import (
     StatisticsAnswer,
 )
 from service.oip.statistics import Statistics
-from service.routes.answering import body_of, response
+from service.routes.answering import BYTES, body_of, response
 
 _OTHERS = (
     ("GET", "/logging", "the logging extension"),
@@ -127,8 +128,8 @@ def oip_router(gate: Gate, protocol: Protocol) -> APIRouter:
         InferResponse,
         "Advance sequences, or run whole ones",
         methods=["POST"],
-        responses=_errors(400, 404, 409, 413, 501, 503),
-        openapi_extra=body_of(InferRequest),
+        responses={200: {"content": BYTES}, **_errors(400, 404, 409, 413, 501, 503)},
+        openapi_extra=_infer_body(),
     )
 
     @router.post(
@@ -178,5 +179,14 @@ def _refusing(run: Any, what: str) -> Any:
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the errors a route answers, beside those of every route."""
-    return {status: {"model": OipError} for status in (401, *statuses)}
+    """Document the errors a route answers, and that those of every route look the same."""
+    described: dict[int | str, dict[str, Any]] = {status: {"model": OipError} for status in statuses}
+    return described | {"default": {"model": OipError, "description": "Any other error"}}
+
+
+def _infer_body() -> dict[str, Any]:
+    """Document the body of an infer request, JSON with or without raw tensors behind it."""
+    body = body_of(InferRequest)
+    body["requestBody"]["content"] |= BYTES
+    length = {"type": "integer", "minimum": 0, "description": "Bytes of the JSON, where raw tensors follow it."}
+    return body | {"parameters": [{"name": HEAD_LENGTH.decode(), "in": "header", "required": False, "schema": length}]}

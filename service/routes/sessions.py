@@ -1,13 +1,11 @@
 """Sessions: describe, list, step, peek, fork, rewind, snapshot, restore, extend, close."""
 
-from typing import Any
-
 from fastapi import APIRouter, Query, Request, Response
 
 from service.gate import Gate
 from service.lifecycle import Lifecycle
 from service.operations import Operations
-from service.routes.answering import answer, body_of, errors
+from service.routes.answering import BYTES, answer, body_of, errors
 from service.schemas import (
     ExtendSession,
     ForkSession,
@@ -17,8 +15,6 @@ from service.schemas import (
     StepAnswer,
     StepRequest,
 )
-
-_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) -> APIRouter:
@@ -105,7 +101,7 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
     @router.get(
         "/{session_id}/state",
         response_class=Response,
-        responses={200: {"content": _BYTES}, **errors(404, 409, 410)},
+        responses={200: {"content": BYTES}, **errors(404, 409, 410)},
     )
     async def read_state(request: Request, session_id: str) -> Response:
         """Give a snapshot of the session's state: a safetensors file with a checksum."""
@@ -115,7 +111,7 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
         "/{session_id}/state",
         response_model=SessionAnswer,
         responses=errors(404, 409, 410, 413, 422),
-        openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
+        openapi_extra={"requestBody": {"required": True, "content": BYTES}},
     )
     async def write_state(request: Request, session_id: str) -> Response:
         """Exchange the session's state for a snapshot's, of the same model and version; its epoch rises by one."""

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -24,6 +25,7 @@ from export import export_network
 from models.network import Network, NetworkConfig
 from service.app import Service
 from service.settings import Settings
+from service.work import Chunk
 from tests.fakes import FakeClock
 from tests.service.numpy_model import Moment, Twin, World
 from tests.service.ways_in import (
@@ -125,15 +127,26 @@ class Bench:
             batcher._thread = Later()  # type: ignore[assignment]
 
     def renew(self) -> None:
-        """End all sessions; where anything is left of them but tombstones, take another service."""
+        """End all sessions; where anything is left of them but tombstones, take another service.
+
+        What is to come must not depend on what was: it begins long after, at a whole second, behind a lone step.
+        """
         model, sessions = self.service.repository.find(MODEL), self.service.sessions
         for session in list(sessions):
             sessions.close(session)
+        self.clock.now = math.ceil(self.clock.now) + 7200
         sessions.sweep()
         self.examples += 1
         if len(sessions) or model.promised or model.arena.slots.leased or model.batcher.waiting:
             self.service.close()
             self._open()
+        self.runner.run(self._step_alone())
+
+    async def _step_alone(self) -> None:
+        model, sessions = self.service.repository.find(MODEL), self.service.sessions
+        session = sessions.create("nobody", model, 1)
+        await model.batcher.submit((Chunk(session, (NOTHING,), 1),))
+        sessions.close(session)
 
     def close(self) -> None:
         self.service.close()

@@ -59,6 +59,10 @@ async def test_the_protocol_is_documented(client: httpx.AsyncClient) -> None:
         operation = document["paths"][path][method]
         answer = operation["responses"]["200"].get("content", {}).get("application/json", {}).get("schema", {})
         assert set(fields) <= set(resolved(answer).get("required", [])), path
+        assert "422" not in operation["responses"]
+        if "health" not in path:
+            error = operation["responses"]["default"]["content"]["application/json"]["schema"]
+            assert "error" in resolved(error)["required"]
     request = document["paths"][OF_MODEL + "/infer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert set(request["properties"]) == INFER_FIELDS
     assert request["required"] == ["inputs"]
