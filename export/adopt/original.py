@@ -117,10 +117,14 @@ def initial_value(name: str, given: Array, inner: tuple[int, ...], batch: int | 
         row = np.take(given, 0, axis=batch)
     if row.shape not in (inner, ()):
         raise NotServableError(f"the initial value of {name} has the shape {given.shape}, and should have {inner}")
-    held = np.broadcast_to(row, inner).astype(dtype)
-    if (
-        not np.array_equal(held.astype(np.float64), np.broadcast_to(row, inner).astype(np.float64))
-        and held.dtype.kind != "f"
-    ):
+    held, fits = cast(np.broadcast_to(row, inner), dtype)
+    if not fits:
         raise NotServableError(f"the initial value of {name} cannot be held as {dtype}")
     return held
+
+
+def cast(value: Array, dtype: str) -> tuple[Array, bool]:
+    """Return values in a dtype, and whether it holds them: floats rounded but finite, all else as they are."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        held = value.astype(dtype)
+    return held, bool(np.isfinite(held).all() if held.dtype.kind == "f" else np.array_equal(held, value))
