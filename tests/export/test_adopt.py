@@ -185,6 +185,12 @@ def test_an_overlap_stands_before_what_is_new(samples: str, steps: list[str], tm
     assert (card.inputs[0].shape, card.states[0].shape) == ((4,), (2,))
 
 
+def test_an_overlap_is_bounded(tmp_path: Path) -> None:
+    """What every session must hold, and every step run over, is counted in values, not in steps."""
+    words = "--overlap x:43691 keeps 131,073 values for each sequence, more than 131,072"
+    refuse(ZOO["overlap_in_time"].model(), tmp_path, words, "--overlap", "x:43691")
+
+
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
     """A folder in the place of the file is named in a sentence, not by a number of the operating system's."""
     result = invoke("adopt", tmp_path, "--out", tmp_path / "out/m/1")
