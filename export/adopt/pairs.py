@@ -61,7 +61,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
 
     Raises:
         BadWishError: An option names no input or output.
-        AmbiguousError: Several outputs could feed an input, and nothing tells them apart.
+        AmbiguousError: An output could feed an input, and names do not say whether, or which of several does.
         NotServableError: A pair that the user or the names settle has different shapes or dtypes.
     """
     pairs = [_wished(source, target, inputs, outputs) for source, target in wishes.states.items() if target]
