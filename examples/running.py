@@ -23,7 +23,10 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     """Return a reader of whole numbers within bounds, for argparse."""
 
     def read(text: str) -> int:
-        number = int(text)
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
         if not least <= number <= most:
             raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text}")
         return number

@@ -68,16 +68,21 @@ def read_steps(recording: Path) -> np.ndarray:
     """Return the recording as steps, (steps, 512), in [-1, 1]; what is left of the last step is dropped.
 
     Raises:
-        ValueError: It is not 16 kHz, mono, 16 bits, or shorter than a step.
+        ValueError: It is not 16 kHz, mono, 16 bits, shorter than its header says, or than a step.
     """
     try:
         with wave.open(str(recording), "rb") as file:
             found = (file.getframerate(), file.getnchannels(), file.getsampwidth())
-            data = file.readframes(file.getnframes())
+            length = file.getnframes()
+            data = file.readframes(length)
     except (wave.Error, EOFError) as exc:
         raise ValueError(f"{recording}: cannot be read as a WAV file: {str(exc) or 'it ends too early'}") from exc
     if found != (RATE, 1, 2):
         raise ValueError(f"{recording}: expected 16000 Hz, 1 channel, 2 bytes, found {found}")
+    if len(data) != 2 * length:
+        raise ValueError(
+            f"{recording}: expected {length} samples of 2 bytes, as its header says, found {len(data)} bytes"
+        )
     samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
     if len(samples) < STEP:
         raise ValueError(f"{recording}: expected at least one step of {STEP} samples, found {len(samples)}")

@@ -19,6 +19,10 @@ def foreign_error(exc: BaseException) -> str:
     """Return what another library says went wrong, without its marks, source files and return codes."""
     text = printable(exc)
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    text = re.sub(r"Non-zero status code returned while running (\w+) node\. Name:'' Status Message: ", r"\1: ", text)
+    text = re.sub(
+        r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': ", text
+    )
     # a path that ends in .cc:123, then the C++ function up to its closing bracket or name
     text = re.sub(r"\S*\.(?:cc|h|cpp|cu):\d+\s+(?:\S.*?\) ?(?:const )?)?", "", text)
     return clipped(text.strip(), _LONGEST)

@@ -88,6 +88,7 @@ def _carry(original: Original, inputs: list[dict[str, Array]], without: Iterable
     return outputs
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _gap(one: list[dict[str, Array]], other: list[dict[str, Array]]) -> float:
     gaps = [0.0]
     for a, b in zip(one, other, strict=True):
@@ -97,6 +98,7 @@ def _gap(one: list[dict[str, Array]], other: list[dict[str, Array]]) -> float:
     return max(gaps)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # infinite values are equal to none, and told of elsewhere
 def close(one: Array, other: Array) -> bool:
     """Tell whether two tensors are the same but for rounding."""
     if one.shape != other.shape:

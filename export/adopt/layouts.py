@@ -91,15 +91,13 @@ def _read(
     open_places = [place for place, dim in enumerate(dims) if isinstance(dim, str)]
     if not open_places:
         return Layout(tuple(int(dim) for dim in dims), batch, _fixed_time(tuple(int(dim) for dim in dims)))
-    time = _time_place(dims)
-    if time is None:
+    if len(open_places) > 1:
         raise AmbiguousError(
             f"the input {port} has several axes of no fixed size besides the batch",
             [str(dims[place]).removeprefix("?:") for place in open_places],
             f"--step {port.name}=SIZE (or SIZExSIZE): the shape of one step, without the batch",
         )
-    sizes = tuple(1 if place == time else int(dim) for place, dim in enumerate(dims))
-    return Layout(sizes, batch, time)
+    return Layout(tuple(1 if isinstance(dim, str) else dim for dim in dims), batch, open_places[0])
 
 
 def _without_overlap(port: Port, dims: list[Dim], wishes: Wishes) -> list[Dim]:
@@ -186,6 +184,8 @@ def _check_names(foreign: Foreign, ports: Mapping[str, Port], sources: Mapping[s
         port = ports.get(name)
         if port is not None and axis >= len(port.dims):
             raise BadWishError(f"--batch-axis {name}:{axis}", f"{port} has no such axis")
+        if port is not None and port.dims[axis] != 1 and axis not in port.free:
+            raise BadWishError(f"--batch-axis {name}:{axis}", f"this axis of {port} is of a fixed size")
 
 
 def sizes_of(layout: Layout, batch: int, time: int = 1, extra: int = 0, place: int = 0) -> tuple[int, ...]:

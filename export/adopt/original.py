@@ -1,5 +1,6 @@
 """The original model, run directly: one sequence or several, one step at a time, its states fed back by hand."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from export.adopt.foreign import Foreign
 from export.adopt.layouts import Reading, from_rows, sizes_of, to_rows
 from export.adopt.pairs import Pair
 from export.adopt.plan import Array
-from export.adopt.wishes import Wishes
+from export.adopt.wishes import MOST_BEFORE, Wishes
 
 Rows = dict[str, Array]
 """Input, output or state → (batch, *inner): the batch axis is the first."""
@@ -46,14 +47,19 @@ class Original:
     def overlap_place(self, name: str) -> int:
         """Return the inner place along which an input overlaps: its time, or its only axis."""
         layout = self.reading[name]
-        if layout.time is not None:
-            return layout.time
-        if len(layout.inner) != 1:
+        if layout.time is None and len(layout.inner) != 1:
             raise NotServableError(
                 f"--overlap {name}: the input {self.foreign.inputs[name]} has {len(layout.inner)} axes besides the "
                 f"batch, and none of them counts steps"
             )
-        return 0
+        place = layout.time or 0
+        count = self.wishes.overlaps.get(name, 0)
+        values = count * math.prod(layout.inner) // layout.inner[place]
+        if values > MOST_BEFORE:
+            raise NotServableError(
+                f"--overlap {name}:{count} keeps {values:,} values for each sequence, more than {MOST_BEFORE:,}"
+            )
+        return place
 
     def draw(self, batch: int, time: int = 1) -> Rows:
         """Draw new inputs of one run, without what overlaps."""
@@ -117,10 +123,14 @@ def initial_value(name: str, given: Array, inner: tuple[int, ...], batch: int | 
         row = np.take(given, 0, axis=batch)
     if row.shape not in (inner, ()):
         raise NotServableError(f"the initial value of {name} has the shape {given.shape}, and should have {inner}")
-    held = np.broadcast_to(row, inner).astype(dtype)
-    if (
-        not np.array_equal(held.astype(np.float64), np.broadcast_to(row, inner).astype(np.float64))
-        and held.dtype.kind != "f"
-    ):
+    held, fits = cast(np.broadcast_to(row, inner), dtype)
+    if not fits:
         raise NotServableError(f"the initial value of {name} cannot be held as {dtype}")
     return held
+
+
+def cast(value: Array, dtype: str) -> tuple[Array, bool]:
+    """Return values in a dtype, and whether it holds them: floats rounded but finite, all else as they are."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        held = value.astype(dtype)
+    return held, bool(np.isfinite(held).all() if held.dtype.kind == "f" else np.array_equal(held, value))

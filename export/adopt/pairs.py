@@ -27,12 +27,22 @@ _LAYER_WORDS = _listed("rnn lstm gru")
 _DATA_WORDS = _listed(
     "x y xs ys data input inputs output outputs out audio wav pcm signal samples frame frames feature features feat"
     " feats mel obs observation observations tokens token ids logits logit prob probs probability score scores pred"
-    " prediction predictions action actions image value values target mask result"
+    " prediction predictions action actions image images img value values target mask masks result lengths lens seg"
+    " segmentation speaker embedding embeddings lang style content stylised noisy clean mic far"
 )
 _SIDES = _listed("in out input inputs output outputs")
 """Words for data that states bear as well: t_in and t_out may be either."""
-_TURNS = _SIDES | _listed("new next prev previous old past cur current updated")
+_UNTIL_NEXT = _listed("new next nxt prev previous old past present updated")
+"""Words that only a state has a use for: what is new was something else before."""
+_TURNS = _SIDES | _UNTIL_NEXT | _listed("cur current")
 """Words that tell one side of a step from the other."""
+_GENERIC = _SIDES | _listed(
+    "x y xs ys data args arg value values feat feats feature features target result layer tensor placeholder serving"
+    " default"
+)
+"""Words that exporters and notations give to whatever there is: data and states alike."""
+_PLAIN = _DATA_WORDS - _GENERIC
+"""Words that say what the data is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
 
     Raises:
         BadWishError: An option names no input or output.
-        AmbiguousError: Several outputs could feed an input, and nothing tells them apart.
+        AmbiguousError: An output could feed an input, and names do not say whether, or which of several does.
         NotServableError: A pair that the user or the names settle has different shapes or dtypes.
     """
     pairs = [_wished(source, target, inputs, outputs) for source, target in wishes.states.items() if target]
@@ -60,33 +70,56 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
     free = {name: port for name, port in outputs.items() if name not in {pair.target for pair in pairs}}
     fits = {port.name: [name for name, out in free.items() if fitting(port, out)] for port in open_inputs}
 
-    for key in (_key, _bare_key):
+    for key in (_key, _bare_key, _untimed):
         pairs += _by_name(open_inputs, fits, {pair.source for pair in pairs}, {pair.target for pair in pairs}, key)
     _refuse_misfits(open_inputs, list(free.values()), pairs)
 
-    while True:
-        sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
-        rest = [port for port in open_inputs if port.name not in sources]
-        left = {
-            port.name: _likely([outputs[name] for name in fits[port.name] if name not in targets], port)
-            for port in rest
-        }
-        lone = [
-            Pair(name, found[0], *_reason(name, found[0]))
-            for name, found in left.items()
-            if len(found) == 1
-            and [other for other, its in left.items() if found[0] in its and not _is_data(other)] == [name]
-            and not (_is_data(name) or _is_data(found[0]))
-        ]
-        if not lone:
-            break
+    while lone := [pair for pair in _lone(open_inputs, outputs, fits, pairs) if pair.sure]:
         pairs += lone
-    _refuse_open(left, outputs, inputs)
-    _refuse_unusual(rest, fits, inputs, pairs)
     if len(pairs) == len(inputs):
-        # something must be left for clients to send
-        pairs = [pair for pair in pairs if pair.sure]
+        # something must be left for clients to send: the only one that is named as data, if any
+        sent = [pair for pair in pairs if pair.source not in wishes.states and _is_data(pair.source)]
+        pairs = [pair for pair in pairs if sent != [pair]]
+    named = any(pair.source not in wishes.states for pair in pairs)
+    while lone := [pair for pair in _lone(open_inputs, outputs, fits, pairs) if not _is_generic(pair.source)]:
+        data = [name for name in inputs if name not in {pair.source for pair in pairs}]
+        likely = [pair for pair in lone if pair.source != data[0]]
+        if len(data) == 1:
+            break  # it is what clients send
+        if named or not likely or len(outputs) - len({pair.target for pair in pairs}) == 1:
+            raise _doubtful((likely or lone)[0], inputs, "alone share their shape and dtype")
+        pairs.append(likely[0])
+
+    sources = {pair.source for pair in pairs}
+    rest = [port for port in open_inputs if port.name not in sources]
+    if len(inputs) - len(pairs) > 1 or any(_is_state(port.name) for port in rest):
+        _refuse_open(_left(rest, outputs, fits, pairs), outputs, inputs)
+    _refuse_unusual(rest, fits, inputs, pairs)
+    _refuse_generic(rest, outputs, fits, inputs, pairs)
     return tuple(pairs)
+
+
+def _left(
+    rest: list[Port], outputs: dict[str, Port], fits: dict[str, list[str]], pairs: list[Pair]
+) -> dict[str, list[str]]:
+    """Return input → the outputs that could feed it and are not fed back yet."""
+    targets = {pair.target for pair in pairs}
+    return {
+        port.name: _likely([outputs[name] for name in fits[port.name] if name not in targets], port) for port in rest
+    }
+
+
+def _lone(inputs: list[Port], outputs: dict[str, Port], fits: dict[str, list[str]], pairs: list[Pair]) -> list[Pair]:
+    """Return the pairs that are the only ones left of their shape and dtype, and not named as data."""
+    sources = {pair.source for pair in pairs}
+    left = _left([port for port in inputs if port.name not in sources], outputs, fits, pairs)
+    return [
+        Pair(name, found[0], *_reason(name, found[0]))
+        for name, found in left.items()
+        if len(found) == 1
+        and [other for other, its in left.items() if found[0] in its and not _is_data(other)] == [name]
+        and not (_is_data(name) or _is_data(found[0]))
+    ]
 
 
 def fitting(source: Port, target: Port) -> bool:
@@ -124,7 +157,7 @@ def _by_name(
         named = [
             name
             for name in fits[port.name]
-            if name not in targets and key(name) == key(port.name) != () and not _names_data(port.name, name)
+            if name not in targets and key(name) == key(port.name) != () and not _names_nothing(port.name, name)
         ]
         if port.name not in sources and len(named) == 1:
             found.append(Pair(port.name, named[0], "the names agree, and shape and dtype"))
@@ -149,6 +182,12 @@ def _bare_key(name: str) -> tuple[str, ...]:
     return tuple(word for word in _key(name) if not word.isdigit())
 
 
+def _untimed(name: str) -> tuple[str, ...]:
+    """Return the words of a name but those of a time, where they say anything: x and x_next are both `x`."""
+    kept = tuple(word for word in words(name) if word not in _UNTIL_NEXT)
+    return kept if any(not word.isdigit() for word in kept) else ()
+
+
 def _is_data(name: str) -> bool:
     named = set(words(name))
     return bool(named & _DATA_WORDS) and not named & _STATE_WORDS
@@ -159,6 +198,18 @@ def _names_data(source: str, target: str) -> bool:
     return all(_is_data(name) and set(words(name)) & (_DATA_WORDS - _SIDES) for name in (source, target)) and not (
         {*words(source), *words(target)} & (_TURNS - _SIDES)
     )
+
+
+def _names_nothing(source: str, target: str) -> bool:
+    """Tell whether two names that agree are data's, or agree in numbers alone, as input_1 and output_1."""
+    generic = _is_generic(source) and _is_generic(target) and not {*words(source), *words(target)} & _UNTIL_NEXT
+    return generic or _names_data(source, target)
+
+
+def _is_generic(name: str) -> bool:
+    """Tell whether a name may be anything's: input_2, args_1, x."""
+    said = [word for word in words(name) if word not in _UNTIL_NEXT and not word.isdigit()]
+    return all(word in _GENERIC for word in said) and (bool(said) or not set(words(name)) & _UNTIL_NEXT)
 
 
 def _is_state(name: str) -> bool:
@@ -204,15 +255,24 @@ def _names_one_state(source: str, target: str) -> bool:
 
 def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:
     """Refuse where an input that is not named as data has outputs to choose from, and nothing chooses."""
-    for name, found in left.items():
-        if _is_data(name):
-            continue
-        candidates = found if _is_state(name) else [target for target in found if not _is_data(target)]
-        if candidates:
-            options = " or ".join(f"--state {name}={target}" for target in [*candidates, ""])
+    _refuse_candidates(
+        {
+            name: found if _is_state(name) else [target for target in found if not _is_data(target)]
+            for name, found in left.items()
+            if not _is_data(name)
+        },
+        outputs,
+        inputs,
+    )
+
+
+def _refuse_candidates(candidates: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:
+    for name, found in candidates.items():
+        if found:
+            options = " or ".join(f"--state {name}={target}" for target in [*found, ""])
             raise AmbiguousError(
                 f"the input {inputs[name]} may be a state, fed from any of",
-                [str(outputs[target]) for target in candidates],
+                [str(outputs[target]) for target in found],
                 f"{options} (the last: {name} is no state)",
             )
 
@@ -233,17 +293,36 @@ def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[s
         rivals = [other for other in rest if set(fits[other.name]) & set(free)]
         unusual = len(port.dims) > 3 or (main is not None and port.dims and port.dtype != main.dtype)
         if len(twins) == 1:
-            why, free = "have one name but for the side they are on", twins
+            why, free, plain = "have one name but for the side they are on", twins, _PLAIN
         elif unusual and len(free) == len(rivals) == 1:
             why = "alone share their shape and dtype, which other inputs have not"
+            plain = _DATA_WORDS - _SIDES
         else:
             continue
-        if len(data) > 1 and not any(set(words(name)) & (_DATA_WORDS - _SIDES) for name in (port.name, free[0])):
-            raise AmbiguousError(
-                f"the input {port} and the output {free[0]} {why}, so they may be a state",
-                [f"a state {port.name}={free[0]}", f"{port.name} is an input"],
-                f"--state {port.name}={free[0]} or --state {port.name}= (the last: {port.name} is no state)",
-            )
+        if len(data) > 1 and not any(set(words(name)) & plain for name in (port.name, free[0])):
+            raise _doubtful(Pair(port.name, free[0], "", sure=False), inputs, why)
+
+
+def _refuse_generic(
+    rest: list[Port], outputs: dict[str, Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]
+) -> None:
+    """Refuse where an input other than the first has a name that may be anything's, and an output could feed it."""
+    data = [name for name in inputs if name not in {pair.source for pair in pairs}]
+    candidates = {
+        name: [target for target in found if not set(words(target)) & _PLAIN]
+        for name, found in _left(rest, outputs, fits, pairs).items()
+        if name != data[0] and _is_generic(name)
+    }
+    _refuse_candidates(candidates, outputs, inputs)
+
+
+def _doubtful(pair: Pair, inputs: dict[str, Port], why: str) -> AmbiguousError:
+    source, target = pair.source, pair.target
+    return AmbiguousError(
+        f"the input {inputs[source]} and the output {target} {why}, so they may be a state",
+        [f"a state {source}={target}", f"{source} is an input"],
+        f"--state {source}={target} or --state {source}= (the last: {source} is no state)",
+    )
 
 
 def _stem(name: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from export.adopt.errors import (
 from export.adopt.foreign import Foreign, RunFailedError
 from export.adopt.layouts import Candidate, readings
 from export.adopt.naming import public_names
-from export.adopt.original import Original, initial_value
+from export.adopt.original import Original, cast, initial_value
 from export.adopt.pairs import Pair, find_pairs
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.probe import Found, settle
@@ -131,8 +131,8 @@ def _constant(foreign: Foreign, name: str, value: np.ndarray) -> np.ndarray:
         value = value.reshape([1] * len(sizes))
     if value.ndim != len(sizes) or any(size not in (None, dim) for size, dim in zip(sizes, value.shape, strict=True)):
         raise BadWishError(f"--constant {name}", f"a value of shape {value.shape} does not fit {port}")
-    held = value.astype(port.dtype)
-    if held.dtype.kind != "f" and not np.array_equal(held, value):
+    held, fits = cast(value, port.dtype)
+    if not fits:
         raise BadWishError(f"--constant {name}", f"the value cannot be held as {port.dtype}")
     return held
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from export.adopt.behaviour import close
-from export.adopt.errors import AmbiguousError, GrowingStateError, NotServableError
+from export.adopt.errors import AmbiguousError, BadWishError, GrowingStateError, NotServableError
 from export.adopt.foreign import RunFailedError
 from export.adopt.layouts import Candidate, Reading, sizes_of, to_rows
 from export.adopt.original import Original, Rows
@@ -29,9 +29,11 @@ def settle(original: Original, candidates: list[Candidate]) -> Found:
 
     Raises:
         AmbiguousError: It runs in several, and names prefer none.
+        BadWishError: An output's batch is on another axis than the option says, in all in which it runs.
         NotServableError: It runs in none.
     """
     reasons: list[str] = []
+    unlike: list[BadWishError] = []
     found: list[tuple[int, Found]] = []
     for candidate in candidates:
         tried = replace(original, reading=candidate.layouts)
@@ -40,11 +42,15 @@ def settle(original: Original, candidates: list[Candidate]) -> Found:
                 found.append((candidate.rank, Found(tried, _rows_apart(tried), batched=True)))
             except (RunFailedError, _NotApartError) as exc:
                 reasons.append(str(exc))
+            except BadWishError as exc:
+                unlike.append(exc)
     best = [tried for rank, tried in found if rank == found[0][0]]
     if len(best) > 1:
         raise _ambiguous(best)
     if best:
         return best[0]
+    if unlike:
+        raise unlike[0]
     why = reasons[0] if reasons else "its shapes are fixed to one row"
     failures = []
     for candidate in candidates:
@@ -80,6 +86,9 @@ def _rows_apart(original: Original) -> Reading:
     found = {}
     for name, value in together.items():
         axes = _grown(alone[0][0][name], value, name)
+        wished = original.wishes.batch_axes.get(name, axes)
+        if wished != axes:
+            raise BadWishError(f"--batch-axis {name}:{wished}", f"the batch is on axis {axes} of this output")
         for row, (single, _) in enumerate(alone):
             if not close(np.take(value, [row], axis=axes), single[name]):
                 raise _NotApartError(f"a row's output {name!r} depends on the other rows of its batch")
@@ -101,7 +110,7 @@ def _single(original: Original) -> Reading:
         first = 0 if value.ndim > 1 and value.shape[0] == 1 else None
         axis = original.wishes.batch_axes.get(name, first)
         if axis is not None and (axis >= value.ndim or value.shape[axis] != 1):
-            raise NotServableError(f"--batch-axis {name}:{axis}: the output is of shape {value.shape}")
+            raise BadWishError(f"--batch-axis {name}:{axis}", f"the output is of shape {value.shape} for one row")
         found[name] = _output_layout(value, axis, original)
     return found
 

@@ -25,7 +25,7 @@ def read_foreign(path: Path) -> ModelProto:
 
     Raises:
         UnsafeFileError: It is no ONNX file, truncated or oversize, keeps tensors in other files than plain ones
-            beside it, uses operators that onnxruntime does not have, or holds NaN or infinite weights.
+            beside it, uses operators that onnxruntime does not have, or holds NaN, infinite weights or settings.
     """
     data = _read_plain(path, path)
     try:
@@ -42,6 +42,7 @@ def read_foreign(path: Path) -> ModelProto:
             raise UnsafeFileError(path, f"its tensors together hold more than {MAX_BYTES:,} bytes")
         _check_tensor(path, where, tensor)
     _check_factors(path, model)
+    _check_numbers(path, model)
     del model.training_info[:]
     return model
 
@@ -70,16 +71,25 @@ def _all_tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
         for sparse in graph.sparse_initializer:
             yield f"the weight {sparse.values.name!r}", sparse.values
             yield f"the indices of the weight {sparse.values.name!r}", sparse.indices
+    for owner, _, attribute in _all_attributes(model):
+        where = f"a constant of {owner}"
+        if attribute.type == AttributeProto.TENSOR:
+            yield where, attribute.t
+        for tensor in attribute.tensors:
+            yield where, tensor
+        for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
+            yield where, sparse.values
+            yield where, sparse.indices
+
+
+def _all_attributes(model: ModelProto) -> Iterator[tuple[str, str, AttributeProto]]:
+    """Yield whose it is, the operator, and the attribute; also what a function's are where a call leaves them out."""
     for node in _all_nodes(model):
-        where = f"a constant of the node {node.name or ', '.join(node.output)!r}"
         for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield where, attribute.t
-            for tensor in attribute.tensors:
-                yield where, tensor
-            for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
-                yield where, sparse.values
-                yield where, sparse.indices
+            yield f"the node {node.name or ', '.join(node.output)!r}", node.op_type, attribute
+    for function in model.functions:
+        for attribute in function.attribute_proto:
+            yield f"the function {function.name!r}", function.name, attribute
 
 
 def _check_operators(path: Path, model: ModelProto) -> None:
@@ -186,6 +196,20 @@ def _check_factors(path: Path, model: ModelProto) -> None:
         values = numpy_helper.to_array(tensors[name])
         if values.dtype.kind == "f" and np.isinf(values).any():
             raise UnsafeFileError(path, f"the weight {name!r} holds infinity")
+
+
+_BOUNDS = ("min", "max", "clip", "value", "mask_filter_value")
+"""Attributes in which infinity has a meaning: there is no bound, or nothing is smaller."""
+
+
+def _check_numbers(path: Path, model: ModelProto) -> None:
+    """Refuse NaN in any attribute, and infinity where it is no bound and no constant's value."""
+    for owner, operator, attribute in _all_attributes(model):
+        values = np.array([attribute.f, *attribute.floats])
+        unbounded = operator == "Constant" or attribute.name in _BOUNDS
+        for name, bad in (("NaN", np.isnan(values)), ("infinity", np.isinf(values) & (not unbounded))):
+            if bad.any():
+                raise UnsafeFileError(path, f"the attribute {attribute.name!r} of {owner} holds {name}")
 
 
 def _read_plain(file: Path, model: Path, what: str = "it") -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,9 @@ from export.adopt.plan import Array
 from export.sentences import clipped
 
 MOST = 2**24
-"""The most values that one step of an input, or what stands before it, may hold."""
+"""The most values that one step of an input may hold."""
+MOST_BEFORE = 2**17
+"""The most values that may stand before a step: every session holds them, and every step runs over them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +47,25 @@ class Wishes:
         """Read the options as they stand on the command line.
 
         Raises:
-            BadWishError: One of them cannot be read.
+            BadWishError: One of them cannot be read, or is given twice for a name.
         """
         return cls(
-            states=dict(_split("--state", text, "=", "IN=OUT") for text in states),
+            states=_named("--state", states, "=", "IN=OUT"),
             batch_axes={
-                name: _count("--batch-axis", text, value, 0)
-                for text in batch_axes
-                for name, value in [_split("--batch-axis", text, ":", "NAME:AXIS")]
+                name: _count("--batch-axis", f"{name}:{value}", value, 0)
+                for name, value in _named("--batch-axis", batch_axes, ":", "NAME:AXIS").items()
             },
             constants={
-                name: _value(text, value)
-                for text in constants
-                for name, value in [_split("--constant", text, "=", "NAME=VALUE")]
+                name: _value(f"{name}={value}", value)
+                for name, value in _named("--constant", constants, "=", "NAME=VALUE").items()
             },
             overlaps={
-                name: _count("--overlap", text, value, 1)
-                for text in overlaps
-                for name, value in [_split("--overlap", text, ":", "NAME:SAMPLES")]
+                name: _count("--overlap", f"{name}:{value}", value, 1)
+                for name, value in _named("--overlap", overlaps, ":", "NAME:SAMPLES").items()
             },
             steps={
-                name: _sizes(text, value)
-                for text in steps
-                for name, value in [_split("--step", text, "=", "NAME=SIZE or NAME=SIZExSIZE")]
+                name: _sizes(f"{name}={value}", value)
+                for name, value in _named("--step", steps, "=", "NAME=SIZE or NAME=SIZExSIZE").items()
             },
             initial={} if initial is None else read_initial(initial),
         )
@@ -86,8 +83,8 @@ def read_initial(path: Path) -> dict[str, Array]:
             values = {name: np.asarray(value) for name, value in json.loads(path.read_text()).items()}
         else:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                values = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile) as exc:
+                values = {name: np.asarray(archive[name]) for name in archive.files}
+    except Exception as exc:  # of damaged files numpy, zipfile and the decompressors raise a dozen types
         raise BadWishError(option, "cannot be read as an .npz file or a JSON object of arrays") from exc
     for name, value in values.items():
         if value.dtype.kind not in "fiub" or not np.isfinite(value).all():
@@ -95,16 +92,21 @@ def read_initial(path: Path) -> dict[str, Array]:
     return values
 
 
-def _split(option: str, text: str, mark: str, form: str) -> tuple[str, str]:
-    # names may hold colons: the last one counts
-    name, found, value = text.rpartition(mark) if mark == ":" else text.partition(mark)
-    if not found or not name:
-        raise BadWishError(f"{option} {text}", f"expected {form}")
-    return name, value
+def _named(option: str, texts: Iterable[str], mark: str, form: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        # names may hold colons: the last one counts
+        name, marked, value = text.rpartition(mark) if mark == ":" else text.partition(mark)
+        if not marked or not name:
+            raise BadWishError(f"{option} {text}", f"expected {form}")
+        if name in found:
+            raise BadWishError(f"{option} {text}", f"{clipped(name)} is settled by an earlier {option}")
+        found[name] = value
+    return found
 
 
 def _count(option: str, text: str, value: str, least: int) -> int:
-    number = int(value) if value.isdecimal() and len(value) <= len(str(MOST)) else -1
+    number = int(value) if value.isdecimal() and value.isascii() and len(value) <= len(str(MOST)) else -1
     if not least <= number <= MOST:
         raise BadWishError(
             f"{option} {text}", f"expected a whole number from {least} to {MOST:,}, got {clipped(value)!r}"

@@ -59,6 +59,11 @@ def test_a_recording_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.C
     (tmp_path / "empty.wav").touch()
     assert voice_activity.main(["silero.onnx", str(tmp_path / "empty.wav")]) == 1
     assert "ends too early" in capsys.readouterr().err
+    whole = write_wave(tmp_path / "whole.wav", np.zeros(2_000)).read_bytes()
+    for kept in (len(whole) - 1, len(whole) - 1_000):
+        (tmp_path / "cut.wav").write_bytes(whole[:kept])
+        assert voice_activity.main(["silero.onnx", str(tmp_path / "cut.wav")]) == 1
+        assert f"{tmp_path / 'cut.wav'}: expected 2000 samples" in capsys.readouterr().err
 
 
 def test_a_timeline_joins_short_stretches() -> None:

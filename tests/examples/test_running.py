@@ -1,9 +1,10 @@
+import argparse
 import socket
 from pathlib import Path
 
 import pytest
 
-from examples.running import HOST, ServiceUnavailableError, free_port, running_service
+from examples.running import HOST, ServiceUnavailableError, free_port, running_service, whole
 
 
 def test_a_port_in_use_is_not_taken() -> None:
@@ -14,6 +15,13 @@ def test_a_port_in_use_is_not_taken() -> None:
         taken = other.getsockname()[1]
         assert free_port(taken) != taken
     assert free_port(taken) == taken
+
+
+@pytest.mark.parametrize("text", ["x", "", "1.5", "-1", "65536"])
+def test_a_port_that_is_none_is_told(text: str) -> None:
+    """Text and numbers out of bounds are answered alike."""
+    with pytest.raises(argparse.ArgumentTypeError, match=f"expected a whole number from 0 to 65535, got {text}"):
+        whole(0, 65_535)(text)
 
 
 def test_a_service_that_ends_at_once_says_why(tmp_path: Path) -> None:

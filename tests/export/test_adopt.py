@@ -1,6 +1,7 @@
 """A foreign graph, however awkward, is adopted and computes what the original does, or is refused with a sentence."""
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,12 @@ def test_an_overlap_stands_before_what_is_new(samples: str, steps: list[str], tm
     assert (card.inputs[0].shape, card.states[0].shape) == ((4,), (2,))
 
 
+def test_an_overlap_is_bounded(tmp_path: Path) -> None:
+    """What every session must hold, and every step run over, is counted in values, not in steps."""
+    words = "--overlap x:43691 keeps 131,073 values for each sequence, more than 131,072"
+    refuse(ZOO["overlap_in_time"].model(), tmp_path, words, "--overlap", "x:43691")
+
+
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
     """A folder in the place of the file is named in a sentence, not by a number of the operating system's."""
     result = invoke("adopt", tmp_path, "--out", tmp_path / "out/m/1")
@@ -200,6 +207,10 @@ def test_a_folder_is_no_model(tmp_path: Path) -> None:
         (("--constant", "x=[1, NaN]"), "finite"),
         (("--batch-axis", "x:7"), "no such axis"),
         (("--batch-axis", "x:-1"), "whole number"),
+        (("--batch-axis", "x:1"), r"this axis of x float32\[batch, 4\] is of a fixed size"),
+        (("--batch-axis", "h_out:1"), "the batch is on axis 0 of this output"),
+        (("--batch-axis", "h_out:5"), "the batch is on axis 0 of this output"),
+        (("--constant", "h=[[1e300, 0, 0, 0, 0]]"), "cannot be held as float32"),
         (("--overlap", "x:0"), "whole number from 1"),
         (("--overlap", "z:3"), "none of this name"),
         (("--step", "x=5"), "does not fit"),
@@ -212,6 +223,62 @@ def test_options_that_do_not_fit_are_refused(options: tuple[str, str], words: st
     text = animal.text.replace("hx_out", "h_out").replace("hx", "h")
     model = Animal(text, {}, {}, weights=animal.weights).model()
     refuse(model, tmp_path, words, *options)
+
+
+def test_an_open_axis_beside_the_time_is_asked_for(tmp_path: Path) -> None:
+    """A time that is called one does not hide that another axis has no fixed size either."""
+    text = "net (float[batch,time,width] x) => (float[batch,time,width] y) { y = Tanh (x) }"
+    refuse(text_model(text), tmp_path, "several axes of no fixed size besides the batch: time; width.*--step x=SIZE")
+
+
+def test_the_batch_of_one_row_stands_where_an_output_has_it(tmp_path: Path) -> None:
+    """--batch-axis names an axis of an output that is of size 1, where the shapes are fixed to one row."""
+    text = "net (float[1,2] x) => (float[1,1,2] y) { a = Constant <value = int64[1] {1}> ()  y = Unsqueeze (x, a) }"
+    refuse(text_model(text), tmp_path, r"y:2: the output is of shape \(1, 1, 2\)", "--batch-axis", "y:2")
+    card, _ = adopted(text_model(text), tmp_path, batch_axes=["y:1"])
+    assert card.max_batch == 1
+
+
+def _npz(folder: Path, **values: Any) -> bytes:
+    np.savez_compressed(folder / "whole.npz", **values)
+    return (folder / "whole.npz").read_bytes()
+
+
+def _damaged(kind: str, folder: Path) -> bytes:
+    """Return an .npz file that is an array, has a broken stream, is encrypted, of another method, or holds a text."""
+    data = bytearray(_npz(folder, h0=np.random.default_rng(0).normal(size=500)))
+    central = data.rindex(b"PK\x01\x02")
+    if kind == "an array":
+        np.save(folder / "array.npy", np.zeros(5))
+        return (folder / "array.npy").read_bytes()
+    if kind == "a broken stream":
+        data[100:300] = b"\xff" * 200
+    if kind == "encrypted":
+        data[6] |= 1
+        data[central + 8] |= 1
+    if kind == "another method":
+        data[8] = data[central + 10] = 99
+    if kind == "a text":
+        with zipfile.ZipFile(folder / "text.npz", "w") as archive:
+            archive.writestr("h0", "zero")
+        return (folder / "text.npz").read_bytes()
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["an array", "a broken stream", "encrypted", "another method", "a text"])
+def test_a_damaged_initial_file_is_refused(kind: str, tmp_path: Path) -> None:
+    """Whatever numpy and zipfile make of it, one sentence names the option."""
+    (tmp_path / "start.npz").write_bytes(_damaged(kind, tmp_path))
+    model = ZOO["time_first_batch_second"].model()
+    words = r"--initial .*: (cannot be read|the value of 'h0' is not made of finite numbers)"
+    refuse(model, tmp_path, words, "--initial", str(tmp_path / "start.npz"))
+
+
+def test_an_initial_value_that_the_state_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """A number beyond float32 would be infinite in the state."""
+    (tmp_path / "start.json").write_text('{"h0": 1e300}')
+    model = ZOO["time_first_batch_second"].model()
+    refuse(model, tmp_path, "h0 cannot be held as float32", "--initial", str(tmp_path / "start.json"))
 
 
 def test_a_served_graph_that_computes_something_else_is_noticed() -> None:
@@ -315,6 +382,7 @@ def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     """A model that gives NaN on any random input is not adopted."""
     text = "net (float[batch,2] x) => (float[batch,2] y) { z = Sub (x, x)  y = Div (z, z) }"
     refuse(text_model(text), tmp_path, "'y' is not finite")
+    refuse(text_model(text.replace("Div (z, z)", "Div (x, z)")), tmp_path, "'y' is not finite")
 
 
 SATURATED = """net (float[batch,time,4] x, float[1,batch,5] h0, float[1,batch,5] c0)
@@ -336,6 +404,37 @@ def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_pa
             values[0, 3, 2] = value
             tensor.CopyFrom(numpy_helper.from_array(values, name))
     refuse(model, tmp_path, f"the weight '{name}' holds {'NaN' if np.isnan(value) else 'infinity'}")
+
+
+def step_of(nodes: str) -> ModelProto:
+    return text_model(f"net (float[b,4] x, float[b,4] h) => (float[b,4] y, float[b,4] hn) {{ {nodes} y = Tanh (hn) }}")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ("z = Elu <alpha = nan> (x)  hn = Add (z, h)", "'alpha' of the node 'z' holds NaN"),
+        ("z = LeakyRelu <alpha = -inf> (x)  hn = Add (z, h)", "'alpha' of the node 'z' holds infinity"),
+        (
+            "q = Constant <value_float = nan> ()  c = Greater (x, q)  w = Where (c, x, h)  hn = Add (h, w)",
+            "'value_float' of the node 'q' holds NaN",
+        ),
+        (
+            "q = Constant <value_floats = [1.0, nan, 2.0, 3.0]> ()  c = Greater (x, q)  hn = Where (c, x, h)",
+            "'value_floats' of the node 'q' holds NaN",
+        ),
+    ],
+)
+def test_settings_that_are_not_finite_are_refused(nodes: str, words: str, tmp_path: Path) -> None:
+    """Numbers that stand in a node instead of a tensor are looked at too, though the runs may not show them."""
+    refuse(step_of(nodes), tmp_path, words)
+
+
+@pytest.mark.parametrize("low", ["q = Constant <value_float = -inf> ()", "q = Constant <value_floats = [-inf]> ()"])
+def test_a_constant_may_be_infinite(low: str, tmp_path: Path) -> None:
+    """Nothing is smaller than the first value of a maximum, wherever it stands."""
+    card, _ = adopted(step_of(f"{low}  z = Max (x, q)  hn = Add (z, h)"), tmp_path)
+    assert card.states[0].name == "h"
 
 
 def test_the_weights_of_an_einsum_are_weights(tmp_path: Path) -> None:

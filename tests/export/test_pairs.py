@@ -8,6 +8,10 @@ from export.adopt.pairs import find_pairs
 from export.adopt.wishes import Wishes
 
 CONVENTIONS = (
+    "x→x_next",
+    "x→x_new P→P_new",
+    "values_prev→values_updated",
+    "feats→new_feats past_obs→obs",
     "h0→hn c0→cn",
     "h_0→h_n c_0→c_n",
     "h→hn c→cn",
@@ -39,7 +43,7 @@ def ports(*names: str) -> dict[str, Port]:
 def test_names_alone_tell_equal_shapes_apart(convention: str) -> None:
     """All tensors have one shape, and outputs stand in the opposite order: the names still say which is which."""
     expected = dict(pair.split("→") for pair in convention.split())
-    inputs = ports("x", *expected)
+    inputs = ports("u", *expected)
     outputs = ports(*reversed(expected.values()), "y")
     found = find_pairs(inputs, outputs, Wishes())
     assert {pair.source: pair.target for pair in found} == expected
@@ -118,7 +122,25 @@ UNUSUAL = (
     ("x float32 8 → y float32 8", "n float32 1 → n_out float32 1"),
     ("input_2 float32 1,257 → conv1d float32 1,257", "input_3 float32 2,128,2 → stack_2 float32 2,128,2"),
 )
+GENERIC = (
+    ("input_1 float32 4 → dense float32 2", "input_2 float32 5 → lstm_1 float32 5"),
+    ("input_layer float32 4 → output_0 float32 2", "input_layer_1 float32 5 → output_1 float32 5"),
+    ("args_0 float32 4 → output_0 float32 2", "args_1 float32 5 → output_1 float32 5"),
+    ("inputs float32 4 → output_0 float32 2", "inputs_1 float32 5 → output_1 float32 5"),
+    ("input_2 float32 1,257 → activation_2 float32 1,257", "input_3 float32 2,128 → tf_op_stack_2 float32 2,128"),
+    ("in0 float32 4 → o101 float32 5", "in1 float32 1,5 → o102 float32 1,5"),
+    ("x float32 4 → y float32 2", "input_1 float32 5 → input_3 float32 5"),
+    ("x float32 4 → y float32 4", "feat_in float32 5 → feat_out float32 5"),
+    ("frames float32 3,8 → result float32 2", "values float32 7 → values_out float32 7"),
+    ("z float32 2 → w float32 9", "x float32 4 → x_out float32 4"),
+)
 USUAL = (
+    ("noisy float32 160 → clean float32 160", "gain float32 1 → level float32 3"),
+    ("mic float32 16 → clean float32 16", "far float32 8 → level float32 3"),
+    ("content float32 64 → stylised float32 64", "style float32 8 → level float32 3"),
+    ("x float32 16 → y float32 16", "speaker float32 8 → embedding float32 8"),
+    ("x float32 16 → y float32 16", "img float32 3,8,8 → seg float32 3,8,8"),
+    ("audio float32 16 → logits float32 3", "input_lengths int64 1 → output_lengths int64 1"),
     ("x float32 8 → y float32 2", "tokens int64 1 → action int64 1"),
     ("x float32 8 → y float32 8", "speaker int64 1 → z float32 3"),
     ("image float32 3,9,9 → y float32 3,9,9", "in float32 1 → z float32 3"),
@@ -131,9 +153,9 @@ def both(texts: tuple[str, ...]) -> tuple[dict[str, Port], dict[str, Port]]:
     return {a.name: a for a, _ in sides}, {b.name: b for _, b in sides}
 
 
-@pytest.mark.parametrize("texts", UNUSUAL)
+@pytest.mark.parametrize("texts", [*UNUSUAL, *GENERIC])
 def test_a_lone_pair_that_looks_like_no_other_data_is_asked_about(texts: tuple[str, str]) -> None:
-    """Names that say nothing never lead to a state that is served as an input without a word."""
+    """Names that say nothing, as an exporter's, never lead to a state that is served as an input without a word."""
     inputs, outputs = both(texts)
     source, target = list(inputs)[1], list(outputs)[1]
     with pytest.raises(AmbiguousError, match=f"--state {source}={target} or --state {source}= "):
@@ -146,3 +168,48 @@ def test_a_lone_pair_that_looks_like_no_other_data_is_asked_about(texts: tuple[s
 def test_usual_data_is_not_asked_about(texts: tuple[str, ...]) -> None:
     """Ids and images named as such, an input alone, and inputs that no output is like, need no option."""
     assert find_pairs(*both(texts), Wishes()) == ()
+
+
+def model(text: str) -> tuple[dict[str, Port], dict[str, Port]]:
+    """Return inputs and outputs from such as `u:2 p:8 → r:8`, a name and a size each."""
+    sides = [[one.split(":") for one in side.split()] for side in text.split(" → ")]
+    first, second = ({name: Port(name, "float32", ("batch", int(size))) for name, size in side} for side in sides)
+    return first, second
+
+
+LONE = (
+    ("lr:8 alpha:1 → hr:8", "lr=hr"),
+    ("u:8 p:1 h:3 → r:8 hn:3", "u=r"),
+    ("u:8 p:1 → r:8 v:9", "u=r"),
+    ("u:2 p:8 → r:8", "p=r"),
+    ("u:2 p:8 h:3 → y:8 r:8 hn:3", "p=r"),
+)
+
+
+@pytest.mark.parametrize(("text", "state"), LONE)
+def test_shape_alone_makes_no_state_of_what_may_be_data(text: str, state: str) -> None:
+    """The first input, what would leave no output, and what stands beside states that are named is asked about."""
+    with pytest.raises(AmbiguousError, match=f"--state {state} or --state {state.partition('=')[0]}= "):
+        find_pairs(*model(text), Wishes())
+
+
+def test_shape_alone_makes_a_state_where_data_is_left() -> None:
+    """Such a pair is not sure: the run must confirm it."""
+    found = find_pairs(*model("u:2 p:8 → r:8 v:3"), Wishes())
+    assert [(pair.source, pair.target, pair.sure) for pair in found] == [("p", "r", False)]
+
+
+SINGLE = (
+    "h:7 u:8 → hn:7 r:8",
+    "h:7 x:8 → hn:7 y:8",
+    "h:7 frame:8 → hn:7 next_frame:8",
+    "u:8 → r:8 s:8",
+    "x:8 → x_new:8",
+)
+
+
+@pytest.mark.parametrize("text", SINGLE)
+def test_a_single_input_beside_states_is_never_asked_about(text: str) -> None:
+    """It is what clients send, though an output be like it."""
+    inputs, outputs = model(text)
+    assert {pair.source for pair in find_pairs(inputs, outputs, Wishes())} == inputs.keys() & {"h"}

@@ -36,6 +36,9 @@ def assert_one_sentence(result: Result, words: str) -> None:
         (["--step", f"x={LONG}"], "expected a whole number from 1"),
         (["--overlap", "x:99999999999999999999"], "expected a whole number from 1"),
         (["--overlap", f"x:{LONG}"], "expected a whole number from 1"),
+        (["--step", "x=\uff14"], "expected a whole number from 1"),
+        (["--state", "hx=hx_out", "--state", "hx="], "--state hx=: hx is settled by an earlier --state"),
+        (["--step", "x=4", "--step", "x=5"], "--step x=5: x is settled by an earlier --step"),
         (["--batch-axis", f"x:{LONG}"], "expected a whole number from 0"),
         (["--constant", f"x={LONG}"], "is no number"),
         (["--constant", f"x={DEEP}"], "is no number"),
@@ -91,7 +94,6 @@ def test_the_runtimes_own_marks_are_left_out() -> None:
         "bool) input_shape_size == size was false. The input tensor cannot be reshaped"
     )
     told = foreign_error(RuntimeError(said))
-    assert told == (
-        "Non-zero status code returned while running Reshape node. Name:'r' Status Message: "
-        "input_shape_size == size was false. The input tensor cannot be reshaped"
-    )
+    reason = "input_shape_size == size was false. The input tensor cannot be reshaped"
+    assert told == f"Reshape 'r': {reason}"
+    assert foreign_error(RuntimeError(said.replace("'r'", "''"))) == f"Reshape: {reason}"

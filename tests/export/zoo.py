@@ -346,14 +346,14 @@ ZOO: dict[str, Animal] = {
         {"x": (4,)},
     ),
     "names_that_say_nothing": Animal(
-        """net (float[a,b,4] in0, float[1,c,5] in1) => (float[a,b,5] 101, float[1,c,5] 102)
-        { major = Transpose <perm = [1, 0, 2]> (in0)
-          Y, 102 = GRU <hidden_size = 5> (major, W, R, B, , in1)
+        """net (float[a,b,4] p, float[1,c,5] q) => (float[a,b,5] 101, float[1,c,5] 102)
+        { major = Transpose <perm = [1, 0, 2]> (p)
+          Y, 102 = GRU <hidden_size = 5> (major, W, R, B, , q)
           back = Transpose <perm = [2, 0, 1, 3]> (Y)
           shape = Constant <value = int64[3] {0, -1, 5}> ()
           101 = Reshape (back, shape) }""".replace("101", "o101").replace("102", "o102"),
-        {"in1": "o102"},
-        {"in0": (4,), "o101": (5,)},
+        {"q": "o102"},
+        {"p": (4,), "o101": (5,)},
         weights={"W": (1, 15, 4), "R": (1, 15, 5), "B": (1, 30)},
         native=True,
     ),
