@@ -35,9 +35,8 @@ def find_given(module: nn.Module, examples: Sequence[Example]) -> Given | None:
         NotStreamableError: It starts from something else than zeros when no state is given.
     """
     generator = torch.Generator().manual_seed(0)
-    signature = inspect.signature(module.forward)
     try:
-        signature.bind(*range(len(examples) + 1))
+        inspect.signature(module.forward).bind(*range(len(examples) + 1))
         inputs = [example.draw(2, 1, generator) for example in examples]
         result = run_quietly(module, inputs)
         if not isinstance(result, tuple | list) or len(result) < 2:
@@ -47,7 +46,7 @@ def find_given(module: nn.Module, examples: Sequence[Example]) -> Given | None:
             return None
         run_quietly(module, [*inputs, result[-1]])
         wider = run_quietly(module, [example.draw(3, 1, generator) for example in examples])
-    except Exception:  # whatever the user's own code raises: it is no module of this kind
+    except (TypeError, NotStreamableError):  # it is no module of this kind
         return None
     axes = [_batch_axis(a, b) for a, b in zip(tensors, tree_flatten(wider[-1])[0], strict=True)]
     zeros = [torch.zeros_like(tensor) for tensor in tensors]

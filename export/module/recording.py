@@ -1,14 +1,19 @@
 """One run of a user's module, watched: which recurrent layers are called, from what state, and what comes out."""
 
 import inspect
+import io
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten_with_path
 
 from export.module.errors import NotStreamableError
@@ -22,6 +27,7 @@ class _Calls:
     """What was seen of one recurrent module in a run."""
 
     count: int = 0
+    rows: int = 0
     states: list[Tensor] | None = None
     results: list[Tensor] = field(default_factory=list)
 
@@ -76,11 +82,43 @@ def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried
     return carried, _leaves(module, examples, generator)
 
 
-def run_quietly(module: nn.Module, inputs: Sequence[Tensor]) -> Any:
-    """Run a module without gradients, and without torch's advice on its speed."""
-    with warnings.catch_warnings(), torch.no_grad():
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing be printed by a user's code, and no advice by torch: the module runs a hundred times."""
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
-        return module(*inputs)
+        yield
+
+
+def run_quietly(module: nn.Module, inputs: Sequence[Any]) -> Any:
+    """Run a module without gradients, and without what it prints.
+
+    Raises:
+        NotStreamableError: It does not run.
+    """
+    try:
+        with quiet(), torch.no_grad():
+            return module(*inputs)
+    except NotStreamableError:
+        raise
+    except (Exception, SystemExit) as exc:  # whatever the user's own code raises
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+        raise NotStreamableError(
+            f"the module does not run on {shapes}, as it must on any number of rows and steps: "
+            f"{type(exc).__name__}: {foreign_error(exc) or _line_of(exc)}"
+        ) from exc
+
+
+def _line_of(exc: BaseException) -> str:
+    last = traceback.extract_tb(exc.__traceback__)[-1]
+    return f"{Path(last.filename).name}:{last.lineno}"
+
+
+def given_to(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the input and the state that a recurrent layer of torch's or ours is called with."""
+    x = args[0] if args else kwargs.get("input", kwargs.get("x"))
+    return x, args[1] if len(args) > 1 else kwargs.get("hx", kwargs.get("state"))
 
 
 _WATCHED = ((2, 3), (4, 5))
@@ -146,10 +184,11 @@ def _watch(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, _Call
     seen: dict[str, _Calls] = {}
 
     def hook(path: str) -> Any:
-        def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        def watch(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
             calls = seen.setdefault(path, _Calls())
             calls.count += 1
-            given = args[1] if len(args) > 1 else kwargs.get("hx", kwargs.get("state"))
+            x, given = given_to(args, kwargs)
+            calls.rows = _rows(path, part, x)
             if calls.count == 1 and given is not None:
                 calls.states = [t.clone() for t in ([given] if isinstance(given, Tensor) else list(given))]
             calls.results = [leaf for _, leaf in leaves_of(result)]
@@ -163,15 +202,37 @@ def _watch(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, _Call
     ]
     try:
         result = run_quietly(module, inputs)
-    except Exception as exc:  # whatever the user's own code raises
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        raise NotStreamableError(
-            f"the module does not run on {shapes}: {type(exc).__name__}: {foreign_error(exc)}"
-        ) from exc
     finally:
         for handle in handles:
             handle.remove()
     return seen, result
+
+
+def _rows(path: str, part: nn.Module, x: Any) -> int:
+    """Return the number of rows that a recurrent layer is called with."""
+    if isinstance(x, PackedSequence):
+        raise NotStreamableError(
+            f"{path or 'root'} runs over a packed sequence, which says beforehand when each row ends, as no stream "
+            "can: give it the padded one"
+        )
+    sequence = isinstance(part, nn.RNNBase)
+    if x.dim() != 2 + sequence:
+        raise NotStreamableError(f"{path or 'root'} is given {list(x.shape)}, which has no batch axis")
+    return int(x.shape[1 if sequence and not part.batch_first else 0])
+
+
+def _check_rows(seen: Mapping[str, _Calls], rows: int, steps: int) -> None:
+    """Refuse layers that run over other rows than the example's: each carries a state for each of those."""
+    for path, calls in seen.items():
+        if calls.rows == rows:
+            continue
+        found = f"{path or 'root'} runs over {calls.rows} rows where the example has {rows} rows of {steps} steps"
+        if calls.rows == steps:
+            raise NotStreamableError(
+                f"{found}: it takes the steps for rows. Does its batch_first agree with what it is given, and "
+                "--time-first with what forward takes?"
+            )
+        raise NotStreamableError(f"{found}: the states of rows that are folded into the batch cannot be carried")
 
 
 def _carried(path: str, module: nn.Module, calls: _Calls) -> Carried:
@@ -193,6 +254,7 @@ def _leaves(module: nn.Module, examples: Sequence[Example], generator: torch.Gen
     shapes: list[list[tuple[int, ...]]] = []
     for rows, time in _WATCHED:
         seen, result = _watch(module, [e.draw(rows, time, generator) for e in examples])
+        _check_rows(seen, rows, time)
         leaves = leaves_of(result)
         shapes.append([tuple(leaf.shape) for _, leaf in leaves])
     states = [tensor for calls in seen.values() for tensor in calls.results[1:]]

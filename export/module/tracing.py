@@ -3,7 +3,8 @@
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.given import Given, TakesState
 from export.module.layers import Layer
-from export.module.recording import Carried, Leaf, leaves_of
+from export.module.recording import Carried, Leaf, given_to, leaves_of, quiet
 from export.sentences import foreign_error
 
 OPSET = 20  # the newest that torch traces to; the lowering of cells needs 18
@@ -85,6 +86,8 @@ def trace(
     try:
         with (
             tempfile.TemporaryDirectory(prefix="cellstream-") as folder,
+            _no_log(explicit.module),
+            quiet(),
             warnings.catch_warnings(record=True) as caught,
             torch.no_grad(),
         ):
@@ -101,11 +104,26 @@ def trace(
                 dynamo=False,
             )
             model = onnx.load(Path(folder) / "traced.onnx")
-    except Exception as exc:  # torch raises a dozen types of its own
+    except NotStreamableError:
+        raise
+    except (Exception, SystemExit) as exc:  # torch raises a dozen types of its own
         raise NotStreamableError(f"torch cannot export the module: {foreign_error(exc)}") from exc
     for name in {*sent, *explicit.names} - {value.name for value in model.graph.input}:
         raise NotStreamableError(f"{name} is given to the module, but nothing in it depends on it")
     return _lowered(model, explicit.layers), _frozen(caught)
+
+
+@contextmanager
+def _no_log(module: nn.Module) -> Iterator[None]:
+    """Keep torch's exporter from writing a graph that it cannot export on the process's stdout.
+
+    It turns its log on as it starts, so it is turned off when it runs the module.
+    """
+    handle = module.register_forward_pre_hook(lambda *_: torch._C._jit_set_onnx_log_enabled(False))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _frozen(caught: Sequence[warnings.WarningMessage]) -> list[str]:
@@ -153,7 +171,11 @@ def _forward(part: nn.Module, one: Carried, book: _Book, first: int) -> Callable
     """Return the forward that takes the carried state in the place of whatever it is given."""
 
     def run(x: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
-        columns = []
+        rows, columns = len(book.before[one.names(0)[0]]), []
+        if x.dim() != 3 or int(x.shape[1]) != rows:  # torch's kernels do not look, and write beyond the states
+            raise NotStreamableError(
+                f"{one.path} is given {list(map(int, x.shape))}, time first, where the example has {rows} rows"
+            )
         for index, layer in enumerate(one.layers):
             names = one.names(index)
             before = [book.before[name] for name in names]
@@ -162,13 +184,15 @@ def _forward(part: nn.Module, one: Carried, book: _Book, first: int) -> Callable
             columns.append([x[-1], *after[1:]] if layer.projection is not None else after)
         return x, columns
 
-    def sequence(x: Tensor, hx: Any = None) -> Any:
+    def sequence(*args: Any, **kwargs: Any) -> Any:
         assert isinstance(part, nn.RNNBase)
+        x, _ = given_to(args, kwargs)
         y, columns = run(x.transpose(0, 1) if part.batch_first else x)
         states = tuple(torch.stack(rows) for rows in zip(*columns, strict=True))
         return (y.transpose(0, 1) if part.batch_first else y), (states if part.mode == "LSTM" else states[0])
 
-    def cell(x: Tensor, hx: Any = None, state: Any = None) -> Any:
+    def cell(*args: Any, **kwargs: Any) -> Any:
+        x, _ = given_to(args, kwargs)
         y, (states,) = run(x.unsqueeze(0))
         if not isinstance(part, nn.RNNCellBase):
             return y.squeeze(0), tuple(states)

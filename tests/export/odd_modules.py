@@ -1,0 +1,185 @@
+# mypy: disable-error-code="no-any-return"
+"""Torch modules that cannot be exported, and a few that look so: each is one thing that users do."""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Base(nn.Module):
+    """A GRU over (batch, time, 4), and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)[0]
+
+
+class BatchFirstForgotten(nn.Module):
+    """An LSTM that takes the steps of a batch-first input for rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
+
+
+class StackForgotten(nn.Module):
+    """Two LSTM layers of which the second takes the rows for steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer = nn.LSTM(4, 5, batch_first=True), nn.LSTM(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.first(x)[0])[0]
+
+
+class ProjectedTimeFirst(nn.Module):
+    """A batch-first LSTM with a projection, given the time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(4, 5, num_layers=2, proj_size=3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.transpose(0, 1))[0].transpose(0, 1)
+
+
+class GRUForgotten(nn.Module):
+    """A GRU that takes the steps for rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
+
+
+class Bands(nn.Module):
+    """An LSTM over the time of each of 4 bands, folded into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(1, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, bands = x.shape
+        rows = x.transpose(1, 2).reshape(batch * bands, time, 1)
+        return self.layer(rows)[0].reshape(batch, bands, time, 5).transpose(1, 2)
+
+
+class FoldedCell(nn.Module):
+    """A cell over the bands of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTMCell(1, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        outputs = []
+        for step in x.unbind(1):
+            state = self.layer(step.reshape(-1, 1), state)
+            outputs.append(state[0].reshape(len(x), -1))
+        return torch.stack(outputs, 1)
+
+
+class Unbatched(Base):
+    """It runs its layer on one row, without a batch axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x[0])[0].expand(len(x), -1, -1)
+
+
+class Packed(Base):
+    """It packs its rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = torch.full((len(x),), x.shape[1])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0]
+
+
+class Exits(Base):
+    """Its forward ends the process."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sys.exit(7)
+
+
+class ExitsLater(Base):
+    """It takes and returns a state, and its forward ends the process when it is run a third time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.runs = nn.Linear(4, 4), 0
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.runs += 1
+        if self.runs > 2:
+            sys.exit(5)
+        y = self.inner(x) + (0 if state is None else state)
+        return y, y[:, -1:]
+
+
+class Asserts(Base):
+    """It takes sequences of one length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[1] == 50
+        return super().forward(x)
+
+
+class ShortTable(Base):
+    """It has a table of positions that ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(10, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.table[torch.arange(x.shape[1])])
+
+
+class Complex(Base):
+    """It returns complex numbers, which torch does not export."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return torch.complex(y, y)
+
+
+# ---------------------------------------------------------------------- exported
+
+
+class Keywords(nn.Module):
+    """It names the arguments of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.cell = nn.GRU(4, 5, batch_first=True), nn.GRUCell(5, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = None
+        outputs = []
+        for step in self.layer(input=x)[0].unbind(1):
+            h = self.cell(input=step, hx=h)
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+class Prints(Base):
+    """It prints whenever it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        print("a line of the user's")
+        print("another", file=sys.stderr)
+        return super().forward(x)

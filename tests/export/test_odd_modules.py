@@ -1,0 +1,66 @@
+"""What keeps a user's module from being exported is told in one sentence, and nothing else is printed or written."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from export.__main__ import app
+from export.artefact import read_card
+from tests.export import odd_modules
+
+STEPS_FOR_ROWS = "it takes the steps for rows"
+FOLDED = "folded into the batch cannot be carried"
+
+REFUSED = {
+    "BatchFirstForgotten": f"layer runs over 3 rows where the example has 2 rows of 3 steps: {STEPS_FOR_ROWS}",
+    "StackForgotten": STEPS_FOR_ROWS,
+    "ProjectedTimeFirst": STEPS_FOR_ROWS,
+    "GRUForgotten": STEPS_FOR_ROWS,
+    "Bands": f"layer runs over 8 rows where the example has 2 rows of 3 steps: the states of rows that are {FOLDED}",
+    "FoldedCell": FOLDED,
+    "Unbatched": "layer is given [1, 4], which has no batch axis",
+    "Packed": "layer runs over a packed sequence",
+    "Exits": "does not run on (2, 1, 4), as it must on any number of rows and steps: SystemExit: 7",
+    "ExitsLater": "SystemExit: 5",
+    "Asserts": "any number of rows and steps: AssertionError: odd_modules.py:",
+    "ShortTable": "does not run on (1, 24, 4), as it must on any number of rows and steps: IndexError",
+    "Complex": "torch cannot export the module: Exporting the operator 'aten::complex'",
+}
+
+
+def invoke(name: str, out: Path, *args: object, example: str = "1x20x4") -> Result:
+    words = ["module", f"{odd_modules.__name__}:{name}", "--example", example, "--out", out / "m/1", *args]
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+def assert_refused(result: Result, words: str, out: Path) -> None:
+    """Check that one sentence with these words was all there was."""
+    assert result.exit_code == 1, result.output
+    assert words in result.stderr, result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stdout == ""
+    assert not (out / "m").exists()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_module_is_refused_in_one_sentence(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It says what and where; neither torch nor the module's own code prints anything, in Python or below it."""
+    assert_refused(invoke(name, tmp_path), REFUSED[name], tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_layer_that_takes_the_batch_first_is_refused_what_has_the_time_first(tmp_path: Path) -> None:
+    """--time-first for a module that is batch first is told, before any layer writes beyond its states."""
+    assert_refused(invoke("Base", tmp_path, "--time-first", example="20x1x4"), STEPS_FOR_ROWS, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Keywords", "Prints"])
+def test_an_odd_module_is_exported(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What can be carried is, and what the module prints is not shown."""
+    result = invoke(name, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert "of the user's" not in result.stdout
+    assert capfd.readouterr() == ("", "")
+    assert max(read_card(tmp_path / "m/1/model.onnx").parity.errors.values()) <= 1e-5
