@@ -11,7 +11,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from export.module.errors import NotStreamableError
 from export.module.example import Example
-from export.module.recording import leaves_of, run_quietly
+from export.module.recording import leaves_of
+from export.module.running import run_quietly
 
 
 @dataclass(frozen=True, slots=True)

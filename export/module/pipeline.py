@@ -20,7 +20,7 @@ from export.errors import ExportError, ParityError
 from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.given import Given, find_given
-from export.module.loading import check_weights
+from export.module.loading import at_rest, check_weights
 from export.module.oracle import ModuleOracle
 from export.module.recording import Carried, Leaf, input_names, record, refuse_other_shapes
 from export.module.tracing import make_explicit, trace
@@ -53,7 +53,7 @@ def export_module(
     order = Order(**options)
     target = root / name / str(version)
     check_target(target, force=order.force)
-    module = module.float().cpu().eval()
+    module = at_rest(module)
     check_weights(module, "the module")
     sent = input_names(module, len(examples))
     # in a lower precision the float32 form is proved first, to its own tolerance

@@ -1,13 +1,8 @@
 """One run of a user's module, watched: which recurrent layers are called, from what state, and what comes out."""
 
 import inspect
-import io
-import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +14,7 @@ from torch.utils._pytree import tree_flatten_with_path
 from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.layers import Layer, is_recurrent, layers_of
-from export.sentences import foreign_error
+from export.module.running import run_quietly, said
 
 
 @dataclass(slots=True)
@@ -51,13 +46,13 @@ class Carried:
 class Leaf:
     """One tensor of what the module returns; `time` tells whether it has a step's value for every step.
 
-    `shapes` are those that it had for 2 rows of 3 steps and for 4 rows of 5.
+    `shapes` are those that it had in the runs of `WATCHED`.
     """
 
     place: int
     name: str
     time: bool
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    shapes: tuple[tuple[int, ...], ...]
 
 
 def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried], list[Leaf]]:
@@ -82,46 +77,13 @@ def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried
     return carried, _leaves(module, examples, generator)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let nothing be printed by a user's code, and no advice by torch: the module runs a hundred times."""
-    nowhere = io.StringIO()
-    with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def run_quietly(module: nn.Module, inputs: Sequence[Any]) -> Any:
-    """Run a module without gradients, and without what it prints.
-
-    Raises:
-        NotStreamableError: It does not run.
-    """
-    try:
-        with quiet(), torch.no_grad():
-            return module(*inputs)
-    except NotStreamableError:
-        raise
-    except (Exception, SystemExit) as exc:  # whatever the user's own code raises
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
-        raise NotStreamableError(
-            f"the module does not run on {shapes}, as it must on any number of rows and steps: "
-            f"{type(exc).__name__}: {foreign_error(exc) or _line_of(exc)}"
-        ) from exc
-
-
-def _line_of(exc: BaseException) -> str:
-    last = traceback.extract_tb(exc.__traceback__)[-1]
-    return f"{Path(last.filename).name}:{last.lineno}"
-
-
 def given_to(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the input and the state that a recurrent layer of torch's or ours is called with."""
     x = args[0] if args else kwargs.get("input", kwargs.get("x"))
     return x, args[1] if len(args) > 1 else kwargs.get("hx", kwargs.get("state"))
 
 
-_WATCHED = ((2, 3), (4, 5))
+WATCHED = ((2, 3), (4, 5), (1, 1))
 """Rows and steps of the runs that show the shapes of what a module returns."""
 
 
@@ -134,13 +96,13 @@ def refuse_other_shapes(leaves: Sequence[Leaf], example: Example) -> None:
     for leaf in leaves:
         counts = {example.batch_axis: 0, example.time_axis: 1} if leaf.time else {0: 0}
         rests = []
-        for shape, found in zip(leaf.shapes, _WATCHED, strict=True):
+        for shape, found in zip(leaf.shapes, WATCHED, strict=True):
             whole = len(shape) >= len(counts) and all(shape[axis] == found[which] for axis, which in counts.items())
             rests.append([size for axis, size in enumerate(shape) if axis not in counts] if whole else None)
-        if rests[0] is None or rests[0] != rests[1]:
-            shapes = " and ".join(
-                f"{list(shape)} for {rows} rows of {time} steps"
-                for shape, (rows, time) in zip(leaf.shapes, _WATCHED, strict=True)
+        if rests[0] is None or any(rest != rests[0] for rest in rests):
+            shapes = ", ".join(
+                f"{list(shape)} for {rows} row{'s' * (rows > 1)} of {time} step{'s' * (time > 1)}"
+                for shape, (rows, time) in zip(leaf.shapes, WATCHED, strict=True)
             )
             raise NotStreamableError(
                 f"what the module returns as {leaf.name!r} has the shape {shapes}: it must have a value for every row "
@@ -154,11 +116,16 @@ def input_names(module: nn.Module, count: int) -> list[str]:
     Raises:
         NotStreamableError: It takes fewer, or cannot be called with so many.
     """
-    signature = inspect.signature(module.forward)
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError) as exc:
+        raise NotStreamableError(f"the module's forward cannot be called with an input: {said(exc)}") from exc
     try:
         signature.bind(*range(count))
     except TypeError as exc:
-        raise NotStreamableError(f"forward{signature} cannot be called with {count} examples: {exc}") from exc
+        raise NotStreamableError(
+            f"forward{signature} cannot be called with {count} example{'s' * (count > 1)}: {exc}"
+        ) from exc
     names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [names[place] if place < len(names) else f"x{place}" for place in range(count)]
 
@@ -252,7 +219,7 @@ def _carried(path: str, module: nn.Module, calls: _Calls) -> Carried:
 def _leaves(module: nn.Module, examples: Sequence[Example], generator: torch.Generator) -> list[Leaf]:
     """Return the leaves that are outputs: all but those that are a recurrent layer's own last states."""
     shapes: list[list[tuple[int, ...]]] = []
-    for rows, time in _WATCHED:
+    for rows, time in WATCHED:
         seen, result = _watch(module, [e.draw(rows, time, generator) for e in examples])
         _check_rows(seen, rows, time)
         leaves = leaves_of(result)
@@ -262,10 +229,12 @@ def _leaves(module: nn.Module, examples: Sequence[Example], generator: torch.Gen
     if len({len(shape) for shape in shapes}) > 1:
         raise NotStreamableError("the module returns another number of tensors for another number of steps")
     for place, (name, leaf) in enumerate(leaves):
-        first, second = shapes[0][place], shapes[1][place]
-        time = len(first) > axis and first[axis] == 3 and second[axis] == 5
+        had = tuple(shape[place] for shape in shapes)
+        time = all(
+            len(shape) > axis and shape[axis] == steps for shape, (rows, steps) in zip(had[:2], WATCHED, strict=False)
+        )
         if time or not any(leaf is state for state in states):
-            found.append(Leaf(place, name, time, (first, second)))
+            found.append(Leaf(place, name, time, had))
     if not found:
         raise NotStreamableError("the module returns no tensor but its states")
     return found

@@ -21,7 +21,8 @@ from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.given import Given, TakesState
 from export.module.layers import Layer
-from export.module.recording import Carried, Leaf, given_to, leaves_of, quiet
+from export.module.recording import Carried, Leaf, given_to, leaves_of
+from export.module.running import RAISED, quiet, said
 from export.sentences import foreign_error
 
 OPSET = 20  # the newest that torch traces to; the lowering of cells needs 18
@@ -54,7 +55,11 @@ def make_explicit(
         return Explicit(TakesState(module, given, inputs, places), given.names, given.axes, given.zeros, [])
     layers = [layer for one in carried for layer in one.layers]
     names = [name for one in carried for layer in range(len(one.layers)) for name in one.names(layer)]
-    wrapper = _Explicit(copy.deepcopy(module), _Book(), carried, leaves, inputs)
+    try:
+        own = copy.deepcopy(module)
+    except RAISED as exc:
+        raise NotStreamableError(f"the module cannot be copied, as it must be to be exported: {said(exc)}") from exc
+    wrapper = _Explicit(own, _Book(), carried, leaves, inputs)
     zeros = [torch.zeros(2, *spec.shape) for layer in layers for spec in layer.cell.states]
     return Explicit(wrapper, names, [0] * len(names), zeros, layers)
 
@@ -106,7 +111,7 @@ def trace(
             model = onnx.load(Path(folder) / "traced.onnx")
     except NotStreamableError:
         raise
-    except (Exception, SystemExit) as exc:  # torch raises a dozen types of its own
+    except RAISED as exc:  # torch raises a dozen types of its own
         raise NotStreamableError(f"torch cannot export the module: {foreign_error(exc)}") from exc
     for name in {*sent, *explicit.names} - {value.name for value in model.graph.input}:
         raise NotStreamableError(f"{name} is given to the module, but nothing in it depends on it")

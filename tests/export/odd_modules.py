@@ -2,6 +2,7 @@
 """Torch modules that cannot be exported, and a few that look so: each is one thing that users do."""
 
 import sys
+import threading
 from typing import Any
 
 import torch
@@ -149,6 +150,89 @@ class ShortTable(Base):
         return super().forward(x + self.table[torch.arange(x.shape[1])])
 
 
+class Squeezes(Base):
+    """It drops every axis of one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean(-1, keepdim=True).squeeze()
+
+
+class Lazy(Base):
+    """A layer of it has no shape before its first run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(super().forward(x))
+
+
+class Meta(nn.Module):
+    """Its weights have no values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(4, 5, batch_first=True, device="meta")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
+
+
+class NoEval(Base):
+    """It cannot be brought out of training."""
+
+    def train(self, mode: bool = True) -> Any:
+        raise ValueError("always in training")
+
+
+class NoCopy(Base):
+    """It holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Derived(Base):
+    """It holds a tensor that was computed from a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = next(self.layer.parameters()) * 2
+
+
+class Sparse(Base):
+    """It holds a sparse buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("few", torch.zeros(2).to_sparse())
+
+
+class NoForward(Base):
+    """It has no forward."""
+
+    forward = None  # type: ignore[assignment]
+
+
+class ExtraState(Base):
+    """Its state_dict holds more than tensors."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"epoch": 1}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+class NoLoad(Base):
+    """It takes no weights."""
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        raise KeyError("layer.weight")
+
+
 class Complex(Base):
     """It returns complex numbers, which torch does not export."""
 
@@ -177,7 +261,11 @@ class Keywords(nn.Module):
 
 
 class Prints(Base):
-    """It prints whenever it runs."""
+    """It prints whenever it runs, and torch warns of what it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(4, 5, batch_first=True, dropout=0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         print("a line of the user's")

@@ -1,8 +1,11 @@
 """What keeps a user's module from being exported is told in one sentence, and nothing else is printed or written."""
 
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from export.__main__ import app
@@ -25,6 +28,15 @@ REFUSED = {
     "ExitsLater": "SystemExit: 5",
     "Asserts": "any number of rows and steps: AssertionError: odd_modules.py:",
     "ShortTable": "does not run on (1, 24, 4), as it must on any number of rows and steps: IndexError",
+    "Squeezes": "'y' has the shape [2, 3] for 2 rows of 3 steps, [4, 5] for 4 rows of 5 steps, [] for 1 row of 1 step",
+    "Lazy": "'head.weight' has no shape yet",
+    "Meta": "Cannot copy out of meta tensor",
+    "NoEval": "out of training: ValueError: always in training",
+    "NoCopy": "the module cannot be copied, as it must be to be exported: TypeError",
+    "Derived": "the module cannot be copied, as it must be to be exported: RuntimeError",
+    "Sparse": "'few' is sparse",
+    "NoForward": "forward cannot be called",
+    "ExtraState": "'_extra_state' of its state_dict is a dict and no tensor",
     "Complex": "torch cannot export the module: Exporting the operator 'aten::complex'",
 }
 
@@ -55,6 +67,39 @@ def test_a_layer_that_takes_the_batch_first_is_refused_what_has_the_time_first(t
     assert_refused(invoke("Base", tmp_path, "--time-first", example="20x1x4"), STEPS_FOR_ROWS, tmp_path)
 
 
+def write_weights(folder: Path) -> None:
+    good = odd_modules.Base().state_dict()
+    torch.save(good, folder / "good.pt")
+    torch.save({**good, "layer.bias_hh_l0": torch.zeros(15, dtype=torch.complex64)}, folder / "complex.pt")
+    torch.save({"model_state_dict": good, "epoch": 3}, folder / "checkpoint.pt")
+    torch.save({f"module.{name}": value for name, value in good.items()}, folder / "parallel.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), folder / "scripted.pt")
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("name", "file", "words"),
+    [
+        ("Base", "complex.pt", "'layer.bias_hh_l0' is complex"),
+        ("Base", "checkpoint.pt", "save what stands under 'model_state_dict' alone"),
+        ("Base", "parallel.pt", "begins with 'module.'"),
+        ("Base", "scripted.pt", "not a whole file of weights alone"),
+        ("Base", ".", "is no file"),
+        ("NoLoad", "good.pt", "cannot be loaded: KeyError: 'layer.weight'"),
+    ],
+)
+def test_odd_weights_are_refused_in_one_sentence(
+    name: str, file: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It says what is wrong, and what to save where that can be told; torch's own warnings are not shown."""
+    write_weights(tmp_path)
+    assert_refused(invoke(name, tmp_path, "--weights", tmp_path / file), words, tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", ["Keywords", "Prints"])
 def test_an_odd_module_is_exported(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What can be carried is, and what the module prints is not shown."""
