@@ -2,19 +2,22 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_flatten_with_path
+from torch.utils._pytree import tree_flatten_with_path, tree_map
 
 from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.layers import Layer, is_recurrent, layers_of
 from export.module.running import run_quietly, said
+
+Leaves = list[tuple[str, Tensor]]
+"""The tensors in what a module returned, each under a name."""
 
 
 @dataclass(slots=True)
@@ -55,8 +58,36 @@ class Leaf:
     shapes: tuple[tuple[int, ...], ...]
 
 
-def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried], list[Leaf]]:
-    """Run a module on random examples; return what its layers carry, and what it returns.
+def refuse_changing(module: nn.Module, examples: Sequence[Example]) -> None:
+    """Refuse a module that answers the same input otherwise when it is run again.
+
+    Raises:
+        NotStreamableError: It does.
+    """
+    generator = torch.Generator().manual_seed(3)
+    inputs = [example.draw(2, 3, generator) for example in examples]
+    one, again = (leaves_of(run_quietly(module, [x.clone() for x in inputs])) for _ in range(2))
+    if not alike(one, again):
+        raise NotStreamableError(
+            "the module gives something else when it is run again on the same input: forward is random (noise, a "
+            "random initial state, a dropout that eval() does not end), or keeps something from one run to the next"
+        )
+
+
+def alike(some: Leaves, others: Leaves) -> bool:
+    """Tell whether what a module returned twice is the same but for the rounding."""
+    return len(some) == len(others) and all(_close(a, b) for (_, a), (_, b) in zip(some, others, strict=True))
+
+
+def _close(one: Tensor, again: Tensor) -> bool:
+    if one.shape != again.shape or one.layout is not torch.strided:
+        return one.shape == again.shape
+    exact = not one.is_floating_point() and not one.is_complex()
+    return bool((one == again if exact else torch.isclose(one, again, 1e-4, 1e-5, equal_nan=True)).all())
+
+
+def record(module: nn.Module, examples: Sequence[Example]) -> list[Carried]:
+    """Run a module on random examples; return what its recurrent layers carry.
 
     Raises:
         NotStreamableError: A recurrent layer is called twice in a step, starts from a state that depends on the
@@ -74,7 +105,7 @@ def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried
         ):
             raise NotStreamableError(f"{path} starts from a state that depends on the input: it cannot be carried")
         carried.append(_carried(path, module.get_submodule(path), calls))
-    return carried, _leaves(module, examples, generator)
+    return carried
 
 
 def given_to(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -130,12 +161,24 @@ def input_names(module: nn.Module, count: int) -> list[str]:
     return [names[place] if place < len(names) else f"x{place}" for place in range(count)]
 
 
-def leaves_of(result: Any) -> list[tuple[str, Tensor]]:
+def leaves_of(result: Any) -> Leaves:
     """Return the tensors in what a module returned, each under a name."""
     if isinstance(result, Tensor):
         return [("y", result)]
-    found = [(path, leaf) for path, leaf in tree_flatten_with_path(result)[0] if isinstance(leaf, Tensor)]
+    paths, _ = tree_flatten_with_path(_unfolded(result))
+    found = [(path, leaf) for path, leaf in paths if isinstance(leaf, Tensor)]
     return [("_".join(_part(part) for part in path), leaf) for path, leaf in found]
+
+
+def _unfolded(result: Any) -> Any:
+    """Return a dict of its fields in the place of each dataclass."""
+
+    def unfold(leaf: Any) -> Any:
+        if not is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        return _unfolded({one.name: getattr(leaf, one.name) for one in fields(leaf)})
+
+    return tree_map(unfold, result)
 
 
 def _part(part: Any) -> str:
@@ -216,22 +259,33 @@ def _carried(path: str, module: nn.Module, calls: _Calls) -> Carried:
     return found
 
 
-def _leaves(module: nn.Module, examples: Sequence[Example], generator: torch.Generator) -> list[Leaf]:
-    """Return the leaves that are outputs: all but those that are a recurrent layer's own last states."""
+def find_leaves(module: nn.Module, examples: Sequence[Example], given: int = 0) -> list[Leaf]:
+    """Return the leaves that are outputs: all but the last `given`, or all but the recurrent layers' own last states.
+
+    Raises:
+        NotStreamableError: There are none; or layers whose states are to be carried run over other rows.
+    """
+    generator = torch.Generator().manual_seed(0)
     shapes: list[list[tuple[int, ...]]] = []
     for rows, time in WATCHED:
         seen, result = _watch(module, [e.draw(rows, time, generator) for e in examples])
-        _check_rows(seen, rows, time)
+        if not given:
+            _check_rows(seen, rows, time)
         leaves = leaves_of(result)
         shapes.append([tuple(leaf.shape) for _, leaf in leaves])
-    states = [tensor for calls in seen.values() for tensor in calls.results[1:]]
-    axis, found = examples[0].time_axis, []
+    if not leaves:
+        raise NotStreamableError(
+            f"the module returns a {type(result).__name__}, in which there is no tensor: it must return one, or a "
+            "tuple, list, dict or dataclass of them"
+        )
     if len({len(shape) for shape in shapes}) > 1:
         raise NotStreamableError("the module returns another number of tensors for another number of steps")
-    for place, (name, leaf) in enumerate(leaves):
+    states = [] if given else [tensor for calls in seen.values() for tensor in calls.results[1:]]
+    axis, found = examples[0].time_axis, []
+    for place, (name, leaf) in enumerate(leaves[: len(leaves) - given]):
         had = tuple(shape[place] for shape in shapes)
         time = all(
-            len(shape) > axis and shape[axis] == steps for shape, (rows, steps) in zip(had[:2], WATCHED, strict=False)
+            len(shape) > axis and shape[axis] == steps for shape, (_, steps) in zip(had[:2], WATCHED[:2], strict=True)
         )
         if time or not any(leaf is state for state in states):
             found.append(Leaf(place, name, time, had))

@@ -3,6 +3,8 @@
 
 import sys
 import threading
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -233,6 +235,55 @@ class NoLoad(Base):
         raise KeyError("layer.weight")
 
 
+class OwnObject(Base):
+    """It returns an object of its own."""
+
+    def forward(self, x: Tensor) -> Any:
+        return SimpleNamespace(y=super().forward(x))
+
+
+class NamedAsState(Base):
+    """It returns a tensor under the name of its layer's state."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"layer.h": super().forward(x)}
+
+
+class Noise(Base):
+    """It adds noise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+class Remembers(Base):
+    """It keeps its state as an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, self.state = self.layer(x, self.state)
+        return y
+
+
+class Normalised(Base):
+    """Its layer's recurrent weight is computed from two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.parametrizations.weight_norm(self.layer, "weight_hh_l0")
+
+
+class NormalisedByHooks(Base):
+    """The same by the older function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.weight_norm(self.layer, "weight_hh_l0")
+
+
 class Complex(Base):
     """It returns complex numbers, which torch does not export."""
 
@@ -258,6 +309,36 @@ class Keywords(nn.Module):
             h = self.cell(input=step, hx=h)
             outputs.append(h)
         return torch.stack(outputs, 1)
+
+
+@dataclass
+class Answer:
+    """What Fields returns."""
+
+    score: Tensor
+    rest: tuple[Tensor, None]
+
+
+class Fields(Base):
+    """It returns a dataclass."""
+
+    def forward(self, x: Tensor) -> Answer:
+        y = super().forward(x)
+        return Answer(y.mean(-1), (y, None))
+
+
+class ConvTail(nn.Module):
+    """A causal convolution whose last inputs are a state, before a layer whose state is carried with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.layer = nn.Conv1d(4, 4, 3), nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        tail, h = (x.new_zeros(len(x), 4, 2), x.new_zeros(1, len(x), 5)) if state is None else state
+        seen = torch.cat([tail, x.transpose(1, 2)], 2)
+        y, h = self.layer(self.conv(seen).transpose(1, 2), h)
+        return y, (seen[..., -2:], h)
 
 
 class Prints(Base):

@@ -144,7 +144,7 @@ def test_a_module_that_cannot_be_streamed_is_refused(kind: type[nn.Module], word
 
 def test_a_module_of_other_shapes_is_refused(tmp_path: Path) -> None:
     """An example that the module does not take is named, and so is one too many."""
-    with pytest.raises(ModuleError, match=r"does not run on \(2, 1, 7\)"):
+    with pytest.raises(ModuleError, match=r"does not run on \(2, 3, 7\)"):
         exported(made(Tagger), tmp_path, "1x20x7")
     with pytest.raises(ModuleError, match="cannot be called with 2 examples"):
         exported(made(Tagger), tmp_path, "1x20x6", "1x20x6")

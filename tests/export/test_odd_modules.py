@@ -14,6 +14,7 @@ from tests.export import odd_modules
 
 STEPS_FOR_ROWS = "it takes the steps for rows"
 FOLDED = "folded into the batch cannot be carried"
+CHANGES = "gives something else when it is run again on the same input"
 
 REFUSED = {
     "BatchFirstForgotten": f"layer runs over 3 rows where the example has 2 rows of 3 steps: {STEPS_FOR_ROWS}",
@@ -24,7 +25,7 @@ REFUSED = {
     "FoldedCell": FOLDED,
     "Unbatched": "layer is given [1, 4], which has no batch axis",
     "Packed": "layer runs over a packed sequence",
-    "Exits": "does not run on (2, 1, 4), as it must on any number of rows and steps: SystemExit: 7",
+    "Exits": "does not run on (2, 3, 4), as it must on any number of rows and steps: SystemExit: 7",
     "ExitsLater": "SystemExit: 5",
     "Asserts": "any number of rows and steps: AssertionError: odd_modules.py:",
     "ShortTable": "does not run on (1, 24, 4), as it must on any number of rows and steps: IndexError",
@@ -37,6 +38,12 @@ REFUSED = {
     "Sparse": "'few' is sparse",
     "NoForward": "forward cannot be called",
     "ExtraState": "'_extra_state' of its state_dict is a dict and no tensor",
+    "OwnObject": "returns a SimpleNamespace, in which there is no tensor",
+    "NamedAsState": "'layer.h' has the name of one of its inputs or states",
+    "Noise": CHANGES,
+    "Remembers": CHANGES,
+    "Normalised": "remove_parametrizations",
+    "NormalisedByHooks": "remove_weight_norm",
     "Complex": "torch cannot export the module: Exporting the operator 'aten::complex'",
 }
 
@@ -100,7 +107,7 @@ def test_odd_weights_are_refused_in_one_sentence(
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", ["Keywords", "Prints"])
+@pytest.mark.parametrize("name", ["Keywords", "Prints", "Fields", "ConvTail"])
 def test_an_odd_module_is_exported(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What can be carried is, and what the module prints is not shown."""
     result = invoke(name, tmp_path)
@@ -109,3 +116,22 @@ def test_an_odd_module_is_exported(name: str, tmp_path: Path, capfd: pytest.Capt
     assert "of the user's" not in result.stdout
     assert capfd.readouterr() == ("", "")
     assert max(read_card(tmp_path / "m/1/model.onnx").parity.errors.values()) <= 1e-5
+
+
+def test_a_state_beside_the_layers_own_is_taken_and_returned(tmp_path: Path) -> None:
+    """Where the layers' states are not all that is carried, the state that forward takes and returns is."""
+    assert "forward takes and returns its state: state0, state1" in invoke("ConvTail", tmp_path).stdout
+    assert [spec.shape for spec in read_card(tmp_path / "m/1/model.onnx").states] == [(4, 2), (1, 5)]
+
+
+def test_the_fields_of_a_dataclass_name_the_outputs(tmp_path: Path) -> None:
+    """A dataclass is taken like a dictionary."""
+    assert invoke("Fields", tmp_path).exit_code == 0
+    assert [spec.name for spec in read_card(tmp_path / "m/1/model.onnx").outputs] == ["score", "rest_y0"]
+
+
+def test_rounding_is_not_called_looking_ahead(tmp_path: Path) -> None:
+    """A tolerance below what float32 can hold is told by the figures alone."""
+    result = invoke("Base", tmp_path, "--tolerance", "1e-9")
+    assert_refused(result, "the tolerance 1e-09", tmp_path)
+    assert "look ahead" not in result.stderr
