@@ -13,10 +13,10 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
 
 from export.graphs import rename_values
 from export.lower import GraphBuilder
+from export.module.choices import Comparisons, lines_told
 from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.given import Given, TakesState
@@ -28,7 +28,6 @@ from export.sentences import foreign_error
 OPSET = 20  # the newest that torch traces to; the lowering of cells needs 18
 _DOMAIN = "cellstream"
 _OP = "Layer"
-_TORCH, _HERE = Path(torch.__file__).parent, Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def trace(
     if steps > 1:
         for name, example in zip(sent, examples, strict=True):
             axes[name][example.time_axis] = "time"
-    after = [f"after/{name}" for name in explicit.names]
+    after, comparisons = [f"after/{name}" for name in explicit.names], Comparisons()
     axes |= {
         name: {axis: "batch"}
         for names in (explicit.names, after)
@@ -97,6 +96,8 @@ def trace(
             torch.no_grad(),
         ):
             warnings.simplefilter("always")
+            with comparisons:
+                explicit.module(*inputs, *explicit.zeros)
             torch.onnx.export(
                 explicit.module,
                 (*inputs, *explicit.zeros),
@@ -115,7 +116,7 @@ def trace(
         raise NotStreamableError(f"torch cannot export the module: {foreign_error(exc)}") from exc
     for name in {*sent, *explicit.names} - {value.name for value in model.graph.input}:
         raise NotStreamableError(f"{name} is given to the module, but nothing in it depends on it")
-    return _lowered(model, explicit.layers), _frozen(caught)
+    return _lowered(model, explicit.layers), sorted(comparisons.lines | lines_told(caught))
 
 
 @contextmanager
@@ -129,17 +130,6 @@ def _no_log(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _frozen(caught: Sequence[warnings.WarningMessage]) -> list[str]:
-    places = {
-        f"{Path(one.filename).name}:{one.lineno}"
-        for one in caught
-        if issubclass(one.category, TracerWarning)
-        and not Path(one.filename).is_relative_to(_TORCH)
-        and not Path(one.filename).is_relative_to(_HERE)
-    }
-    return sorted(places)
 
 
 @dataclass(slots=True)
