@@ -147,9 +147,10 @@ class _Making:
             if exc.error <= TOLERANCES[Precision.FLOAT32]:
                 raise  # by the rounding alone
             states = "the states of its recurrent layers" if self.given is None else "the state that it takes"
+            seen = f", or choose by a tensor's value in {', '.join(self.frozen)}" if self.frozen else ""
             raise NotStreamableError(
                 f"{exc}: the module does not compute a step from its input and {states} alone (it may look ahead, as a "
-                "convolution over time does, or carry something else)"
+                f"convolution over time does, or carry something else{seen})"
             ) from exc
         except AdoptError as exc:
             raise NotStreamableError(f"the traced module cannot be served: {exc}") from exc

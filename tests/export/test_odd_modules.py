@@ -44,6 +44,7 @@ REFUSED = {
     "Remembers": CHANGES,
     "Normalised": "remove_parametrizations",
     "NormalisedByHooks": "remove_weight_norm",
+    "Chooses": "or choose by a tensor's value in odd_modules.py:",
     "Complex": "torch cannot export the module: Exporting the operator 'aten::complex'",
 }
 
