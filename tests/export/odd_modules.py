@@ -291,6 +291,19 @@ class Chooses(Base):
         return super().forward(x if x.sum() > 0 else -x)
 
 
+class FlipsOneStep(nn.Module):
+    """It takes the rows of a single step for steps, where there are two, and returns the last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flipped = tuple(x.shape[:2]) == (2, 1)
+        y = self.layer(x.transpose(0, 1) if flipped else x)[0]
+        return y[0] if flipped else y[:, -1]
+
+
 class Complex(Base):
     """It returns complex numbers, which torch does not export."""
 

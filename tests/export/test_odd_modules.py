@@ -45,6 +45,7 @@ REFUSED = {
     "Normalised": "remove_parametrizations",
     "NormalisedByHooks": "remove_weight_norm",
     "Chooses": "or choose by a tensor's value in odd_modules.py:",
+    "FlipsOneStep": "layer is given [2, 1, 4], time first, where the example has 2 rows",
     "Complex": "torch cannot export the module: Exporting the operator 'aten::complex'",
 }
 
