@@ -100,22 +100,31 @@ def write_weights(folder: Path) -> None:
     ],
 )
 def test_odd_weights_are_refused_in_one_sentence(
-    name: str, file: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    name: str,
+    file: str,
+    words: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     """It says what is wrong, and what to save where that can be told; torch's own warnings are not shown."""
     write_weights(tmp_path)
     assert_refused(invoke(name, tmp_path, "--weights", tmp_path / file), words, tmp_path)
     assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
 
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", ["Keywords", "Prints", "Fields", "ConvTail"])
-def test_an_odd_module_is_exported(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_odd_module_is_exported(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     """What can be carried is, and what the module prints is not shown."""
     result = invoke(name, tmp_path)
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert "of the user's" not in result.stdout
+    assert not recwarn.list
     assert capfd.readouterr() == ("", "")
     assert max(read_card(tmp_path / "m/1/model.onnx").parity.errors.values()) <= 1e-5
 
