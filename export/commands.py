@@ -42,7 +42,7 @@ def refused(what: str) -> Iterator[None]:
 
 def carry_out(out: Path, options: Options, make: Callable[[Place, Options], Path]) -> None:
     """Make an artefact where --out says, showing what goes on, and print what was found, its figures and its file."""
-    console = Console()
+    console = Console(file=sys.stdout)  # the real one, also while a user's code is kept from printing
 
     def tell(finding: str) -> None:
         console.print(printable(finding), soft_wrap=True, markup=False, highlight=False)

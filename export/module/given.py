@@ -11,7 +11,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from export.module.errors import NotStreamableError
 from export.module.example import Example
-from export.module.recording import leaves_of, run_quietly
+from export.module.recording import alike, leaves_of
+from export.module.running import run_quietly
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,8 @@ def find_given(module: nn.Module, examples: Sequence[Example]) -> Given | None:
         NotStreamableError: It starts from something else than zeros when no state is given.
     """
     generator = torch.Generator().manual_seed(0)
-    signature = inspect.signature(module.forward)
     try:
-        signature.bind(*range(len(examples) + 1))
+        inspect.signature(module.forward).bind(*range(len(examples) + 1))
         inputs = [example.draw(2, 1, generator) for example in examples]
         result = run_quietly(module, inputs)
         if not isinstance(result, tuple | list) or len(result) < 2:
@@ -47,14 +47,16 @@ def find_given(module: nn.Module, examples: Sequence[Example]) -> Given | None:
             return None
         run_quietly(module, [*inputs, result[-1]])
         wider = run_quietly(module, [example.draw(3, 1, generator) for example in examples])
-    except Exception:  # whatever the user's own code raises: it is no module of this kind
+    except (TypeError, NotStreamableError):  # it is no module of this kind
         return None
-    axes = [_batch_axis(a, b) for a, b in zip(tensors, tree_flatten(wider[-1])[0], strict=True)]
+    wide = tree_flatten(wider[-1])[0]
+    if [tensor.dim() for tensor in tensors] != [tensor.dim() for tensor in wide]:
+        raise NotStreamableError("the state that forward returns is another kind of thing for another number of rows")
+    axes = [_batch_axis(a, b) for a, b in zip(tensors, wide, strict=True)]
     zeros = [torch.zeros_like(tensor) for tensor in tensors]
     again = run_quietly(module, [*inputs, tree_unflatten(zeros, structure)])
-    for (_, one), (_, other) in zip(leaves_of(result), leaves_of(again), strict=True):
-        if not torch.allclose(one, other, atol=1e-6):
-            raise NotStreamableError("without a state the module does not start from zeros: give it none but zeros")
+    if not alike(leaves_of(result), leaves_of(again)):
+        raise NotStreamableError("without a state the module does not start from zeros: give it none but zeros")
     names = [name for name, _ in leaves_of(result[-1])] if len(tensors) > 1 else [""]
     plain = [f"state.{name}".removesuffix(".") for name in names]
     return Given([name.replace("state.y", "state") for name in plain], axes, zeros, structure)

@@ -1,7 +1,8 @@
 """The recurrent layers of torch, taken apart: each of their layers is a cell of ours, maybe with a projection."""
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,7 @@ def layers_of(path: str, module: nn.Module) -> list[Layer]:
     if isinstance(module, Cell):
         return [Layer(copy.deepcopy(module).requires_grad_(False))]
     weights = dict(module.state_dict())
+    _check_plain(path, module, weights)
     if isinstance(module, nn.RNNCellBase):
         weights = {f"{name}_l0": tensor for name, tensor in weights.items()}
         return [_layer(path, _name_of_cell(path, module), module.input_size, module.hidden_size, weights, 0)]
@@ -103,6 +105,16 @@ def layers_of(path: str, module: nn.Module) -> list[Layer]:
         )
         for layer in range(module.num_layers)
     ]
+
+
+def _check_plain(path: str, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a layer of torch's whose weights are not torch's own, but computed from others at each run."""
+    names = r"(weight|bias)_(ih|hh|hr)" + ("" if isinstance(module, nn.RNNCellBase) else r"_l\d+(_reverse)?")
+    if foreign := [name for name in weights if not re.fullmatch(names, name)]:
+        raise NotStreamableError(
+            f"{path} holds {foreign[0]!r}, which is no weight of torch's own: where weight_norm or another "
+            "parametrization put it there, the factory must call remove_weight_norm or remove_parametrizations"
+        )
 
 
 def _name_of_cell(path: str, module: nn.RNNCellBase) -> str:

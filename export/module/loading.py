@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from export.module.errors import FactoryError, WeightsError
-from export.sentences import foreign_error, printable
+from export.module.errors import FactoryError, ModuleError, WeightsError
+from export.module.running import RAISED, quiet, said
+from export.sentences import printable
 
 
 def make_module(factory: str) -> nn.Module:
@@ -26,15 +28,30 @@ def make_module(factory: str) -> nn.Module:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        made = importlib.import_module(package)
-        for part in name.split("."):
-            made = getattr(made, part)
-        module = made() if callable(made) and not isinstance(made, nn.Module) else made
-    except (Exception, SystemExit) as exc:  # whatever the user's own code raises
-        raise FactoryError(factory, f"cannot be called: {type(exc).__name__}: {foreign_error(exc)}") from exc
+        with quiet():
+            made = importlib.import_module(package)
+            for part in name.split("."):
+                made = getattr(made, part)
+            module = made() if callable(made) and not isinstance(made, nn.Module) else made
+    except RAISED as exc:
+        raise FactoryError(factory, f"cannot be called: {said(exc)}") from exc
     if not isinstance(module, nn.Module):
         raise FactoryError(factory, f"returned a {type(module).__name__}, no torch.nn.Module")
-    return module.float().cpu().eval()
+    return at_rest(module)
+
+
+def at_rest(module: nn.Module) -> nn.Module:
+    """Return the module itself, in float32, on the CPU and out of training.
+
+    Raises:
+        ModuleError: It cannot be brought there.
+    """
+    try:
+        with quiet():
+            module.float().cpu().eval()
+    except RAISED as exc:
+        raise ModuleError(f"the module cannot be brought to float32, the CPU and out of training: {said(exc)}") from exc
+    return module
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -44,16 +61,36 @@ def load_weights(module: nn.Module, path: Path) -> None:
         WeightsError: The file is no such file, its weights do not fit the module, or one of them is not finite.
     """
     weights = _read(path)
+    for name, tensor in weights.items():
+        if tensor.is_complex():
+            raise WeightsError(path, f"the weight {name!r} is complex, and its imaginary part would be lost")
     try:
-        module.load_state_dict(weights)
+        with quiet():
+            module.load_state_dict(weights)
     except RuntimeError as exc:
-        raise WeightsError(path, printable(exc)) from exc
+        raise WeightsError(path, printable(exc) + _prefixed(weights)) from exc
+    except RAISED as exc:
+        raise WeightsError(path, f"cannot be loaded: {said(exc)}") from exc
     check_weights(module, path)
 
 
 def check_weights(module: nn.Module, where: object) -> None:
-    """Raise WeightsError if a parameter holds NaN or infinity, or a buffer NaN: masks hold infinity rightly."""
+    """Raise WeightsError if a parameter holds NaN or infinity, or a buffer NaN: masks hold infinity rightly.
+
+    So it does for what is no tensor, or one without a shape, values or a place for each of them.
+    """
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(
+                where,
+                f"{name!r} of its state_dict is a {type(value).__name__} and no tensor, as a quantised layer keeps its "
+                "weights and get_extra_state what it likes: torch cannot export it",
+            )
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise WeightsError(where, f"the weight {name!r} has no shape yet: run the module once in its factory")
+        if tensor.layout is not torch.strided:
+            raise WeightsError(where, f"the weight {name!r} is sparse: only dense ones can be exported")
         if tensor.is_floating_point() and torch.isnan(tensor).any():
             raise WeightsError(where, f"the weight {name!r} holds NaN")
     for name, parameter in module.named_parameters():
@@ -63,11 +100,12 @@ def check_weights(module: nn.Module, where: object) -> None:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        raise WeightsError(path, "there is no such file")
+        raise WeightsError(path, "is no file" if path.exists() else "there is no such file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with quiet():
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch's loader raises a dozen types, with advice that would run what stands in the file
         raise WeightsError(
             path,
@@ -79,5 +117,21 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
     ):
-        raise WeightsError(path, "expected a state_dict: names and tensors")
+        raise WeightsError(path, "expected a state_dict: names and tensors" + _inside(found))
     return found
+
+
+def _inside(found: Any) -> str:
+    """Return where in a checkpoint there is something that looks like a state_dict."""
+    if not isinstance(found, Mapping):
+        return ""
+    inner = {name: value.values() for name, value in found.items() if isinstance(value, Mapping)}
+    places = [name for name, values in inner.items() if any(isinstance(value, Tensor) for value in values)]
+    return f"; save what stands under {' or '.join(map(repr, places))} alone" if places else ""
+
+
+def _prefixed(weights: Mapping[str, Tensor]) -> str:
+    """Return advice where every name has the prefix of nn.DataParallel."""
+    if not weights or not all(name.startswith("module.") for name in weights):
+        return ""
+    return " Every name in the file begins with 'module.', as nn.DataParallel has it: save its .module's state_dict()"

@@ -7,7 +7,8 @@ from torch import nn
 
 from export.comparison import Array, Sequence
 from export.module.example import Example
-from export.module.recording import Leaf, leaves_of, run_quietly
+from export.module.recording import Leaf, leaves_of
+from export.module.running import run_quietly
 
 
 class ModuleOracle:

@@ -1,20 +1,23 @@
 """One run of a user's module, watched: which recurrent layers are called, from what state, and what comes out."""
 
 import inspect
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_flatten_with_path, tree_map
 
 from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.layers import Layer, is_recurrent, layers_of
-from export.sentences import foreign_error
+from export.module.running import run_quietly, said
+
+Leaves = list[tuple[str, Tensor]]
+"""The tensors in what a module returned, each under a name."""
 
 
 @dataclass(slots=True)
@@ -22,6 +25,7 @@ class _Calls:
     """What was seen of one recurrent module in a run."""
 
     count: int = 0
+    rows: int = 0
     states: list[Tensor] | None = None
     results: list[Tensor] = field(default_factory=list)
 
@@ -45,17 +49,45 @@ class Carried:
 class Leaf:
     """One tensor of what the module returns; `time` tells whether it has a step's value for every step.
 
-    `shapes` are those that it had for 2 rows of 3 steps and for 4 rows of 5.
+    `shapes` are those that it had in the runs of `WATCHED`.
     """
 
     place: int
     name: str
     time: bool
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    shapes: tuple[tuple[int, ...], ...]
 
 
-def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried], list[Leaf]]:
-    """Run a module on random examples; return what its layers carry, and what it returns.
+def refuse_changing(module: nn.Module, examples: Sequence[Example]) -> None:
+    """Refuse a module that answers the same input otherwise when it is run again.
+
+    Raises:
+        NotStreamableError: It does.
+    """
+    generator = torch.Generator().manual_seed(3)
+    inputs = [example.draw(2, 3, generator) for example in examples]
+    one, again = (leaves_of(run_quietly(module, [x.clone() for x in inputs])) for _ in range(2))
+    if not alike(one, again):
+        raise NotStreamableError(
+            "the module gives something else when it is run again on the same input: forward is random (noise, a "
+            "random initial state, a dropout that eval() does not end), or keeps something from one run to the next"
+        )
+
+
+def alike(some: Leaves, others: Leaves) -> bool:
+    """Tell whether what a module returned twice is the same but for the rounding."""
+    return len(some) == len(others) and all(_close(a, b) for (_, a), (_, b) in zip(some, others, strict=True))
+
+
+def _close(one: Tensor, again: Tensor) -> bool:
+    if one.shape != again.shape or one.layout is not torch.strided:
+        return one.shape == again.shape
+    exact = not one.is_floating_point() and not one.is_complex()
+    return bool((one == again if exact else torch.isclose(one, again, 1e-4, 1e-5, equal_nan=True)).all())
+
+
+def record(module: nn.Module, examples: Sequence[Example]) -> list[Carried]:
+    """Run a module on random examples; return what its recurrent layers carry.
 
     Raises:
         NotStreamableError: A recurrent layer is called twice in a step, starts from a state that depends on the
@@ -73,17 +105,16 @@ def record(module: nn.Module, examples: Sequence[Example]) -> tuple[list[Carried
         ):
             raise NotStreamableError(f"{path} starts from a state that depends on the input: it cannot be carried")
         carried.append(_carried(path, module.get_submodule(path), calls))
-    return carried, _leaves(module, examples, generator)
+    return carried
 
 
-def run_quietly(module: nn.Module, inputs: Sequence[Tensor]) -> Any:
-    """Run a module without gradients, and without torch's advice on its speed."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        return module(*inputs)
+def given_to(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the input and the state that a recurrent layer of torch's or ours is called with."""
+    x = args[0] if args else kwargs.get("input", kwargs.get("x"))
+    return x, args[1] if len(args) > 1 else kwargs.get("hx", kwargs.get("state"))
 
 
-_WATCHED = ((2, 3), (4, 5))
+WATCHED = ((2, 3), (4, 5), (1, 1))
 """Rows and steps of the runs that show the shapes of what a module returns."""
 
 
@@ -96,13 +127,13 @@ def refuse_other_shapes(leaves: Sequence[Leaf], example: Example) -> None:
     for leaf in leaves:
         counts = {example.batch_axis: 0, example.time_axis: 1} if leaf.time else {0: 0}
         rests = []
-        for shape, found in zip(leaf.shapes, _WATCHED, strict=True):
+        for shape, found in zip(leaf.shapes, WATCHED, strict=True):
             whole = len(shape) >= len(counts) and all(shape[axis] == found[which] for axis, which in counts.items())
             rests.append([size for axis, size in enumerate(shape) if axis not in counts] if whole else None)
-        if rests[0] is None or rests[0] != rests[1]:
-            shapes = " and ".join(
-                f"{list(shape)} for {rows} rows of {time} steps"
-                for shape, (rows, time) in zip(leaf.shapes, _WATCHED, strict=True)
+        if rests[0] is None or any(rest != rests[0] for rest in rests):
+            shapes = ", ".join(
+                f"{list(shape)} for {rows} row{'s' * (rows > 1)} of {time} step{'s' * (time > 1)}"
+                for shape, (rows, time) in zip(leaf.shapes, WATCHED, strict=True)
             )
             raise NotStreamableError(
                 f"what the module returns as {leaf.name!r} has the shape {shapes}: it must have a value for every row "
@@ -116,21 +147,38 @@ def input_names(module: nn.Module, count: int) -> list[str]:
     Raises:
         NotStreamableError: It takes fewer, or cannot be called with so many.
     """
-    signature = inspect.signature(module.forward)
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError) as exc:
+        raise NotStreamableError(f"the module's forward cannot be called with an input: {said(exc)}") from exc
     try:
         signature.bind(*range(count))
     except TypeError as exc:
-        raise NotStreamableError(f"forward{signature} cannot be called with {count} examples: {exc}") from exc
+        raise NotStreamableError(
+            f"forward{signature} cannot be called with {count} example{'s' * (count > 1)}: {exc}"
+        ) from exc
     names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [names[place] if place < len(names) else f"x{place}" for place in range(count)]
 
 
-def leaves_of(result: Any) -> list[tuple[str, Tensor]]:
+def leaves_of(result: Any) -> Leaves:
     """Return the tensors in what a module returned, each under a name."""
     if isinstance(result, Tensor):
         return [("y", result)]
-    found = [(path, leaf) for path, leaf in tree_flatten_with_path(result)[0] if isinstance(leaf, Tensor)]
+    paths, _ = tree_flatten_with_path(_unfolded(result))
+    found = [(path, leaf) for path, leaf in paths if isinstance(leaf, Tensor)]
     return [("_".join(_part(part) for part in path), leaf) for path, leaf in found]
+
+
+def _unfolded(result: Any) -> Any:
+    """Return a dict of its fields in the place of each dataclass."""
+
+    def unfold(leaf: Any) -> Any:
+        if not is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        return _unfolded({one.name: getattr(leaf, one.name) for one in fields(leaf)})
+
+    return tree_map(unfold, result)
 
 
 def _part(part: Any) -> str:
@@ -146,10 +194,11 @@ def _watch(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, _Call
     seen: dict[str, _Calls] = {}
 
     def hook(path: str) -> Any:
-        def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        def watch(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
             calls = seen.setdefault(path, _Calls())
             calls.count += 1
-            given = args[1] if len(args) > 1 else kwargs.get("hx", kwargs.get("state"))
+            x, given = given_to(args, kwargs)
+            calls.rows = _rows(path, part, x)
             if calls.count == 1 and given is not None:
                 calls.states = [t.clone() for t in ([given] if isinstance(given, Tensor) else list(given))]
             calls.results = [leaf for _, leaf in leaves_of(result)]
@@ -163,15 +212,37 @@ def _watch(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[str, _Call
     ]
     try:
         result = run_quietly(module, inputs)
-    except Exception as exc:  # whatever the user's own code raises
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        raise NotStreamableError(
-            f"the module does not run on {shapes}: {type(exc).__name__}: {foreign_error(exc)}"
-        ) from exc
     finally:
         for handle in handles:
             handle.remove()
     return seen, result
+
+
+def _rows(path: str, part: nn.Module, x: Any) -> int:
+    """Return the number of rows that a recurrent layer is called with."""
+    if isinstance(x, PackedSequence):
+        raise NotStreamableError(
+            f"{path or 'root'} runs over a packed sequence, which says beforehand when each row ends, as no stream "
+            "can: give it the padded one"
+        )
+    sequence = isinstance(part, nn.RNNBase)
+    if x.dim() != 2 + sequence:
+        raise NotStreamableError(f"{path or 'root'} is given {list(x.shape)}, which has no batch axis")
+    return int(x.shape[1 if sequence and not part.batch_first else 0])
+
+
+def _check_rows(seen: Mapping[str, _Calls], rows: int, steps: int) -> None:
+    """Refuse layers that run over other rows than the example's: each carries a state for each of those."""
+    for path, calls in seen.items():
+        if calls.rows == rows:
+            continue
+        found = f"{path or 'root'} runs over {calls.rows} rows where the example has {rows} rows of {steps} steps"
+        if calls.rows == steps:
+            raise NotStreamableError(
+                f"{found}: it takes the steps for rows. Does its batch_first agree with what it is given, and "
+                "--time-first with what forward takes?"
+            )
+        raise NotStreamableError(f"{found}: the states of rows that are folded into the batch cannot be carried")
 
 
 def _carried(path: str, module: nn.Module, calls: _Calls) -> Carried:
@@ -188,22 +259,36 @@ def _carried(path: str, module: nn.Module, calls: _Calls) -> Carried:
     return found
 
 
-def _leaves(module: nn.Module, examples: Sequence[Example], generator: torch.Generator) -> list[Leaf]:
-    """Return the leaves that are outputs: all but those that are a recurrent layer's own last states."""
+def find_leaves(module: nn.Module, examples: Sequence[Example], given: int = 0) -> list[Leaf]:
+    """Return the leaves that are outputs: all but the last `given`, or all but the recurrent layers' own last states.
+
+    Raises:
+        NotStreamableError: There are none; or layers whose states are to be carried run over other rows.
+    """
+    generator = torch.Generator().manual_seed(0)
     shapes: list[list[tuple[int, ...]]] = []
-    for rows, time in _WATCHED:
+    for rows, time in WATCHED:
         seen, result = _watch(module, [e.draw(rows, time, generator) for e in examples])
+        if not given:
+            _check_rows(seen, rows, time)
         leaves = leaves_of(result)
         shapes.append([tuple(leaf.shape) for _, leaf in leaves])
-    states = [tensor for calls in seen.values() for tensor in calls.results[1:]]
-    axis, found = examples[0].time_axis, []
+    if not leaves:
+        raise NotStreamableError(
+            f"the module returns a {type(result).__name__}, in which there is no tensor: it must return one, or a "
+            "tuple, list, dict or dataclass of them"
+        )
     if len({len(shape) for shape in shapes}) > 1:
         raise NotStreamableError("the module returns another number of tensors for another number of steps")
-    for place, (name, leaf) in enumerate(leaves):
-        first, second = shapes[0][place], shapes[1][place]
-        time = len(first) > axis and first[axis] == 3 and second[axis] == 5
+    states = [] if given else [tensor for calls in seen.values() for tensor in calls.results[1:]]
+    axis, found = examples[0].time_axis, []
+    for place, (name, leaf) in enumerate(leaves[: len(leaves) - given]):
+        had = tuple(shape[place] for shape in shapes)
+        time = all(
+            len(shape) > axis and shape[axis] == steps for shape, (_, steps) in zip(had[:2], WATCHED[:2], strict=True)
+        )
         if time or not any(leaf is state for state in states):
-            found.append(Leaf(place, name, time, (first, second)))
+            found.append(Leaf(place, name, time, had))
     if not found:
         raise NotStreamableError("the module returns no tensor but its states")
     return found

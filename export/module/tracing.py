@@ -3,7 +3,8 @@
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,21 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
 
 from export.graphs import rename_values
 from export.lower import GraphBuilder
+from export.module.choices import Comparisons, lines_told
 from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.given import Given, TakesState
 from export.module.layers import Layer
-from export.module.recording import Carried, Leaf, leaves_of
+from export.module.recording import Carried, Leaf, given_to, leaves_of
+from export.module.running import RAISED, quiet, said
 from export.sentences import foreign_error
 
 OPSET = 20  # the newest that torch traces to; the lowering of cells needs 18
 _DOMAIN = "cellstream"
 _OP = "Layer"
-_TORCH, _HERE = Path(torch.__file__).parent, Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,11 @@ def make_explicit(
         return Explicit(TakesState(module, given, inputs, places), given.names, given.axes, given.zeros, [])
     layers = [layer for one in carried for layer in one.layers]
     names = [name for one in carried for layer in range(len(one.layers)) for name in one.names(layer)]
-    wrapper = _Explicit(copy.deepcopy(module), _Book(), carried, leaves, inputs)
+    try:
+        own = copy.deepcopy(module)
+    except RAISED as exc:
+        raise NotStreamableError(f"the module cannot be copied, as it must be to be exported: {said(exc)}") from exc
+    wrapper = _Explicit(own, _Book(), carried, leaves, inputs)
     zeros = [torch.zeros(2, *spec.shape) for layer in layers for spec in layer.cell.states]
     return Explicit(wrapper, names, [0] * len(names), zeros, layers)
 
@@ -76,7 +81,7 @@ def trace(
     if steps > 1:
         for name, example in zip(sent, examples, strict=True):
             axes[name][example.time_axis] = "time"
-    after = [f"after/{name}" for name in explicit.names]
+    after, comparisons = [f"after/{name}" for name in explicit.names], Comparisons()
     axes |= {
         name: {axis: "batch"}
         for names in (explicit.names, after)
@@ -85,10 +90,14 @@ def trace(
     try:
         with (
             tempfile.TemporaryDirectory(prefix="cellstream-") as folder,
+            _no_log(explicit.module),
+            quiet(),
             warnings.catch_warnings(record=True) as caught,
             torch.no_grad(),
         ):
             warnings.simplefilter("always")
+            with comparisons:
+                explicit.module(*inputs, *explicit.zeros)
             torch.onnx.export(
                 explicit.module,
                 (*inputs, *explicit.zeros),
@@ -101,22 +110,26 @@ def trace(
                 dynamo=False,
             )
             model = onnx.load(Path(folder) / "traced.onnx")
-    except Exception as exc:  # torch raises a dozen types of its own
+    except NotStreamableError:
+        raise
+    except RAISED as exc:  # torch raises a dozen types of its own
         raise NotStreamableError(f"torch cannot export the module: {foreign_error(exc)}") from exc
     for name in {*sent, *explicit.names} - {value.name for value in model.graph.input}:
         raise NotStreamableError(f"{name} is given to the module, but nothing in it depends on it")
-    return _lowered(model, explicit.layers), _frozen(caught)
+    return _lowered(model, explicit.layers), sorted(comparisons.lines | lines_told(caught))
 
 
-def _frozen(caught: Sequence[warnings.WarningMessage]) -> list[str]:
-    places = {
-        f"{Path(one.filename).name}:{one.lineno}"
-        for one in caught
-        if issubclass(one.category, TracerWarning)
-        and not Path(one.filename).is_relative_to(_TORCH)
-        and not Path(one.filename).is_relative_to(_HERE)
-    }
-    return sorted(places)
+@contextmanager
+def _no_log(module: nn.Module) -> Iterator[None]:
+    """Keep torch's exporter from writing a graph that it cannot export on the process's stdout.
+
+    It turns its log on as it starts, so it is turned off when it runs the module.
+    """
+    handle = module.register_forward_pre_hook(lambda *_: torch._C._jit_set_onnx_log_enabled(False))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(slots=True)
@@ -153,7 +166,11 @@ def _forward(part: nn.Module, one: Carried, book: _Book, first: int) -> Callable
     """Return the forward that takes the carried state in the place of whatever it is given."""
 
     def run(x: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
-        columns = []
+        rows, columns = len(book.before[one.names(0)[0]]), []
+        if x.dim() != 3 or int(x.shape[1]) != rows:  # torch's kernels do not look, and write beyond the states
+            raise NotStreamableError(
+                f"{one.path} is given {list(map(int, x.shape))}, time first, where the example has {rows} rows"
+            )
         for index, layer in enumerate(one.layers):
             names = one.names(index)
             before = [book.before[name] for name in names]
@@ -162,13 +179,15 @@ def _forward(part: nn.Module, one: Carried, book: _Book, first: int) -> Callable
             columns.append([x[-1], *after[1:]] if layer.projection is not None else after)
         return x, columns
 
-    def sequence(x: Tensor, hx: Any = None) -> Any:
+    def sequence(*args: Any, **kwargs: Any) -> Any:
         assert isinstance(part, nn.RNNBase)
+        x, _ = given_to(args, kwargs)
         y, columns = run(x.transpose(0, 1) if part.batch_first else x)
         states = tuple(torch.stack(rows) for rows in zip(*columns, strict=True))
         return (y.transpose(0, 1) if part.batch_first else y), (states if part.mode == "LSTM" else states[0])
 
-    def cell(x: Tensor, hx: Any = None, state: Any = None) -> Any:
+    def cell(*args: Any, **kwargs: Any) -> Any:
+        x, _ = given_to(args, kwargs)
         y, (states,) = run(x.unsqueeze(0))
         if not isinstance(part, nn.RNNCellBase):
             return y.squeeze(0), tuple(states)

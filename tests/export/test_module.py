@@ -1,6 +1,7 @@
 """A user's torch module is exported with its recurrent layers' states explicit, or refused with a sentence."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,16 @@ def test_ids_are_bounded_by_the_table_they_choose_from(tmp_path: Path) -> None:
     assert (card.inputs[0].dtype, card.inputs[0].vocabulary) == ("int64", 30)
 
 
-def test_a_branch_on_a_value_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "large",
+    [
+        lambda y: y.abs().max() > 50,
+        lambda y: torch.equal(y, torch.full_like(y, 50)),
+        lambda y: y.allclose(torch.full_like(y, 50)),
+    ],
+    ids=["greater", "equal", "allclose"],
+)
+def test_a_branch_on_a_value_is_told(large: Callable[[torch.Tensor], bool], tmp_path: Path) -> None:
     """What the export cannot hold, and no comparison can rule out, is printed with its line."""
 
     class Branching(nn.Module):
@@ -93,7 +103,7 @@ def test_a_branch_on_a_value_is_told(tmp_path: Path) -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y: torch.Tensor = self.gru(x)[0]
-            return 2 * y if y.abs().max() > 50 else y
+            return 2 * y if large(y) else y
 
     _, findings = exported(Branching(), tmp_path, "1x9x3")
     assert any(re.match(r"test_module\.py:\d+: does something with a tensor's value", line) for line in findings)
@@ -144,7 +154,7 @@ def test_a_module_that_cannot_be_streamed_is_refused(kind: type[nn.Module], word
 
 def test_a_module_of_other_shapes_is_refused(tmp_path: Path) -> None:
     """An example that the module does not take is named, and so is one too many."""
-    with pytest.raises(ModuleError, match=r"does not run on \(2, 1, 7\)"):
+    with pytest.raises(ModuleError, match=r"does not run on \(2, 3, 7\)"):
         exported(made(Tagger), tmp_path, "1x20x7")
     with pytest.raises(ModuleError, match="cannot be called with 2 examples"):
         exported(made(Tagger), tmp_path, "1x20x6", "1x20x6")

@@ -1,0 +1,51 @@
+"""A user's own code, run: without what it prints, and with what it raises as a sentence."""
+
+import io
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.module.errors import NotStreamableError
+from export.sentences import foreign_error
+
+RAISED = (Exception, SystemExit)
+"""Whatever a user's own code raises, but for Ctrl-C."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing be printed by a user's code, and no advice by torch: the module runs a hundred times."""
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def said(exc: BaseException) -> str:
+    """Return what an error of a user's own code says; the line that raised it where it says nothing."""
+    last = traceback.extract_tb(exc.__traceback__)[-1]
+    return f"{type(exc).__name__}: {foreign_error(exc) or f'{Path(last.filename).name}:{last.lineno}'}"
+
+
+def run_quietly(module: nn.Module, inputs: Sequence[Any]) -> Any:
+    """Run a module without gradients, and without what it prints.
+
+    Raises:
+        NotStreamableError: It does not run.
+    """
+    try:
+        with quiet(), torch.no_grad():
+            return module(*inputs)
+    except NotStreamableError:
+        raise
+    except RAISED as exc:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+        raise NotStreamableError(
+            f"the module does not run on {shapes}, as it must on any number of rows and steps: {said(exc)}"
+        ) from exc
