@@ -1,48 +1,26 @@
 """Which outputs are fed back to which inputs: by name, shape and dtype; a later run shows whether it matters."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from export.adopt.errors import AmbiguousError, BadWishError, NotServableError
 from export.adopt.foreign import Port
+from export.adopt.names import (
+    DATA_WORDS,
+    PLAIN,
+    SIDES,
+    bare_key,
+    is_data,
+    is_generic,
+    is_state,
+    names_nothing,
+    names_one_state,
+    stem,
+    timeless,
+    untimed,
+    words,
+)
 from export.adopt.wishes import Wishes
-
-
-def _listed(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_TIMES = _listed(
-    "in out input output inp outp new next nxt prev previous old past present cur current curr now init initial final"
-    " last first updated update ret returned from to t tm1 t1 n i o x y src dst state states onnx"
-)
-"""Words that tell when a state is read or written, or nothing, but not which one it is."""
-_STATE_WORDS = _listed(
-    "h c hx cx hn cn h0 c0 hidden cell state states cache caches mem memory buf buffer fifo past present carry context"
-    " hin hout cin cout hiddens rnn lstm gru kv history queue ring delay counter"
-)
-_LAYER_WORDS = _listed("rnn lstm gru")
-"""Words for what holds a state and reads data too: lstm_input and lstm_output are no state of different shapes."""
-_DATA_WORDS = _listed(
-    "x y xs ys data input inputs output outputs out audio wav pcm signal samples frame frames feature features feat"
-    " feats mel obs observation observations tokens token ids logits logit prob probs probability score scores pred"
-    " prediction predictions action actions image images img value values target mask masks result lengths lens seg"
-    " segmentation speaker embedding embeddings lang style content stylised noisy clean mic far"
-)
-_SIDES = _listed("in out input inputs output outputs")
-"""Words for data that states bear as well: t_in and t_out may be either."""
-_UNTIL_NEXT = _listed("new next nxt prev previous old past present updated")
-"""Words that only a state has a use for: what is new was something else before."""
-_TURNS = _SIDES | _UNTIL_NEXT | _listed("cur current")
-"""Words that tell one side of a step from the other."""
-_GENERIC = _SIDES | _listed(
-    "x y xs ys data args arg value values feat feats feature features target result layer tensor placeholder serving"
-    " default"
-)
-"""Words that exporters and notations give to whatever there is: data and states alike."""
-_PLAIN = _DATA_WORDS - _GENERIC
-"""Words that say what the data is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +48,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
     free = {name: port for name, port in outputs.items() if name not in {pair.target for pair in pairs}}
     fits = {port.name: [name for name, out in free.items() if fitting(port, out)] for port in open_inputs}
 
-    for key in (_key, _bare_key, _untimed):
+    for key in (timeless, bare_key, untimed):
         pairs += _by_name(open_inputs, fits, {pair.source for pair in pairs}, {pair.target for pair in pairs}, key)
     _refuse_misfits(open_inputs, list(free.values()), pairs)
 
@@ -78,10 +56,10 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
         pairs += lone
     if len(pairs) == len(inputs):
         # something must be left for clients to send: the only one that is named as data, if any
-        sent = [pair for pair in pairs if pair.source not in wishes.states and _is_data(pair.source)]
+        sent = [pair for pair in pairs if pair.source not in wishes.states and is_data(pair.source)]
         pairs = [pair for pair in pairs if sent != [pair]]
     named = any(pair.source not in wishes.states for pair in pairs)
-    while lone := [pair for pair in _lone(open_inputs, outputs, fits, pairs) if not _is_generic(pair.source)]:
+    while lone := [pair for pair in _lone(open_inputs, outputs, fits, pairs) if not is_generic(pair.source)]:
         data = [name for name in inputs if name not in {pair.source for pair in pairs}]
         likely = [pair for pair in lone if pair.source != data[0]]
         if len(data) == 1:
@@ -92,7 +70,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
 
     sources = {pair.source for pair in pairs}
     rest = [port for port in open_inputs if port.name not in sources]
-    if len(inputs) - len(pairs) > 1 or any(_is_state(port.name) for port in rest):
+    if len(inputs) - len(pairs) > 1 or any(is_state(port.name) for port in rest):
         _refuse_open(_left(rest, outputs, fits, pairs), outputs, inputs)
     _refuse_unusual(rest, fits, inputs, pairs)
     _refuse_generic(rest, outputs, fits, inputs, pairs)
@@ -117,8 +95,8 @@ def _lone(inputs: list[Port], outputs: dict[str, Port], fits: dict[str, list[str
         Pair(name, found[0], *_reason(name, found[0]))
         for name, found in left.items()
         if len(found) == 1
-        and [other for other, its in left.items() if found[0] in its and not _is_data(other)] == [name]
-        and not (_is_data(name) or _is_data(found[0]))
+        and [other for other, its in left.items() if found[0] in its and not is_data(other)] == [name]
+        and not (is_data(name) or is_data(found[0]))
     ]
 
 
@@ -139,13 +117,7 @@ def _likely(fits: list[Port], source: Port) -> list[str]:
     """Return the names of the outputs that fit, without those of other fixed sizes or named as data, if any is left."""
     fixed = [dim if isinstance(dim, int) else None for dim in source.dims]
     same = [port for port in fits if [dim if isinstance(dim, int) else None for dim in port.dims] == fixed] or fits
-    return [port.name for port in same if not _is_data(port.name)] or [port.name for port in same]
-
-
-def words(name: str) -> list[str]:
-    """Split a name into lower-case words: at marks, at capitals, and before and after digits."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])", " ", name)
-    return [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
+    return [port.name for port in same if not is_data(port.name)] or [port.name for port in same]
 
 
 def _by_name(
@@ -157,7 +129,7 @@ def _by_name(
         named = [
             name
             for name in fits[port.name]
-            if name not in targets and key(name) == key(port.name) != () and not _names_nothing(port.name, name)
+            if name not in targets and key(name) == key(port.name) != () and not names_nothing(port.name, name)
         ]
         if port.name not in sources and len(named) == 1:
             found.append(Pair(port.name, named[0], "the names agree, and shape and dtype"))
@@ -165,59 +137,8 @@ def _by_name(
     return [pair for pair in found if taken.count(pair.target) == 1]
 
 
-def _key(name: str) -> tuple[str, ...]:
-    """Return what a state's name says once the words for its time are gone: h_in, hn and new_h are all `h`."""
-    found = []
-    for word in words(name):
-        match = re.fullmatch(r"([hc]|hidden|cell|state|cache|mem|buf|buffer)(n|x|t|in|out|new|next|prev)", word)
-        found.append(match[1] if match else word)
-    kept = tuple(word for word in found if word not in _TIMES)
-    if kept:
-        return kept
-    return tuple(word for word in found if word in ("state", "states"))[:1]
-
-
-def _bare_key(name: str) -> tuple[str, ...]:
-    """Return the same without numbers, which may be times too: h0 and hn."""
-    return tuple(word for word in _key(name) if not word.isdigit())
-
-
-def _untimed(name: str) -> tuple[str, ...]:
-    """Return the words of a name but those of a time, where they say anything: x and x_next are both `x`."""
-    kept = tuple(word for word in words(name) if word not in _UNTIL_NEXT)
-    return kept if any(not word.isdigit() for word in kept) else ()
-
-
-def _is_data(name: str) -> bool:
-    named = set(words(name))
-    return bool(named & _DATA_WORDS) and not named & _STATE_WORDS
-
-
-def _names_data(source: str, target: str) -> bool:
-    """Tell whether two names are those of the same data on its way in and out, as audio and audio_out."""
-    return all(_is_data(name) and set(words(name)) & (_DATA_WORDS - _SIDES) for name in (source, target)) and not (
-        {*words(source), *words(target)} & (_TURNS - _SIDES)
-    )
-
-
-def _names_nothing(source: str, target: str) -> bool:
-    """Tell whether two names that agree are data's, or agree in numbers alone, as input_1 and output_1."""
-    generic = _is_generic(source) and _is_generic(target) and not {*words(source), *words(target)} & _UNTIL_NEXT
-    return generic or _names_data(source, target)
-
-
-def _is_generic(name: str) -> bool:
-    """Tell whether a name may be anything's: input_2, args_1, x."""
-    said = [word for word in words(name) if word not in _UNTIL_NEXT and not word.isdigit()]
-    return all(word in _GENERIC for word in said) and (bool(said) or not set(words(name)) & _UNTIL_NEXT)
-
-
-def _is_state(name: str) -> bool:
-    return bool(set(words(name)) & _STATE_WORDS or {re.sub(r"\d+$", "", name.lower())} & _STATE_WORDS)
-
-
 def _reason(source: str, target: str) -> tuple[str, bool]:
-    if _is_state(source) or _is_state(target):
+    if is_state(source) or is_state(target):
         return "the only pair left of its shape and dtype, named as a state", True
     return "the only pair left of its shape and dtype", False
 
@@ -239,7 +160,7 @@ def _refuse_misfits(inputs: list[Port], outputs: list[Port], pairs: list[Pair]) 
     """Refuse where a state's input and an output agree by name alone: without feeding back it would never move."""
     sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
     for port in inputs:
-        named = [out for out in outputs if out.name not in targets and _names_one_state(port.name, out.name)]
+        named = [out for out in outputs if out.name not in targets and names_one_state(port.name, out.name)]
         if port.name not in sources and named and not any(fitting(port, out) for out in named):
             raise NotServableError(
                 f"the input {port} and the output {named[0]} are one state by their names, but not by shape and dtype, "
@@ -247,19 +168,13 @@ def _refuse_misfits(inputs: list[Port], outputs: list[Port], pairs: list[Pair]) 
             )
 
 
-def _names_one_state(source: str, target: str) -> bool:
-    """Tell whether two names say the same by a rule that pairs states, and one of them is a state's."""
-    agree = any(key(source) == key(target) != () for key in (_key, _bare_key))
-    return agree and bool({*words(source), *words(target)} & (_STATE_WORDS - _LAYER_WORDS))
-
-
 def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:
     """Refuse where an input that is not named as data has outputs to choose from, and nothing chooses."""
     _refuse_candidates(
         {
-            name: found if _is_state(name) else [target for target in found if not _is_data(target)]
+            name: found if is_state(name) else [target for target in found if not is_data(target)]
             for name, found in left.items()
-            if not _is_data(name)
+            if not is_data(name)
         },
         outputs,
         inputs,
@@ -280,23 +195,22 @@ def _refuse_candidates(candidates: dict[str, list[str]], outputs: dict[str, Port
 def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]) -> None:
     """Refuse where an input and an output look like a state, though their names do not say that they are one.
 
-    They say the same but for the side they are on, or alone look like no other data.
-
-    Served stateless, such a counter or such a stack of states would start anew at every step, and nothing would tell.
+    They say the same but for the side they are on, or alone look like no other data. Served stateless, such a counter
+    or such a stack of states would start anew at every step, and nothing would tell.
     """
     sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
     data = [port for name, port in inputs.items() if name not in sources]
     main = next((port for port in data if port.dtype.startswith("float")), None)
     for port in rest:
         free = [name for name in fits[port.name] if name not in targets]
-        twins = [name for name in free if _stem(name) == _stem(port.name) != ()]
+        twins = [name for name in free if stem(name) == stem(port.name) != ()]
         rivals = [other for other in rest if set(fits[other.name]) & set(free)]
         unusual = len(port.dims) > 3 or (main is not None and port.dims and port.dtype != main.dtype)
         if len(twins) == 1:
-            why, free, plain = "have one name but for the side they are on", twins, _PLAIN
+            why, free, plain = "have one name but for the side they are on", twins, PLAIN
         elif unusual and len(free) == len(rivals) == 1:
             why = "alone share their shape and dtype, which other inputs have not"
-            plain = _DATA_WORDS - _SIDES
+            plain = DATA_WORDS - SIDES
         else:
             continue
         if len(data) > 1 and not any(set(words(name)) & plain for name in (port.name, free[0])):
@@ -309,9 +223,9 @@ def _refuse_generic(
     """Refuse where an input other than the first has a name that may be anything's, and an output could feed it."""
     data = [name for name in inputs if name not in {pair.source for pair in pairs}]
     candidates = {
-        name: [target for target in found if not set(words(target)) & _PLAIN]
+        name: [target for target in found if not set(words(target)) & PLAIN]
         for name, found in _left(rest, outputs, fits, pairs).items()
-        if name != data[0] and _is_generic(name)
+        if name != data[0] and is_generic(name)
     }
     _refuse_candidates(candidates, outputs, inputs)
 
@@ -323,9 +237,3 @@ def _doubtful(pair: Pair, inputs: dict[str, Port], why: str) -> AmbiguousError:
         [f"a state {source}={target}", f"{source} is an input"],
         f"--state {source}={target} or --state {source}= (the last: {source} is no state)",
     )
-
-
-def _stem(name: str) -> tuple[str, ...]:
-    """Return what a name says without the words for a side: n and n_out are both `n`; numbers alone say nothing."""
-    kept = tuple(word for word in words(name) if word not in _TURNS)
-    return kept if any(not word.isdigit() for word in kept) else ()
