@@ -239,6 +239,7 @@ class Batcher:
         """Return a lane's next batch, or the fleet step that is next, and how many time steps it runs."""
         seconds = self._turn_seconds / (4 if self._lanes.short_are_coming(now) else 2)
         batch: list[Chunk] = []
+        begun, waited = 0, 0.0
         room = self.max_rows if lane is self._lanes.short else min(self.max_rows, self.costs.rows_within(seconds))
         while lane and room:
             chunk = lane.popleft()
@@ -263,9 +264,11 @@ class Batcher:
             else:
                 if not entry.started:
                     entry.started = True
-                    self.tally.began(now - entry.since)
+                    begun += 1
+                    waited += now - entry.since
                 batch.append(chunk)
                 room -= 1
+        self.tally.began(begun, waited)
         return batch, self._steps_to_run(batch, seconds)
 
     def _steps_to_run(self, batch: list[Chunk], seconds: float) -> int:
@@ -351,7 +354,7 @@ class Batcher:
             return False
         if not entry.started:
             entry.started = True
-            self.tally.began(now - entry.since)
+            self.tally.began(1, now - entry.since)
         return True
 
     def _prepare_fleet(self, fleet: FleetStep, steps: int) -> tuple[Binding, list[int]]:

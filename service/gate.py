@@ -40,7 +40,7 @@ class Call:
     def __init__(self, tenant: str, argument: str, headers: dict[bytes, bytes], query: bytes, receive: Receive) -> None:
         self.tenant, self.argument, self.headers, self.query, self.receive = tenant, argument, headers, query, receive
 
-    async def body(self, limit: int) -> bytes:
+    def body(self, limit: int) -> Awaitable[bytes]:
         """Receive the whole body; bytes are counted as they come.
 
         Raises:
@@ -49,7 +49,7 @@ class Call:
         """
         if b"content-encoding" in self.headers:
             raise UnsupportedEncoding
-        return await self.encoded_body(limit)
+        return self.encoded_body(limit)
 
     async def encoded_body(self, limit: int) -> bytes:
         """Receive the body as it was sent, in whatever encoding; likewise."""

@@ -7,7 +7,7 @@ operations as the routes do, and passes everything else on.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from service.errors import ClientGone, ServiceError
+from service.errors import ClientGone
 from service.fleets import Fleets
 from service.gate import Gate, Operation, Receive, Reply, Scope, Send, error_reply
 from service.lifecycle import Lifecycle
@@ -45,50 +45,41 @@ class HotLane:
             ("models", "fleet"): ("fleet", fleets.step),
             ("models", "sessions"): ("open_session", lifecycle.open),
         }
-        self._infer = inference.infer
+        self._infer: tuple[str, Operation] = ("infer", inference.infer)
         self._streams = {"models": streams.of_model, "sessions": streams.of_session}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind, parts = scope["type"], scope.get("path", "").split("/")
+        found, argument, refusal = None, "", error_reply
         if len(parts) == 5 and parts[1] == "v1" and parts[3]:  # "", v1, models or sessions, a name or an id, a verb
             _, _, whose, argument, verb = parts
             if kind == "http" and scope["method"] == "POST":
-                if (found := self._posts.get((whose, verb))) is not None:
-                    await self._answer(*found, argument, scope, receive, send)
-                    return
+                found = self._posts.get((whose, verb))
             elif kind == "websocket" and verb == "stream" and (stream := self._streams.get(whose)) is not None:
                 await stream(argument, scope, receive, send)
                 return
-        elif (
-            parts[-1] == "infer" and kind == "http" and scope["method"] == "POST" and parts[:3] == ["", "v2", "models"]
-        ):
-            model = parts[3]
-            if len(parts) == 7 and parts[4] == "versions" and parts[5].isascii() and parts[5].isdigit():
-                model = f"{model}/{parts[5]}"
-            elif len(parts) != 5:
-                model = ""
-            if model and parts[3]:
-                await self._answer("infer", self._infer, model, scope, receive, send, oip_reply)
-                return
-        await self._app(scope, receive, send)
-
-    async def _answer(
-        self,
-        name: str,
-        operation: Operation,
-        argument: str,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        refusal: Callable[[ServiceError], Reply] = error_reply,
-    ) -> None:
+        elif parts[-1] == "infer" and kind == "http" and scope["method"] == "POST" and (argument := _model_of(parts)):
+            found, refusal = self._infer, oip_reply
+        if found is None:
+            await self._app(scope, receive, send)
+            return
         try:
-            reply = await self._gate.run(name, operation, argument, scope, receive, refusal)
+            reply = await self._gate.run(*found, argument, scope, receive, refusal)
         except ClientGone:
             return
         answer = scope.get("extensions", _NONE).get(EXTENSION)
         if answer is None or not answer(*reply):
             await send_reply(reply, send)
+
+
+def _model_of(parts: list[str]) -> str:
+    """Return the model, with its version where that is named, of a path of /v2 that ends in infer; else nothing."""
+    if parts[:3] != ["", "v2", "models"]:
+        return ""
+    if len(parts) == 5:
+        return parts[3]
+    versioned = len(parts) == 7 and parts[3] and parts[4] == "versions" and parts[5].isascii() and parts[5].isdigit()
+    return f"{parts[3]}/{parts[5]}" if versioned else ""
 
 
 async def send_reply(reply: Reply, send: Send) -> None:

@@ -28,15 +28,8 @@ class Operations:
     def __init__(self, settings: Settings, repository: Repository, sessions: SessionTable) -> None:
         self._settings, self._repository, self._sessions = settings, repository, sessions
 
-    async def step(self, call: Call) -> Reply:
+    async def step(self, call: Call, commit: bool = True) -> Reply:
         """Advance a session by a chunk: find → decode → run → answer."""
-        return await self._run(call, commit=True)
-
-    async def peek(self, call: Call) -> Reply:
-        """Answer what a step would give; nothing is kept of it."""
-        return await self._run(call, commit=False)
-
-    async def _run(self, call: Call, commit: bool) -> Reply:
         body = await call.body(self._settings.step_body)
         session = self._sessions.find(call.argument, call.tenant)
         if call.headers.get(b"content-type") != OCTETS:
@@ -53,6 +46,10 @@ class Operations:
             (b"x-replayed", b"true" if chunk.replayed else b"false"),
         ]
         return 200, headers, raw
+
+    async def peek(self, call: Call) -> Reply:
+        """Answer what a step would give; nothing is kept of it."""
+        return await self.step(call, commit=False)
 
     def submit(self, session: Session, body: bytes, *, commit: bool = True) -> Chunk:
         """Read a JSON step body and queue it; await its entry's future.

@@ -226,8 +226,11 @@ class SessionTable:
         session = owner.sessions.get(session_id) if owner is not None else None
         if session is None:
             raise self._why_missing(session_id, tenant)
-        if (why := self._why_over(session, self._clock())) is not None:
-            raise why
+        now = self._clock()
+        if session.used + session.idle_limit <= now or session.model.retired:
+            why = self._why_over(session, now)
+            if why is not None:
+                raise why
         return session
 
     def find_named(self, name: str, tenant: str, model: str) -> Session:

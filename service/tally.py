@@ -38,11 +38,10 @@ class Tally:
     runs: dict[int, Runs] = field(default_factory=dict)
     last: float = 0.0
 
-    def began(self, waited: float) -> None:
-        """Count a request whose wait is over."""
-        span = self.waited
-        span.count += 1
-        span.seconds += waited
+    def began(self, requests: int, waited: float) -> None:
+        """Count requests whose wait is over, after so many seconds in all."""
+        self.waited.count += requests
+        self.waited.seconds += waited
 
     def answered(self, failed: bool, since: float, now: float) -> None:
         """Count an answered request."""

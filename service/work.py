@@ -40,19 +40,6 @@ class Outputs:
         return self.raw
 
 
-def digest(inputs: tuple[bytes, ...], request: str = "") -> int:
-    """Return what tells one request's content from another's: 64 bits of Python's keyed hash.
-
-    `request` is what the client calls it, which is part of its content where it stands for a step number.
-
-    A request that differs in a bit has another digest but for one chance in 2^64, which nobody can seek without this
-    process's random key.
-    """
-    if request:
-        return hash((request, inputs))
-    return hash(inputs[0]) if len(inputs) == 1 else hash(inputs)
-
-
 class Owner(Protocol):
     """Whose state a chunk advances; a session is one.
 
@@ -113,8 +100,15 @@ class Chunk:
         self.entry: Entry
 
     def content(self) -> int:
-        """Return the digest of its inputs, and of its name where nothing but that tells it from another like it."""
-        return digest(self.inputs, "" if self.number else self.request)
+        """Return what tells its content from another's: its inputs', and its name where it has no number.
+
+        It is 64 bits of Python's keyed hash: a request that differs in a bit has another but for one chance in 2^64,
+        which nobody can seek without this process's random key.
+        """
+        inputs, request = self.inputs, self.request
+        if request and not self.number:
+            return hash((request, inputs))
+        return hash(inputs[0]) if len(inputs) == 1 else hash(inputs)
 
     def raw_outputs(self) -> bytes:
         """Return all outputs as raw bytes, one behind the other, each (steps, *shape)."""
