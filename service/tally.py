@@ -10,10 +10,6 @@ class Span:
     count: int = 0
     seconds: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.count += 1
-        self.seconds += seconds
-
 
 @dataclass(slots=True)
 class Runs:
