@@ -257,7 +257,12 @@ class Batcher:
                 self._fail(chunk, DeadlineExceeded(entry.deadline - entry.since), now)
             elif owner is not None and owner.ended is not None:
                 self._fail(chunk, owner.ended, now)
-            elif owner is not None and not chunk.done and owner.settles(chunk):
+            elif (
+                owner is not None
+                and not chunk.done
+                and (chunk.number or chunk.request or chunk.epoch is not None)  # else it just advances
+                and owner.settles(chunk)
+            ):
                 if chunk.replayed:
                     owner.used = now
                 self._answer(chunk, now)
@@ -460,6 +465,10 @@ class Batcher:
         entry.open -= 1
         if entry.open == 0:
             self.waiting -= 1
-            self.tally.answered(entry.failed or entry.future.cancelled(), entry.since, now)
+            tally = self.tally  # counted here: a call would cost more than the counting
+            span = tally.failed if entry.failed or entry.future.cancelled() else tally.succeeded
+            span.count += 1
+            span.seconds += now - entry.since
+            tally.last = now
             if not entry.future.done():
                 entry.future.set_result(None)

@@ -148,30 +148,28 @@ class Codec:
         Raises:
             MalformedJson, InvalidInput: The body is not that, or over a limit.
         """
-        fields = load_json(body)
-        if type(fields) is not dict or len(fields) < 2:
-            return self._decode_fields(fields, body, max_steps, max_elements)
-        number, epoch = fields.pop("step", None), fields.pop("epoch", None)
-        chunk = self._decode_fields(fields, body, max_steps, max_elements)
-        if number is not None:
-            chunk.number = whole_number(number, "step", 1)
-        if epoch is not None:
-            chunk.epoch = whole_number(epoch, "epoch", 0)
-        return chunk
-
-    def _decode_fields(self, fields: Any, body: bytes, max_steps: int, max_elements: int) -> Chunk:
+        fields, number, epoch = load_json(body), None, None
+        if type(fields) is dict and len(fields) > 1:
+            number, epoch = fields.pop("step", None), fields.pop("epoch", None)
+        chunk = None
         if self.pack_short and type(fields) is dict and len(fields) == 1 and not _has_booleans(body):
             rows = fields.get("inputs")
             if type(rows) is list and 0 < len(rows) <= min(SHORT, max_steps, max_elements // self._step_size):
                 try:  # a few steps of plain numbers, the common case: packing checks their kind and range
                     if len(rows) == 1:
-                        return Chunk(None, (self.pack_short[1](*rows[0]),), 1)
-                    if set(map(len, rows)) == self._widths:
-                        return Chunk(None, (self.pack_short[len(rows)](*chain.from_iterable(rows)),), len(rows))
+                        chunk = Chunk(None, (self.pack_short[1](*rows[0]),), 1)
+                    elif set(map(len, rows)) == self._widths:
+                        chunk = Chunk(None, (self.pack_short[len(rows)](*chain.from_iterable(rows)),), len(rows))
                 except (TypeError, struct.error, OverflowError):
                     pass  # said below, with the place
-        value = self._only_inputs(fields, "inputs, step and epoch")
-        return self._chunk(value, "inputs", max_steps, max_elements, _has_booleans(body))
+        if chunk is None:
+            value = self._only_inputs(fields, "inputs, step and epoch")
+            chunk = self._chunk(value, "inputs", max_steps, max_elements, _has_booleans(body))
+        if number is not None:
+            chunk.number = whole_number(number, "step", 1)
+        if epoch is not None:
+            chunk.epoch = whole_number(epoch, "epoch", 0)
+        return chunk
 
     def decode_history(self, value: Any, body: bytes, max_steps: int, max_elements: int) -> Chunk:
         """Read the steps that came before a session was opened, which stand in a JSON body."""

@@ -39,13 +39,6 @@ class Tally:
         self.waited.count += requests
         self.waited.seconds += waited
 
-    def answered(self, failed: bool, since: float, now: float) -> None:
-        """Count an answered request."""
-        span = self.failed if failed else self.succeeded
-        span.count += 1
-        span.seconds += now - since
-        self.last = now
-
     def ran(self, rows: int, start: float, begun: float, ended: float, settled: float) -> None:
         """Count a run by when its turn, the run itself and the settling of what it gave began, and when all ended."""
         runs = self.runs.get(rows)
