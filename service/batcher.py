@@ -387,21 +387,21 @@ class Batcher:
         self.rows += len(owners)
         self.row_steps += steps * len(owners)
         freed: list[int] = []
-        contents, answers = fleet.digests(len(owners)), outputs.raw_rows()
-        for row, owner in enumerate(owners):
+        rows = zip(owners, write, fleet.digests(len(owners)), outputs.raw_rows(), strict=True)
+        for row, (owner, slot, content, answer) in enumerate(rows):
             if owner.ended is not None or (bad is not None and bad[row]):
                 fleet.errors[fleet.at + row] = owner.ended or StateNotFinite()
-                freed.append(write[row])
+                freed.append(slot)
                 self.row_steps -= steps
             else:
-                gone = owner.advanced(write[row], steps, contents[row], answers[row], now)
+                gone = owner.advanced(slot, steps, content, answer, now)
                 if gone > SINK:
                     freed.append(gone)
-            fleet.last_steps.append(owner.step)
             if owner.last is fleet:
                 owner.last = None
             else:
                 self._pass_on(owner, fleet)
+        fleet.last_steps += [owner.step for owner in owners]
         self._slots.release_many(freed)
         fleet.parts.append(outputs)
         fleet.at += len(owners)
