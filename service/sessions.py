@@ -276,7 +276,7 @@ class SessionTable:
                 error = self._why_missing(self._named.get((tenant, model.name, key), key), tenant)
             elif session.model is not model and session.model.name != model.name:
                 error = SessionNotFound()
-            else:
+            elif session.used + session.idle_limit <= now or session.model.retired:
                 error = self._why_over(session, now)
             if error is not None:
                 errors[len(found)] = error
