@@ -266,7 +266,7 @@ def _rows(fields: object) -> FleetRows:
         raise InvalidInput("sessions", "an array of at least one id or name", kind(keys))
     if not all(keys) or max(map(len, keys)) > NAME_LENGTH:
         raise InvalidInput("sessions", f"ids or names of 1 to {NAME_LENGTH} characters", "another length")
-    if any(key.startswith(NUMBERED) for key in keys):
+    if NUMBERED in "".join(keys) and any(key.startswith(NUMBERED) for key in keys):
         raise InvalidInput("sessions", "ids or names that do not begin with U+001F", "one that does")
     if type(create) is not bool:
         raise InvalidInput("create", "true or false", kind(create))
