@@ -19,9 +19,9 @@ from rich.table import Table
 
 from benchmarks.reference import FEATURES, write_reference
 from benchmarks.servers import pin
+from service.api.handler import Call
 from service.app import Service
-from service.gate import Call
-from service.repository import ServedModel
+from service.repository.repository import ServedModel
 from service.settings import Settings
 
 ROUNDS = 7

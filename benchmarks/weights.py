@@ -15,9 +15,9 @@ import numpy as np
 import orjson
 
 from benchmarks.sessions import FLEET, SMALL_FEATURES, SMALL_HIDDEN, write_small
+from service.api.handler import Call, Message
 from service.app import Service
-from service.gate import Call, Message
-from service.session import Session
+from service.sessions.session import Session
 from service.settings import Settings
 
 _STATE_BYTES = 2 * SMALL_HIDDEN * 4

@@ -17,11 +17,11 @@ from pydantic_settings import CliApp, SettingsError
 from rich.console import Console
 from rich.table import Table
 
+from service.api.uvicorn_protocol import AnsweringProtocol, StreamingProtocol
 from service.app import Service
-from service.arena import row_bytes
+from service.engine.arena import row_bytes
 from service.errors import RefusedToStart
 from service.logs import configure_logs
-from service.protocol import AnsweringProtocol, StreamingProtocol
 from service.settings import Settings
 
 _log = structlog.get_logger()

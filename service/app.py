@@ -13,28 +13,28 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 
-from service.auth import Authenticator
+from service.api.auth import Authenticator
+from service.api.fast_path import App, HotLane
+from service.api.handler import REQUEST_ID, Gate, Headers, Message, Receive, Scope, Send, error_reply
+from service.api.model_routes import models_router
+from service.api.ops_routes import ops_router
+from service.api.routing import response
+from service.api.schemas import Status
+from service.api.session_routes import sessions_router
+from service.api.websocket import Nowhere, Routed, Streams
 from service.errors import MethodNotAllowed, NotFound, ServiceError
-from service.fleets import Fleets
-from service.gate import REQUEST_ID, Gate, Headers, Message, Receive, Scope, Send, error_reply
-from service.hotlane import App, HotLane
-from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.oip.control import Control
 from service.oip.errors import oip_reply
 from service.oip.infer import Inference
 from service.oip.metadata import Metadata
+from service.oip.model_control import Control
+from service.oip.routes import Protocol, oip_router
 from service.oip.statistics import Statistics
-from service.operations import Operations
-from service.repository import Repository
-from service.routes.answering import response
-from service.routes.models import models_router
-from service.routes.oip import Protocol, oip_router
-from service.routes.ops import ops_router
-from service.routes.sessions import sessions_router
-from service.routes.stream import Nowhere, Routed, Streams
-from service.schemas import Status
-from service.sessions import SessionTable
+from service.repository.repository import Repository
+from service.sessions.fleet import Fleets
+from service.sessions.lifecycle import Lifecycle
+from service.sessions.steps import Operations
+from service.sessions.table import SessionTable
 from service.settings import Settings
 
 SWEEP_SECONDS = 1.0

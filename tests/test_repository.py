@@ -88,29 +88,6 @@ def test_the_card_needs_pydantic_alone() -> None:
                 assert name.split(".")[0] in {"pydantic", "typing", "hashlib", "collections"}, f"models/{file}: {name}"
 
 
-ORDER = (
-    ("service.arena", ("service.engine", "service.batcher", "service.sessions", "service.routes", "service.app")),
-    ("service.engine", ("service.batcher", "service.sessions", "service.routes", "service.app")),
-    ("service.batcher", ("service.sessions", "service.routes", "service.app")),
-    ("service.sessions", ("service.routes", "service.app")),
-    ("service.oip", ("service.routes", "service.hotlane", "service.app")),
-    ("service.routes", ("service.app",)),
-    ("service.errors", ("service.",)),
-    ("service.settings", ("service.",)),
-    ("service.tally", ("service.",)),
-)
-
-
-def test_imports_inside_the_service_run_one_way() -> None:
-    """Inside the service, imports run app → routes → sessions → batcher → engine and arena; leaves import nothing."""
-    for module, above in ORDER:
-        place = module.replace(".", "/")
-        for file, imported in imports("service"):
-            if file == f"{place}.py" or file.startswith(f"{place}/"):
-                for name in above:
-                    assert not (imported + ".").startswith(name.rstrip(".") + "."), f"{file} imports {imported}"
-
-
 def text_files() -> Iterator[tuple[Path, str]]:
     """List the files a commit would hold, with their text."""
     listed = subprocess.run(

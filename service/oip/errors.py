@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import orjson
 
+from service.api.handler import Reply, error_reply, json_reply
 from service.errors import MethodNotAllowed, NotFound, ServiceError
-from service.gate import Reply, error_reply, json_reply
 
 _STATUS = {410: 400, 415: 501, 422: 400, 429: 503}
 """Statuses that the protocol's clients do not know, and what stands for them."""

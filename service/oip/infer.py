@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 import orjson
 
-from service.codec import kind, load_json, outputs_of
+from service.api.handler import Call, Reply
+from service.codec.binary import HEAD_LENGTH, split_head
+from service.codec.codec import kind, load_json, outputs_of
+from service.engine.work import Chunk
 from service.errors import InvalidInput, NotStreamable, SessionGone
-from service.fleets import FleetRequest, FleetRows, Fleets
-from service.framing import HEAD_LENGTH, split_head
-from service.gate import Call, Reply
-from service.oip.answers import answer_rows, answer_sequence
-from service.oip.encoding import compressed, read_body
+from service.oip.compression import compressed, read_body
 from service.oip.errors import NoSequence, Refused, StartNeeded, UnknownModel
-from service.oip.form import Form, Forms, Wanted
-from service.oip.sequences import Sequences
+from service.oip.model_io import Form, Forms, Wanted
+from service.oip.parameters import Wish, wanted_outputs
+from service.oip.responses import answer_rows, answer_sequence
 from service.oip.tensors import Inputs, Limits, read_inputs, read_raw, read_step
-from service.oip.wishes import Wish, wanted_outputs
-from service.repository import Repository, ServedModel
-from service.sessions import SessionTable
+from service.repository.repository import Repository, ServedModel
+from service.sessions.fleet import FleetRequest, FleetRows, Fleets
+from service.sessions.sequences import Sequences
+from service.sessions.table import SessionTable
 from service.settings import Settings
-from service.work import Chunk
 
 
 class Inference:

@@ -8,10 +8,10 @@ import numpy as np
 import orjson
 
 from models.card import StateSpec, TensorSpec
-from service.framing import DATATYPE_OF
-from service.gate import Call, Reply, json_reply
+from service.api.handler import Call, Reply, json_reply
+from service.codec.binary import DATATYPE_OF
 from service.oip.errors import UnknownModel, not_ready
-from service.repository import Repository, ServedModel
+from service.repository.repository import Repository, ServedModel
 from service.settings import Settings
 
 EXTENSIONS = (

@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from service.gate import Call, Reply, json_reply
+from service.api.handler import Call, Reply, json_reply
+from service.engine.statistics import Runs
 from service.oip.metadata import Metadata
-from service.repository import Repository, ServedModel
-from service.tally import Runs
+from service.repository.repository import Repository, ServedModel
 
 
 class Statistics:

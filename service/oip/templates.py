@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.codec import Codec, load_json
+from service.codec.codec import Codec, load_json
 from service.errors import MalformedJson
 
 if TYPE_CHECKING:
-    from service.oip.wishes import Wish
+    from service.oip.parameters import Wish
 
 _MOST = 8192
 _LONGEST = 2048

@@ -5,9 +5,8 @@ import struct
 from itertools import chain
 from typing import Any, NamedTuple
 
-from service.codec import kind
+from service.codec.codec import kind
 from service.errors import InvalidInput
-from service.fleets import NAME_LENGTH, NUMBERED
 from service.oip.errors import (
     InvalidRequest,
     MissingInputs,
@@ -20,8 +19,9 @@ from service.oip.errors import (
     WrongShape,
     WrongSize,
 )
-from service.oip.form import Form
-from service.oip.wishes import Wish
+from service.oip.model_io import Form
+from service.oip.parameters import Wish
+from service.sessions.fleet import NAME_LENGTH, NUMBERED
 
 SESSIONS, STEPS = "session_id", "step"
 """Inputs that make a request a fleet step: whose row each is, and the number of its first step, 0 for none."""

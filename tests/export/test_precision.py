@@ -16,8 +16,8 @@ from export.artefact import read_card
 from export.module import Example, export_module
 from export.precision import Precision, PrecisionError, choose
 from models.cells import CELLS
-from service.engine import Engine
-from service.repository import Repository
+from service.engine.runner import Engine
+from service.repository.repository import Repository
 from service.settings import Settings
 from tests.export.networks import SCALERS, make_network
 from tests.export.zoo import ZOO, write

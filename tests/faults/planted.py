@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from service.__main__ import main
-from service.session import Session
-from service.sessions import SessionTable
-from service.work import Chunk
+from service.engine.work import Chunk
+from service.sessions.session import Session
+from service.sessions.table import SessionTable
 
 VARIABLE = "FAULTS_PLANTED"
 MARK = "PLANTED"

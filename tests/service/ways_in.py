@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from service.gate import Message
-from service.hotlane import App
+from service.api.fast_path import App
+from service.api.handler import Message
 
 OCTETS = "application/octet-stream"
 HEAD_LENGTH = "inference-header-content-length"

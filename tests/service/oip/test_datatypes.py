@@ -14,7 +14,7 @@ from export.adopt import Wishes, adopt_model
 from export.artefact import read_card
 from models.card import ModelCard
 from service.app import Service
-from service.framing import DATATYPE_OF
+from service.codec.binary import DATATYPE_OF
 from service.settings import Settings
 from tests.export.zoo import ZOO, write
 from tests.fakes import FakeClock

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from service.app import Service
 from service.settings import Settings
+from tests.service.api.test_fuzz import JSON, NUMBERS
 from tests.service.conftest import random_inputs
 from tests.service.oip.conftest import INFER, LENGTH, binary, body
-from tests.service.test_fuzz import JSON, NUMBERS
 
 TENSOR: dict[str, Any] = {"name": "x", "shape": [1, 1, 3], "datatype": "FP32", "data": [1, 2, 3]}
 

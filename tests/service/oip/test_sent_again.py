@@ -10,7 +10,7 @@ import pytest
 
 from models.network import Network
 from service.app import Service
-from service.oip import farewells
+from service.oip import final_responses
 from tests.fakes import FakeClock
 from tests.service.conftest import offline, random_inputs
 from tests.service.oip.conftest import INFER, binary, body, last_step, outputs
@@ -258,7 +258,7 @@ async def test_farewells_are_bounded(
     client: httpx.AsyncClient, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers of ended sequences are kept for a while, and not more than so many."""
-    monkeypatch.setattr(farewells, "_MOST", 2)
+    monkeypatch.setattr(final_responses, "_MOST", 2)
     sent = [body(random_inputs(1), n + 1, start=True, end=True, id="e") for n in range(4)]
     for request in sent[:3]:
         await client.post(INFER, json=request)

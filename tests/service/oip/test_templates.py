@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from models.network import Network
 from service.app import Service
 from service.errors import ServiceError
-from service.oip.form import Form, Forms
 from service.oip.infer import _split
+from service.oip.model_io import Form, Forms
+from service.oip.parameters import Wish, wanted_outputs
 from service.oip.templates import Templates
 from service.oip.tensors import Limits, read_inputs, read_step
-from service.oip.wishes import Wish, wanted_outputs
 
 LIMITS = Limits(1024, 65_536)
 

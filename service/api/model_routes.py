@@ -1,0 +1,82 @@
+"""Models: what is served, whole-sequence predictions, new sessions."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.handler import Gate
+from service.api.routing import answer, body_of, errors
+from service.api.schemas import (
+    FleetAnswer,
+    FleetRequest,
+    ModelAnswer,
+    ModelList,
+    OpenSession,
+    PredictAnswer,
+    PredictRequest,
+    SessionAnswer,
+)
+from service.sessions.fleet import Fleets
+from service.sessions.lifecycle import Lifecycle
+from service.sessions.steps import Operations
+
+
+def models_router(gate: Gate, operations: Operations, lifecycle: Lifecycle, fleets: Fleets) -> APIRouter:
+    """Return the routes under /v1/models."""
+    router = APIRouter(prefix="/v1/models", tags=["models"])
+
+    @router.get("", response_model=ModelList, responses=errors())
+    async def list_models(request: Request) -> Response:
+        """List the models that are served."""
+        return await answer(gate, "list_models", operations.list_models, "", request)
+
+    @router.get("/{model}", response_model=ModelAnswer, responses=errors(404))
+    async def describe_model(request: Request, model: str) -> Response:
+        """Show a model's card, and how it is run here."""
+        return await answer(gate, "describe_model", operations.describe_model, model, request)
+
+    @router.post(
+        "/{model}/predict",
+        response_model=PredictAnswer,
+        responses=errors(400, 404, 413, 422, 503),
+        openapi_extra=body_of(PredictRequest),
+    )
+    async def predict(request: Request, model: str) -> Response:
+        """Run whole sequences, of any lengths, from the initial state. Nothing is kept of them.
+
+        A body of type application/octet-stream is one sequence as a raw little-endian tensor; so is its answer.
+        """
+        return await answer(gate, "predict", operations.predict, model, request)
+
+    @router.post(
+        "/{model}/fleet",
+        tags=["sessions"],
+        response_model=FleetAnswer,
+        responses=errors(400, 404, 413, 422, 503),
+        openapi_extra=body_of(FleetRequest),
+    )
+    async def fleet(request: Request, model: str) -> Response:
+        """Advance many sessions at once; a row that fails does not touch the others.
+
+        With the header `Inference-Header-Content-Length` the body is a JSON head of that many bytes, whose `inputs` is
+        one tensor {name, shape: [rows, steps, …], datatype, parameters: {binary_data_size}}, and then its raw
+        little-endian bytes; the answer has the same form, and NaN in the rows that failed.
+        """
+        return await answer(gate, "fleet", fleets.step, model, request)
+
+    @router.post(
+        "/{model}/sessions",
+        status_code=201,
+        tags=["sessions"],
+        response_model=SessionAnswer,
+        responses=errors(400, 404, 409, 410, 413, 422, 429, 503),
+        openapi_extra=body_of(OpenSession, required=False),
+    )
+    async def open_session(request: Request, model: str) -> Response:
+        """Open a session; `Location` is its address.
+
+        It begins at the model's initial state, behind a `history`, or at a snapshot: a `state` in base64, or a body of
+        type application/octet-stream. Sent again with the same `Idempotency-Key`, within an hour, it gives the same
+        session.
+        """
+        return await answer(gate, "open_session", lifecycle.open, model, request)
+
+    return router

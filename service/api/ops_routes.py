@@ -1,0 +1,39 @@
+"""Operations of the service itself: is it alive, is it ready, what are its numbers."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.api.handler import Call, Gate, Reply
+from service.api.routing import answer, errors
+from service.api.schemas import Health, Status
+from service.metrics import Metrics
+
+
+def ops_router(gate: Gate, metrics: Metrics, status: Callable[[], Status]) -> APIRouter:
+    """Return /livez, /readyz and /metrics."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/livez")
+    async def livez() -> Health:
+        """Tell that the process answers."""
+        return Health(status="live")
+
+    @router.get("/readyz", responses={503: {"model": Health}})
+    async def readyz(response: Response) -> Health:
+        """Tell whether new work is welcome."""
+        now = status()
+        if now != "ready":
+            response.status_code = 503
+        return Health(status=now)
+
+    async def exposition(call: Call) -> Reply:
+        return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], metrics.text()
+
+    @router.get("/metrics", response_class=Response, responses=errors())
+    async def show_metrics(request: Request) -> Response:
+        """Give all numbers in the form Prometheus reads; needs an API key where keys are in use."""
+        return await answer(gate, "metrics", exposition, "", request)
+
+    return router

@@ -1,0 +1,120 @@
+"""Sessions: describe, list, step, peek, fork, rewind, snapshot, restore, extend, close."""
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.api.handler import Gate
+from service.api.routing import BYTES, answer, body_of, errors
+from service.api.schemas import (
+    ExtendSession,
+    ForkSession,
+    RewindSession,
+    SessionAnswer,
+    SessionList,
+    StepAnswer,
+    StepRequest,
+)
+from service.sessions.lifecycle import Lifecycle
+from service.sessions.steps import Operations
+
+
+def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) -> APIRouter:
+    """Return the routes under /v1/sessions."""
+    router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+    @router.get("", response_model=SessionList, responses=errors(422))
+    async def list_sessions(
+        request: Request,
+        limit: str = Query("100", description="most sessions on a page, up to 1000"),
+        after: str | None = Query(None, description="the last page's `next`"),
+    ) -> Response:
+        """List your sessions in the order in which they were opened, a page at a time."""
+        return await answer(gate, "list_sessions", lifecycle.list_sessions, "", request)
+
+    @router.get("/{session_id}", response_model=SessionAnswer, responses=errors(404, 410))
+    async def describe_session(request: Request, session_id: str) -> Response:
+        """Tell a session's step, and how long it will stay."""
+        return await answer(gate, "describe_session", lifecycle.describe, session_id, request)
+
+    @router.patch(
+        "/{session_id}",
+        response_model=SessionAnswer,
+        responses=errors(400, 404, 410, 413, 422),
+        openapi_extra=body_of(ExtendSession),
+    )
+    async def extend_session(request: Request, session_id: str) -> Response:
+        """Give a session another idle limit, from now on."""
+        return await answer(gate, "extend_session", lifecycle.extend, session_id, request)
+
+    @router.delete("/{session_id}", status_code=204, response_class=Response, responses=errors(404, 410))
+    async def close_session(request: Request, session_id: str) -> Response:
+        """End a session and let its state go."""
+        return await answer(gate, "close_session", lifecycle.close, session_id, request)
+
+    @router.post(
+        "/{session_id}/steps",
+        response_model=StepAnswer,
+        responses=errors(400, 404, 409, 410, 413, 422, 429, 503),
+        openapi_extra=body_of(StepRequest),
+    )
+    async def step(request: Request, session_id: str) -> Response:
+        """Advance a session by one or more time steps. All of them are taken, or none.
+
+        A request that numbers its first `step` is taken once, however often it is sent: sent again as the last request
+        was, it gets the stored answer.
+
+        A body of type application/octet-stream is the chunk as a raw little-endian tensor (T, features), numbered by
+        the header `x-step`; so is its answer, with the index of the last step in the header `x-step`.
+        """
+        return await answer(gate, "step", operations.step, session_id, request)
+
+    @router.post(
+        "/{session_id}/peek",
+        response_model=StepAnswer,
+        responses=errors(400, 404, 409, 410, 413, 422, 429, 503),
+        openapi_extra=body_of(StepRequest),
+    )
+    async def peek(request: Request, session_id: str) -> Response:
+        """Answer what a step would give. Nothing is kept of it."""
+        return await answer(gate, "peek", operations.peek, session_id, request)
+
+    @router.post(
+        "/{session_id}/fork",
+        status_code=201,
+        response_model=SessionAnswer,
+        responses=errors(400, 404, 410, 413, 422, 429, 503),
+        openapi_extra=body_of(ForkSession, required=False),
+    )
+    async def fork(request: Request, session_id: str) -> Response:
+        """Open a session that goes on from where this one is; what is not given is as this one's."""
+        return await answer(gate, "fork", lifecycle.fork, session_id, request)
+
+    @router.post(
+        "/{session_id}/rewind",
+        response_model=SessionAnswer,
+        responses=errors(400, 404, 409, 410, 413, 422),
+        openapi_extra=body_of(RewindSession),
+    )
+    async def rewind(request: Request, session_id: str) -> Response:
+        """Take the last requests back, as many as the session's `keep` at most; its epoch rises by one."""
+        return await answer(gate, "rewind", lifecycle.rewind, session_id, request)
+
+    @router.get(
+        "/{session_id}/state",
+        response_class=Response,
+        responses={200: {"content": BYTES}, **errors(404, 409, 410)},
+    )
+    async def read_state(request: Request, session_id: str) -> Response:
+        """Give a snapshot of the session's state: a safetensors file with a checksum."""
+        return await answer(gate, "read_state", lifecycle.read_state, session_id, request)
+
+    @router.put(
+        "/{session_id}/state",
+        response_model=SessionAnswer,
+        responses=errors(404, 409, 410, 413, 422),
+        openapi_extra={"requestBody": {"required": True, "content": BYTES}},
+    )
+    async def write_state(request: Request, session_id: str) -> Response:
+        """Exchange the session's state for a snapshot's, of the same model and version; its epoch rises by one."""
+        return await answer(gate, "write_state", lifecycle.write_state, session_id, request)
+
+    return router

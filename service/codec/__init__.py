@@ -1,0 +1,1 @@
+"""Bytes ↔ tensors, as a model's card describes them."""

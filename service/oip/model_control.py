@@ -1,0 +1,77 @@
+"""The repository's index, and loading and unloading models where the operator allows it."""
+
+from typing import Any
+
+import orjson
+
+from service.api.handler import Call, Reply, json_reply
+from service.codec.codec import kind, load_json
+from service.errors import InvalidInput, ModelControlOff, ModelNotFound
+from service.oip.errors import Refused, UnknownModel
+from service.repository.repository import Repository
+from service.settings import Settings
+
+_BODY = 1 << 20
+
+
+class Control:
+    """Answers what the repository holds, and changes what is served; no client gives a path, a file or a config."""
+
+    def __init__(self, settings: Settings, repository: Repository) -> None:
+        self._settings, self._repository = settings, repository
+
+    async def index(self, call: Call) -> Reply:
+        """List every model of the repository, or those that are ready."""
+        only_ready = (await _fields(call)).get("ready", False)
+        if type(only_ready) is not bool:
+            raise InvalidInput("ready", "true or false", kind(only_ready))
+        listed = [
+            {"name": one.name, "version": str(one.version), "state": one.state, "reason": one.reason}
+            for one in await self._repository.index()
+            if one.state == "READY" or not only_ready
+        ]
+        return json_reply(orjson.dumps(listed))
+
+    async def load(self, call: Call) -> Reply:
+        """Serve a model's newest version: one that came since, or that had been unloaded."""
+        self._needs_leave()
+        for parameter in _parameters(await _fields(call)):
+            if parameter == "config":
+                raise Refused(parameter, "is not taken: a model's card is its configuration")
+            if parameter.startswith("file:"):
+                raise Refused(parameter, "is not taken: models come from the folder of artefacts alone")
+        await self._repository.load(call.argument)
+        return 200, [], b""
+
+    async def unload(self, call: Call) -> Reply:
+        """Take a model out of service; its sessions end."""
+        self._needs_leave()
+        parameters = _parameters(await _fields(call))
+        dependents = parameters.get("unload_dependents", False)
+        if type(dependents) is not bool:
+            raise InvalidInput("parameters.unload_dependents", "true or false", kind(dependents))
+        try:
+            await self._repository.unload(call.argument)
+        except ModelNotFound as exc:
+            raise UnknownModel(call.argument) from exc
+        return 200, [], b""
+
+    def _needs_leave(self) -> None:
+        if not self._settings.model_control:
+            raise ModelControlOff
+
+
+async def _fields(call: Call) -> dict[str, Any]:
+    """Read a JSON object, for which an empty body stands as well."""
+    body = await call.body(_BODY)
+    fields = load_json(body) if body.strip() else {}
+    if type(fields) is not dict:
+        raise InvalidInput("body", "an object", kind(fields))
+    return fields
+
+
+def _parameters(fields: dict[str, Any]) -> dict[str, Any]:
+    parameters = fields.get("parameters", {})
+    if type(parameters) is not dict:
+        raise InvalidInput("parameters", "an object", kind(parameters))
+    return parameters

@@ -1,0 +1,166 @@
+"""What a request asks for beside its tensors: whose sequence, which step, which outputs, how long it may wait."""
+
+import math
+from typing import Any
+
+from service.codec.codec import kind, whole_number
+from service.errors import InvalidInput
+from service.oip.errors import InvalidRequest, NeedsBinary, Refused, UnexpectedOutput, Unsupported
+from service.oip.model_io import Form, Wanted
+from service.sessions.fleet import NAME_LENGTH, NUMBERED
+
+_MOST_ID = 2**64 - 1
+_SCALARS = {str, int, float, bool}
+
+
+class Wish:
+    """A request's `id` and `parameters`.
+
+    `name` is the sequence's in the table of sessions, "" where the request is in none, and `shown` as the client wrote
+    it. A number and a string that looks like it are different ids, so the names of numbers begin with a character that
+    no string may. `patience` is in seconds. `booleans` counts the parameters that are true or false. `wanted` are the
+    outputs as the version of the model that reads the request gives them, set once that is known.
+    """
+
+    __slots__ = (
+        "binary",
+        "booleans",
+        "create",
+        "end",
+        "epoch",
+        "id",
+        "name",
+        "number",
+        "patience",
+        "shown",
+        "start",
+        "wanted",
+    )
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        """Read them; raises InvalidInput, Refused."""
+        self.id = fields.get("id", "")
+        if type(self.id) is not str:
+            raise InvalidInput("id", "a string", kind(self.id))
+        self.name = self.shown = ""
+        self.start = self.end = self.binary = self.create = False
+        self.number, self.booleans = 0, 0
+        self.epoch: int | None = None
+        self.patience = math.inf
+        self.wanted: Wanted = ()
+        parameters = fields.get("parameters")
+        if parameters is None:
+            return
+        if type(parameters) is not dict:
+            raise InvalidInput("parameters", "an object", kind(parameters))
+        for key, value in parameters.items():
+            if value is True or value is False:
+                self.booleans += 1
+                if key == "sequence_start":
+                    self.start = value
+                elif key == "sequence_end":
+                    self.end = value
+                elif key == "binary_data_output":
+                    self.binary = value
+                elif key == "create":
+                    self.create = value
+                else:
+                    self._read_other(key, value)
+            elif key == "sequence_id":
+                self._read_sequence(value)
+            elif key == "step":
+                self.number = whole_number(value, "parameters.step", 1)
+            else:
+                self._read_other(key, value)
+
+    @property
+    def request(self) -> str:
+        """What tells this request from the sequence's others, where the client gives it an id and no step number."""
+        return request_name(self.id, self.start, self.end)
+
+    @property
+    def known_again(self) -> bool:
+        """Whether it can be told from all others of its sequence, so that it is known when it is sent again."""
+        return bool(self.request or (self.number and not self.start))
+
+    def _read_sequence(self, value: Any) -> None:
+        if type(value) is int and 0 <= value <= _MOST_ID:
+            self.shown = str(value)
+            self.name = f"{NUMBERED}{value}" if value else ""
+        elif type(value) is str and len(value) <= NAME_LENGTH and not value.startswith(NUMBERED):
+            self.name = self.shown = value
+        else:
+            got = "another string" if type(value) is str else "another number" if type(value) is int else kind(value)
+            raise InvalidInput(
+                "parameters.sequence_id", f"a whole number up to 2^64 - 1, or up to {NAME_LENGTH} characters", got
+            )
+
+    def _read_other(self, key: str, value: Any) -> None:
+        if key in ("sequence_start", "sequence_end", "binary_data_output", "create"):
+            raise InvalidInput(f"parameters.{key}", "true or false", kind(value))
+        if key == "sequence_id":
+            self._read_sequence(value)
+        elif key == "step":
+            whole_number(value, "parameters.step", 1)
+        elif key == "epoch":
+            self.epoch = whole_number(value, "parameters.epoch", 0)
+        elif key == "timeout":
+            self.patience = whole_number(value, "parameters.timeout", 0) / 1e6 or math.inf
+        elif key == "priority":
+            if whole_number(value, "parameters.priority", 0):
+                raise Refused(key, "is not supported: requests are taken in the order in which they come")
+        elif key.startswith("triton_"):
+            raise Refused(key, "is reserved: no parameter may begin with triton_")
+        elif type(value) not in _SCALARS:
+            raise InvalidInput(f"parameters.{key[:64]}", "a string, a number or a boolean", kind(value))
+
+
+def request_name(request_id: str, start: bool, end: bool) -> str:
+    """Return what a request is called by its id and flags, "" where it has no id."""
+    return f"{start:d}{end:d}{request_id}" if request_id else ""
+
+
+def wanted_outputs(form: Form, fields: dict[str, Any], wish: Wish) -> Wanted:
+    """Return which outputs a request asks for, and in which form; all of them where it does not say.
+
+    Raises:
+        InvalidInput, UnexpectedOutput, NeedsBinary, Unsupported: They cannot be given, or not so.
+    """
+    asked = fields.get("outputs")
+    if not asked and (asked is None or type(asked) is list):
+        wanted = form.all_binary if wish.binary else form.all_json
+    elif type(asked) is not list:
+        raise InvalidInput("outputs", "an array of requested outputs", kind(asked))
+    else:
+        wanted = tuple(_wanted(form, output, f"outputs[{place}]", wish) for place, output in enumerate(asked))
+        if len({index for index, _ in wanted}) < len(wanted):
+            raise InvalidRequest(f"expected each output once in 'outputs' for model '{form.name}'")
+    for index, binary in wanted:
+        if not binary and not form.outputs[index].in_json:
+            raise NeedsBinary(form.outputs[index].datatype, "output", form.outputs[index].name)
+    return wanted
+
+
+def _wanted(form: Form, output: Any, where: str, wish: Wish) -> tuple[int, bool]:
+    if type(output) is not dict or type(output.get("name")) is not str:
+        raise InvalidInput(where, "an object with a name", kind(output))
+    index = form.output_index.get(output["name"])
+    if index is None:
+        raise UnexpectedOutput(output["name"], form.name)
+    parameters = output.get("parameters", {})
+    if type(parameters) is not dict:
+        raise InvalidInput(f"{where}.parameters", "an object", kind(parameters))
+    binary = wish.binary
+    for key, value in parameters.items():
+        if key == "binary_data":
+            if type(value) is not bool:
+                raise InvalidInput(f"{where}.parameters.binary_data", "true or false", kind(value))
+            binary = value
+        elif key == "classification":
+            if whole_number(value, f"{where}.parameters.classification", 0):
+                raise Unsupported("the classification extension")
+        elif key.startswith("shared_memory_"):
+            raise Unsupported("shared memory")
+        elif type(value) not in _SCALARS:
+            raise InvalidInput(f"{where}.parameters.{key[:64]}", "a string, a number or a boolean", kind(value))
+    return index, binary

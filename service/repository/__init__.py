@@ -1,0 +1,1 @@
+"""Artefacts on disk → models in service."""

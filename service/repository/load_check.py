@@ -1,0 +1,64 @@
+"""The proof, at load, that a graph works on its arena in place and touches only the rows it is told to."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from models.card import ModelCard
+from service.engine.arena import INITIAL, Arena, row_bytes
+from service.engine.runner import Engine
+from service.errors import ArtefactRefused
+
+PROOF_SLOTS = (1_000, 100_000)
+"""A step on the larger arena may take at most PROOF_RATIO times one on the smaller: nothing copies the arena."""
+PROOF_RATIO = 1.5
+PROOF_TRIES = 5
+_PROOF_MEMORY = 256 << 20
+
+
+def prove_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -> None:
+    """Show that a step costs the same on a small and a large arena, and changes no row but its own.
+
+    Raises:
+        ArtefactRefused: The graph copies its arena, or writes where it should not.
+    """
+    small, large = PROOF_SLOTS
+    large = max(small, min(large, _PROOF_MEMORY // max(row_bytes(card.states), 1)))
+    engines = [Engine(session, card, Arena(card.states, slots)) for slots in (small, large)]
+    try:
+        _prove_other_rows_stay(engines[0], path)
+        if large < 10 * small:
+            return  # rows so large that a copy of a thousand of them could not go unnoticed above
+        for _ in range(PROOF_TRIES):  # the machine may be busy elsewhere for a moment: one good comparison proves it
+            times = [[engine.time_of(1, 1, 1) for engine in engines] for _ in range(9)]
+            ratio = median(t[1] for t in times) / median(t[0] for t in times)
+            if ratio <= PROOF_RATIO:
+                return
+    except ArtefactRefused:
+        raise
+    except Exception as exc:  # onnxruntime raises a dozen types of its own
+        raise ArtefactRefused(f"{path}: the graph does not run: {exc}") from exc
+    raise ArtefactRefused(
+        f"{path}: a step on {large} slots takes {ratio:.1f} times one on {small}: the graph copies its arena"
+    )
+
+
+def _prove_other_rows_stay(engine: Engine, path: Path) -> None:
+    arena, random = engine.arena, np.random.default_rng(0)
+    for rows in arena.rows.values():
+        filler: Any = random.uniform(-1, 1, rows.shape) if rows.dtype.kind == "f" else random.integers(0, 2, rows.shape)
+        rows[:] = filler.astype(rows.dtype)
+    before = {name: rows.copy() for name, rows in arena.rows.items()}
+    binding = engine.binding(2, 1) if engine.card.max_batch > 1 else engine.binding(1, 1)
+    for view in binding.inputs:
+        view[:] = 0
+    written = [11, 13][: binding.batch]
+    binding.set_slots([INITIAL, 7][: binding.batch], written)
+    engine.run(binding)
+    for name, rows in arena.rows.items():
+        others = np.delete(np.arange(len(rows)), written)
+        if not np.array_equal(rows[others], before[name][others]):
+            raise ArtefactRefused(f"{path}: a step changed rows of state {name} that it was not to write")

@@ -1,0 +1,1 @@
+"""What clients do with sessions, on values that know no protocol."""

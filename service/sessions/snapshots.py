@@ -1,0 +1,127 @@
+"""Snapshots: a session's state as a safetensors file that says what it belongs to.
+
+The file's metadata has one entry, a JSON object: model, version, digest of the weights, step, and a checksum of the
+whole file as it is with the checksum left empty. There is one way only to write a given state, so a file is read by
+writing it again: any bit that differs shows.
+"""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.card import ModelCard
+from service.errors import SnapshotCorrupt, SnapshotMismatch, SnapshotUnsupported
+
+if TYPE_CHECKING:
+    from service.repository.repository import ServedModel
+    from service.sessions.session import Session
+
+_ENTRY = "cellstream"
+_HEAD_BYTES = 16 << 10
+_MOST_STEP = 2**62
+"""No session gets so far by stepping; one that is put there can still count on."""
+_PARSED = {"F32": "float32", "F16": "float16", "F64": "float64", "I64": "int64", "I32": "int32", "BOOL": "bool"}
+
+
+class _Label(BaseModel):
+    """What a snapshot says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    version: int
+    weights_sha256: str
+    step: int = Field(ge=0, le=2**63 - 1)
+    checksum: str = ""
+
+
+def most_bytes(state_bytes: int) -> int:
+    """Return the most bytes that a snapshot of so large a state can have."""
+    return state_bytes + _HEAD_BYTES
+
+
+def write_snapshot(session: "Session") -> bytes:
+    """Return the session's committed state as a file.
+
+    Raises:
+        SnapshotUnsupported: The states are on a CUDA device.
+    """
+    card, arena = session.model.card, session.model.arena
+    if not arena.readable:
+        raise SnapshotUnsupported
+    return _write(_label(card, session.step), arena.row(session.slot))
+
+
+def read_snapshot(body: bytes, model: "ServedModel") -> tuple[dict[str, np.ndarray], int]:
+    """Return the row of every state, and the step, that a file holds for this very model.
+
+    Raises:
+        SnapshotCorrupt: It is not what `write_snapshot` gives.
+        SnapshotMismatch: It is another model's, or its states have other names, shapes or types.
+        SnapshotUnsupported: The states are on a CUDA device.
+    """
+    if not model.arena.readable:
+        raise SnapshotUnsupported
+    row, text = _parse(body)
+    try:
+        label = _Label.model_validate_json(text)
+    except ValidationError as exc:
+        raise SnapshotCorrupt("its metadata is not a snapshot's") from exc
+    if _write(label.model_copy(update={"checksum": ""}), row) != body:
+        raise SnapshotCorrupt("its checksum is another's")
+    if label.step > _MOST_STEP:
+        raise SnapshotCorrupt("no session has taken so many steps")
+    _check(label, row, model.card)
+    return row, label.step
+
+
+def _label(card: ModelCard, step: int) -> _Label:
+    return _Label(model=card.name, version=card.version, weights_sha256=card.weights_sha256, step=step)
+
+
+def _write(label: _Label, row: dict[str, np.ndarray]) -> bytes:
+    """Return the one file that there is for a label without a checksum and a row."""
+    checksum = hashlib.sha256(_save(label, row)).hexdigest()
+    return _save(label.model_copy(update={"checksum": checksum}), row)
+
+
+def _save(label: _Label, row: dict[str, np.ndarray]) -> bytes:
+    return safetensors.numpy.save(row, {_ENTRY: label.model_dump_json()})
+
+
+def _parse(body: bytes) -> tuple[dict[str, np.ndarray], str]:
+    """Return the tensors and the metadata's text of a safetensors file."""
+    try:
+        tensors: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(body)  # type: ignore[no-untyped-call]
+        head: dict[str, Any] = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+        text = head["__metadata__"][_ENTRY]
+        row = {
+            name: np.frombuffer(tensor["data"], np.dtype(_PARSED[tensor["dtype"]])).reshape(tensor["shape"])
+            for name, tensor in tensors
+        }
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise SnapshotCorrupt("it cannot be read as safetensors with a snapshot's metadata") from exc
+    if type(text) is not str:
+        raise SnapshotCorrupt("its metadata is not text")
+    return row, text
+
+
+def _check(label: _Label, row: dict[str, np.ndarray], card: ModelCard) -> None:
+    expected = _label(card, label.step)
+    for field in ("model", "version", "weights_sha256"):
+        if getattr(label, field) != getattr(expected, field):
+            raise SnapshotMismatch(field, str(getattr(expected, field)), str(getattr(label, field))[:128])
+    states = {state.name: f"{state.dtype} {list(state.shape)}" for state in card.states}
+    found = {name: f"{values.dtype} {list(values.shape)}" for name, values in row.items()}
+    if found.keys() != states.keys():
+        raise SnapshotMismatch("states", ", ".join(sorted(states)), ", ".join(sorted(found))[:128])
+    for name, described in states.items():
+        if found[name] != described:
+            raise SnapshotMismatch(name, described, found[name])
+        if row[name].dtype.kind == "f" and not np.isfinite(row[name]).all():
+            raise SnapshotMismatch(name, "finite numbers", "NaN or an infinity")

@@ -1,0 +1,159 @@
+"""Keys map to tenants, and tenants cannot see each other."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from service.api.auth import Authenticator
+from service.errors import RefusedToStart, Unauthorized
+from service.settings import is_loopback
+from tests.service.conftest import RunningServer
+
+KEYS = {"alpha": "key-of-alpha", "beta": "key-of-beta"}
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys"
+    lines = [f"{tenant}:{hashlib.sha256(key.encode()).hexdigest()}" for tenant, key in KEYS.items()]
+    path.write_text("# tenant:sha256\n\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def keyed(artifacts: Path, key_file: Path) -> Iterator[RunningServer]:
+    running = RunningServer(artifacts, "--api-key-file", str(key_file), "--host", "0.0.0.0")
+    yield running
+    running.stop()
+
+
+def bearer(tenant: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {KEYS[tenant]}"}
+
+
+def test_both_headers_name_the_tenant(key_file: Path) -> None:
+    """A bearer token and X-API-Key are the same key."""
+    authenticator = Authenticator.from_file(key_file)
+    assert authenticator.tenant({b"authorization": b"Bearer key-of-alpha"}) == "alpha"
+    assert authenticator.tenant({b"authorization": b"bearer key-of-beta"}) == "beta"
+    assert authenticator.tenant({b"x-api-key": b"key-of-beta"}) == "beta"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {b"authorization": b"Bearer wrong"}, {b"authorization": b"Basic key-of-alpha"}, {b"x-api-key": b""}],
+)
+def test_anything_else_is_unauthorized(key_file: Path, headers: dict[bytes, bytes]) -> None:
+    """No key, a wrong key and another scheme are refused alike."""
+    with pytest.raises(Unauthorized):
+        Authenticator.from_file(key_file).tenant(headers)
+
+
+STEP = {"inputs": [[1, 2, 3]]}
+OF_A_SESSION: tuple[tuple[str, str, object], ...] = (
+    ("GET", "", None),
+    ("PATCH", "", {"idle_limit": 5}),
+    ("DELETE", "", None),
+    ("POST", "/steps", STEP),
+    ("POST", "/peek", STEP),
+    ("POST", "/fork", {}),
+    ("POST", "/rewind", {"requests": 1}),
+    ("GET", "/state", None),
+    ("PUT", "/state", {}),
+)
+"""Every operation on a session: method, what follows its address, body."""
+
+
+@pytest.mark.parametrize("text", ["", "alpha", "alpha:123", "a b:" + "0" * 64, "alpha:" + "g" * 64])
+def test_a_wrong_key_file_is_refused(tmp_path: Path, text: str) -> None:
+    """The line at fault is named; the service does not start open to all."""
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(RefusedToStart):
+        Authenticator.from_file(path)
+
+
+def test_without_keys_only_loopback(artifacts: Path) -> None:
+    """The refusal is one sentence that says what to do."""
+    command = [sys.executable, "-m", "service", "--artifacts", str(artifacts), "--host", "0.0.0.0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 2
+    assert "--api-key-file" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert is_loopback("::1")
+    assert not is_loopback("example.org")
+
+
+def test_no_operation_without_a_key(keyed: RunningServer) -> None:
+    """Every operation asks for the key; only the probes do not."""
+    with httpx.Client(base_url=keyed.url) as client:
+        for method, path in (
+            ("GET", "/v1/models"),
+            ("GET", "/v1/models/lstm"),
+            ("POST", "/v1/models/lstm/predict"),
+            ("POST", "/v1/models/lstm/sessions"),
+            *((method, f"/v1/sessions/x{suffix}") for method, suffix, _ in OF_A_SESSION),
+            ("GET", "/v1/sessions"),
+            ("POST", "/v1/models/lstm/fleet"),
+            ("GET", "/metrics"),
+        ):
+            answer = client.request(method, path, content=b"{}" if method == "POST" else None)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), path
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
+
+
+def test_a_foreign_session_is_unknown(keyed: RunningServer) -> None:
+    """What beta does with alpha's session is answered exactly as an id that never was; so after its end."""
+    with httpx.Client(base_url=keyed.url) as client:
+        session = client.post("/v1/models/lstm/sessions", headers=bearer("alpha")).json()["session_id"]
+        for ended in (False, True):
+            for method, suffix, body in OF_A_SESSION:
+                foreign = client.request(method, f"/v1/sessions/{session}{suffix}", json=body, headers=bearer("beta"))
+                unknown = client.request(method, f"/v1/sessions/nobody{suffix}", json=body, headers=bearer("beta"))
+                assert (foreign.status_code, foreign.content) == (unknown.status_code, unknown.content), ended
+                assert foreign.status_code == 404
+            mine = client.post(f"/v1/sessions/{session}/steps", json=STEP, headers=bearer("alpha"))
+            assert mine.status_code == (410 if ended else 200)
+            if not ended:
+                assert client.delete(f"/v1/sessions/{session}", headers=bearer("alpha")).status_code == 204
+
+
+def test_streams_ask_for_the_key(keyed: RunningServer) -> None:
+    """A WebSocket without a key is refused in the handshake, with the typed error."""
+    url = keyed.url.replace("http", "ws") + "/v1/models/lstm/stream"
+    with pytest.raises(InvalidStatus) as refused, connect(url):
+        pass
+    assert refused.value.response.status_code == 401
+    assert json.loads(refused.value.response.body or b"")["code"] == "unauthorized"
+    with connect(url, additional_headers=bearer("beta")) as stream:
+        stream.send('{"inputs":[[1,2,3]]}')
+        assert json.loads(stream.recv())["step"] == 1
+
+
+def test_a_foreign_stream_cannot_be_taken(keyed: RunningServer) -> None:
+    """Another tenant's session cannot be continued or taken over, listed or advanced by a fleet; its socket stays."""
+    url = keyed.url.replace("http", "ws") + "/v1"
+    with connect(f"{url}/models/lstm/stream", additional_headers=bearer("alpha")) as stream:
+        assert stream.response is not None
+        session = stream.response.headers["x-session-id"]
+        path = f"{url}/sessions/{session}/stream?takeover=1"
+        with pytest.raises(InvalidStatus) as refused, connect(path, additional_headers=bearer("beta")):
+            pass
+        assert refused.value.response.status_code == 404
+        with httpx.Client(base_url=keyed.url, headers=bearer("beta")) as client:
+            fleet = {"sessions": [session], "inputs": [[[1, 2, 3]]], "create": True}
+            row = client.post("/v1/models/lstm/fleet", json=fleet).json()
+            assert (row["created"], row["errors"][0]["code"]) == ([], "session_not_found")
+            listed = client.get("/v1/sessions", params={"limit": 1000}).json()["sessions"]
+            assert session not in [each["session_id"] for each in listed]
+        stream.send('{"inputs":[[1,2,3]],"step":1}')
+        assert json.loads(stream.recv())["step"] == 1

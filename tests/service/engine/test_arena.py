@@ -1,0 +1,52 @@
+"""A slot is leased or free, never both, and the reserved two are neither."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.card import StateSpec
+from service.engine.arena import INITIAL, RESERVED, Arena, ArenaExhausted, Slots, row_bytes
+
+
+@given(st.lists(st.one_of(st.integers(0, 5), st.just(-1)), max_size=60))
+def test_no_slot_is_leased_twice(moves: list[int]) -> None:
+    """Whatever is leased, alone or in groups, and let go in whatever order, counts stay true."""
+    slots = Slots(20)
+    leased: list[int] = []
+    for move in moves:
+        if move < 0 and leased:
+            slots.release(leased.pop(len(leased) // 2))
+        elif move >= 0:
+            try:
+                got = [slots.lease()] if move == 1 else slots.lease_many(move)
+            except ArenaExhausted:
+                assert slots.free < max(move, 1)
+                continue
+            assert not set(got) & set(leased)
+            assert all(RESERVED <= slot < 20 for slot in got)
+            leased += got
+        assert slots.leased == len(leased) == len(set(leased))
+        assert slots.free == 18 - len(leased)
+
+
+def test_an_exhausted_arena_says_so() -> None:
+    """A group that does not fit takes nothing."""
+    slots = Slots(RESERVED + 3)
+    with pytest.raises(ArenaExhausted):
+        slots.lease_many(4)
+    assert len(slots.lease_many(3)) == 3
+    with pytest.raises(ArenaExhausted):
+        slots.lease()
+
+
+def test_slot_zero_holds_the_initial_state() -> None:
+    """One value for all elements, or each its own; every dtype."""
+    states = (
+        StateSpec(name="h", shape=(2, 2), initial=(1, 2, 3, 4)),
+        StateSpec(name="n", shape=(), dtype="int64", initial=7),
+    )
+    arena = Arena(states, 10)
+    np.testing.assert_array_equal(arena.rows["h"][INITIAL], [[1, 2], [3, 4]])
+    assert arena.rows["n"][INITIAL] == 7
+    assert row_bytes(states) == 16 + 8

@@ -1,0 +1,48 @@
+"""The engine runs nothing that onnxruntime cannot bear, and knows what a run costs."""
+
+import pytest
+
+from service.app import Service
+from service.engine.runner import Costs
+
+
+def test_costs_say_how_much_fits() -> None:
+    """Rows and steps within a time are at least one, and cost no more than the time otherwise."""
+    costs = Costs(run=20e-6, step=3e-6, row=2e-6)
+    assert costs.of(10, 5) == pytest.approx(20e-6 + 5 * 23e-6)
+    for seconds in (1e-6, 1e-4, 2e-3):
+        steps, rows = costs.steps_within(seconds, 4), costs.rows_within(seconds)
+        assert steps == 1 or costs.of(4, steps) <= seconds
+        assert rows == 1 or costs.of(rows, 1) <= seconds
+
+
+@pytest.mark.parametrize("shape", [(0, 1), (1, 0), (-1, 1)])
+async def test_an_empty_run_is_refused(service: Service, shape: tuple[int, int]) -> None:
+    """An empty batch would end the process inside onnxruntime."""
+    with pytest.raises(ValueError, match="at least one row and one step"):
+        service.repository.find("lstm").engine.binding(*shape)
+
+
+async def test_rows_that_are_not_finite_are_found(service: Service) -> None:
+    """The row at fault is named, its neighbours are not."""
+    engine = service.repository.find("explosive").engine
+    binding = engine.binding(3, 1)
+    binding.inputs[0][:] = 0
+    binding.inputs[0][1] = 3e38
+    binding.set_lengths(None)
+    binding.set_slots([0, 0, 0], [1, 1, 1])
+    engine.run(binding)
+    bad = binding.unfinite_rows()
+    assert bad is not None
+    assert bad.tolist() == [False, True, False]
+    binding.inputs[0][:] = 0
+    engine.run(binding)
+    assert binding.unfinite_rows() is None
+
+
+async def test_measured_costs_are_shown(service: Service) -> None:
+    """Every figure is positive, so that decisions by them make sense."""
+    for model in service.repository.models.values():
+        costs = model.batcher.costs
+        assert min(costs.run, costs.row) > 0
+        assert costs.step >= 0

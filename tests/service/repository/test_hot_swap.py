@@ -1,0 +1,245 @@
+"""A new version takes the new sessions; the live ones stay on theirs until they end, or have had long enough."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from export import export_network
+from models.network import Network, NetworkConfig
+from service.app import Service
+from service.repository import repository
+from service.settings import Settings
+from tests.fakes import FakeClock
+from tests.service.conftest import FEATURES, offline, random_inputs
+
+SIZES = {"input_size": FEATURES, "hidden_size": 8, "output_size": 2}
+
+
+@pytest.fixture(scope="module")
+def versions() -> dict[int, Network]:
+    """Three versions of a model: the second is another network, the third reads other inputs."""
+    torch.manual_seed(5)
+    return {
+        1: Network(NetworkConfig(cell="lstm", **SIZES)),
+        2: Network(NetworkConfig(cell="gru_reset_after", **SIZES)),
+        3: Network(NetworkConfig(cell="lstm", **{**SIZES, "input_size": FEATURES + 1})),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, versions: dict[int, Network]) -> Path:
+    export_network(versions[1], tmp_path, "m", 1)
+    return tmp_path
+
+
+@pytest.fixture
+async def service(folder: Path, clock: FakeClock) -> AsyncIterator[Service]:
+    made = Service(Settings(artifacts=folder, max_sessions=20, retire_after=100, watch=0), clock)
+    made.open()
+    yield made
+    made.close()
+
+
+async def opened(client: httpx.AsyncClient) -> tuple[str, int]:
+    answer = (await client.post("/v1/models/m/sessions")).json()
+    return answer["session_id"], answer["version"]
+
+
+async def step(client: httpx.AsyncClient, session: str, inputs: np.ndarray) -> np.ndarray:
+    answer = await client.post(f"/v1/sessions/{session}/steps", json={"inputs": inputs.tolist()})
+    assert answer.status_code == 200, answer.text
+    return np.array(answer.json()["outputs"])
+
+
+async def test_live_sessions_stay_on_their_version(
+    client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network]
+) -> None:
+    """An old session equals the old network throughout, a new one the new network; the old version goes with it."""
+    inputs = random_inputs(6)
+    old, _ = await opened(client)
+    await step(client, old, inputs[:3])
+    export_network(versions[2], folder, "m", 2)
+    await service.repository.refresh()
+    new, version = await opened(client)
+    assert version == 2
+    np.testing.assert_allclose(await step(client, old, inputs[3:]), offline(versions[1], inputs)[3:], atol=1e-5)
+    np.testing.assert_allclose(await step(client, new, inputs), offline(versions[2], inputs), atol=1e-5)
+    service.repository.retire()
+    assert len(service.repository.counts()) == 2
+    await client.delete(f"/v1/sessions/{old}")
+    service.repository.retire()
+    active = {card.version: counts["sessions_active"] for card, counts in service.repository.counts()}
+    assert active == {1: 0, 2: 1}
+    assert service.repository.counts()[1][1]["slots_free"] == 0
+
+
+async def test_sessions_of_a_replaced_version_end_in_time(
+    client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network], clock: FakeClock
+) -> None:
+    """After --retire-after they answer model_replaced with their last step, for as long as tombstones stand."""
+    old, _ = await opened(client)
+    await step(client, old, random_inputs(2))
+    export_network(versions[2], folder, "m", 2)
+    await service.repository.refresh()
+    clock.advance(99)
+    service.repository.retire()
+    await step(client, old, random_inputs(1))
+    clock.advance(1)
+    service.repository.retire()
+    for _ in range(2):
+        answer = await client.post(f"/v1/sessions/{old}/steps", json={"inputs": random_inputs(1).tolist()})
+        assert (answer.status_code, answer.json()["code"]) == (410, "model_replaced")
+        assert answer.json()["last_step"] == 3
+    assert len(service.sessions) == 0
+
+
+async def test_a_fleet_may_hold_both_versions(
+    client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network]
+) -> None:
+    """Each row runs on the version that its session was opened on, in one request."""
+    inputs = random_inputs(4)
+    body = {"sessions": ["old"], "inputs": [inputs[:2].tolist()], "create": True}
+    await client.post("/v1/models/m/fleet", json=body)
+    export_network(versions[2], folder, "m", 2)
+    await service.repository.refresh()
+    both = {"sessions": ["old", "new"], "inputs": [inputs[2:].tolist(), inputs[2:].tolist()], "create": True}
+    answer = (await client.post("/v1/models/m/fleet", json=both)).json()
+    assert (answer["steps"], answer["created"], answer["errors"]) == ([4, 2], [1], [])
+    np.testing.assert_allclose(answer["outputs"][0], offline(versions[1], inputs)[2:], atol=1e-5)
+    np.testing.assert_allclose(answer["outputs"][1], offline(versions[2], inputs[2:]), atol=1e-5)
+
+
+async def test_a_fleet_refuses_rows_that_read_other_inputs(
+    client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network]
+) -> None:
+    """A session whose version takes other tensors is refused in its row, and has not moved."""
+    await client.post("/v1/models/m/fleet", json={"sessions": ["old"], "inputs": [[[1, 2, 3]]], "create": True})
+    export_network(versions[3], folder, "m", 3)
+    await service.repository.refresh()
+    body = {"sessions": ["old", "new"], "inputs": [[[1, 2, 3, 4]]] * 2, "create": True}
+    answer = (await client.post("/v1/models/m/fleet", json=body)).json()
+    assert answer["steps"] == [None, 1]
+    assert answer["errors"][0]["code"] == "invalid_input"
+    assert [session.step for session in service.sessions] == [1, 1]
+
+
+async def test_a_bad_version_is_not_taken(client: httpx.AsyncClient, service: Service, folder: Path) -> None:
+    """What is served stays; the file is looked at again when it has changed."""
+    (folder / "m/2").mkdir()
+    (folder / "m/2/model.onnx").write_bytes(b"no model")
+    await service.repository.refresh()
+    assert (await opened(client))[1] == 1
+    shutil.copy(folder / "m/1/model.onnx", folder / "m/2/model.onnx")
+    await service.repository.refresh()
+    assert (await opened(client))[1] == 2
+
+
+async def test_two_versions_fit_the_state_memory_three_do_not(
+    folder: Path, versions: dict[int, Network], clock: FakeClock
+) -> None:
+    """A version that does not fit beside those in use waits until one of them has gone."""
+    made = Service(Settings(artifacts=folder, state_memory=2_000_000, retire_after=100, watch=0), clock)
+    made.open()
+    model = made.repository.find("m")
+    made.sessions.create("t", model, 1000.0)
+    assert model.memory <= 1_000_000
+    export_network(versions[2], folder, "m", 2)
+    await made.repository.refresh()
+    made.sessions.create("t", made.repository.find("m"), 1000.0)
+    shutil.copytree(folder / "m/1", folder / "m/4")
+    await made.repository.refresh()
+    assert made.repository.find("m").card.version == 2
+    clock.advance(100)
+    made.repository.retire()
+    await made.repository.refresh()
+    assert made.repository.find("m").card.version == 4
+    made.close()
+
+
+async def test_a_new_version_is_noticed(folder: Path, versions: dict[int, Network], clock: FakeClock) -> None:
+    """Nobody has to say so: the folder is looked at again and again."""
+    made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
+    made.open()
+    export_network(versions[2], folder, "m", 2)
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if made.repository.find("m").card.version == 2:
+            break
+    assert made.repository.find("m").card.version == 2
+    made.close()
+
+
+async def test_a_body_that_comes_late_meets_the_version_in_service(
+    service: Service, folder: Path, versions: dict[int, Network]
+) -> None:
+    """What was asked for of a version that went meanwhile is opened, predicted or stepped on the new one."""
+    for path, body, status in (
+        ("/v1/models/m/sessions", b"{}", 201),
+        ("/v1/models/m/predict", b'{"inputs":[[[1,2,3]]]}', 200),
+        ("/v1/models/m/fleet", b'{"sessions":["a"],"inputs":[[[1,2,3]]],"create":true}', 200),
+    ):
+        newest = service.repository.find("m").card.version + 1
+        sent: list[dict[str, object]] = []
+
+        async def receive(body: bytes = body, newest: int = newest) -> dict[str, object]:
+            export_network(versions[1 + newest % 2], folder, "m", newest)
+            await service.repository.refresh()
+            for session in list(service.sessions):
+                service.sessions.close(session)
+            service.repository.retire()
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: object, sent: list[dict[str, object]] = sent) -> None:
+            assert isinstance(message, dict)
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
+        await service.app(scope, receive, send)
+        assert sent[0]["status"] == status, sent
+    assert {session.model.card.version for session in service.sessions} == {4}
+
+
+async def test_a_page_after_retirement_is_bounded(
+    client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network], clock: FakeClock
+) -> None:
+    """Those that are over are ended a page at a time, and their version's last numbers tell how many were lost."""
+    ids = [(await opened(client))[0] for _ in range(5)]
+    export_network(versions[2], folder, "m", 2)
+    await service.repository.refresh()
+    clock.advance(100)
+    service.repository.retire()
+    new, _ = await opened(client)
+    page = (await client.get("/v1/sessions")).json()
+    assert [session["session_id"] for session in page["sessions"]] == [new]
+    lost = {card.version: counts["sessions_lost"] for card, counts in service.repository.counts()}
+    assert lost == {1: len(ids), 2: 0}
+
+
+async def test_the_watcher_survives_what_it_meets(
+    folder: Path, versions: dict[int, Network], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that goes while it is looked into, or any other surprise, does not end the looking."""
+    made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
+    made.open()
+    surprises = [FileNotFoundError("gone"), MemoryError(), RuntimeError("what")]
+    look = repository.newest_artefacts
+
+    def surprising(path: Path) -> dict[str, tuple[int, Path]]:
+        if surprises:
+            raise surprises.pop()
+        return look(path)
+
+    monkeypatch.setattr(repository, "newest_artefacts", surprising)
+    export_network(versions[2], folder, "m", 2)
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if made.repository.find("m").card.version == 2:
+            break
+    assert made.repository.find("m").card.version == 2
+    made.close()
