@@ -1,6 +1,7 @@
 """What can keep a foreign model from being adopted, each with the sentence a user reads."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from export.errors import ExportError
@@ -55,3 +56,27 @@ class GrowingStateError(NotServableError):
             "batch). Each session's state is held in a slot of fixed size, which a state that grows would "
             "leave after a few steps: let the graph drop the oldest values, so that the shape stays the same"
         )
+
+
+class WholeSequenceError(AdoptError):
+    """The original's run over a whole sequence is not what its steps give one after another."""
+
+    def __init__(
+        self, axes: Mapping[str, int], tensor: str, difference: float, tolerance: float, nodes: Sequence[str]
+    ) -> None:
+        self.difference = difference
+        along = ", ".join(f"axis {axis} of {name}" for name, axis in axes.items())
+        by = (
+            f"by {difference:.3g} of its largest value"
+            if math.isfinite(difference)
+            else "in shape or in what is not finite"
+        )
+        more = f" and {len(nodes) - _MOST_NODES} more" if len(nodes) > _MOST_NODES else ""
+        named = f"; what may carry something over time: {', '.join(nodes[:_MOST_NODES])}{more}" if nodes else ""
+        super().__init__(
+            f"the model's run over the whole sequence ({along}) differs from its steps one after another: {tensor!r} "
+            f"differs {by}, and the tolerance is {tolerance:.3g}{named}"
+        )
+
+
+_MOST_NODES = 5

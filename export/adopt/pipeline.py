@@ -11,11 +11,14 @@ from export.adopt.graph import build_served_graph
 from export.adopt.oracle import OriginalOracle
 from export.adopt.planning import Planned, make_plan
 from export.adopt.reading import read_foreign
+from export.adopt.whole_sequence import check_whole_sequence
 from export.adopt.wishes import Wishes
 from export.order import Options, Order
 from export.pipeline import write_artefact
 from export.place import check_target
 from export.proving import prove
+from export.transposes import hold_transposes
+from export.verify import TOLERANCE
 from models.card import ModelCard, Parity
 
 HALF_TOLERANCE = 5e-3
@@ -49,18 +52,24 @@ def adopt_model(
     order.on_progress("building the served graph")
     served = build_served_graph(model, plan)
     half = "float16" in {spec.dtype for spec in plan.state_specs} | {one.spec.dtype for one in plan.outputs}
+    tolerance = HALF_TOLERANCE if half and order.tolerance is None else order.tolerance
     card = _card(model, planned, name, version, order)
-    served, card = prove(
+    proved, proved_card = prove(
         served,
         card,
         OriginalOracle(planned),
         precision=order.precision,
-        tolerance=HALF_TOLERANCE if half and order.tolerance is None else order.tolerance,
+        tolerance=tolerance,
         on_progress=order.on_progress,
         on_finding=order.on_finding,
     )
+    order.on_progress("comparing: the original's own run over whole sequences")
+    # before it was held in a lower precision: what that costs is in the figures above
+    check_whole_sequence(
+        planned, hold_transposes(served).SerializeToString(), card, TOLERANCE if tolerance is None else tolerance
+    )
     order.on_progress("writing")
-    return write_artefact(target, served, card, force=order.force)
+    return write_artefact(target, proved, proved_card, force=order.force)
 
 
 def _card(model: ModelProto, planned: Planned, name: str, version: int, order: Order) -> ModelCard:

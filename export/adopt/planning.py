@@ -114,14 +114,14 @@ def find_vocabularies(model: ModelProto) -> dict[str, int]:
         if node.op_type != "Gather" or axis != 0 or node.input[0] not in tables:
             continue
         name = node.input[1]
-        while name in made_by and made_by[name].op_type in _PASSING:
+        while name in made_by and made_by[name].op_type in PASSING:
             name = made_by[name].input[0]
         size = int(tables[node.input[0]])
         found[name] = min(found.get(name, size), size)
     return found
 
 
-_PASSING = ("Cast", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Flatten")
+PASSING = ("Cast", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Flatten")
 
 
 def _constant(foreign: Foreign, name: str, value: np.ndarray) -> np.ndarray:
