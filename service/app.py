@@ -6,6 +6,7 @@ import string
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -14,26 +15,32 @@ from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 
 from service.api.auth import Authenticator
-from service.api.fast_path import App, HotLane
-from service.api.handler import REQUEST_ID, Gate, Headers, Message, Receive, Scope, Send, error_reply
+from service.api.fast_path import FastPath, Stream
+from service.api.handler import Handler
+from service.api.model_operations import ModelOperations
 from service.api.model_routes import models_router
 from service.api.ops_routes import ops_router
+from service.api.request import REQUEST_ID, App, Headers, Message, Receive, Scope, Send, error_reply
 from service.api.routing import response
 from service.api.schemas import Status
+from service.api.session_operations import SessionOperations
 from service.api.session_routes import sessions_router
-from service.api.websocket import Nowhere, Routed, Streams
+from service.api.websocket import NoStreamRoute, StreamRoute, Streams
+from service.engine.work import Committer
 from service.errors import MethodNotAllowed, NotFound, ServiceError
 from service.metrics import Metrics
 from service.oip.errors import oip_reply
-from service.oip.infer import Inference
+from service.oip.infer import Inference, infer_at
 from service.oip.metadata import Metadata
-from service.oip.model_control import Control
+from service.oip.model_control import ModelControl
 from service.oip.routes import Protocol, oip_router
-from service.oip.statistics import Statistics
+from service.oip.statistics import ModelStatistics
 from service.repository.repository import Repository
-from service.sessions.fleet import Fleets
+from service.sessions.commit import MemoryCommitter
+from service.sessions.fleet import Fleet
 from service.sessions.lifecycle import Lifecycle
-from service.sessions.steps import Operations
+from service.sessions.sequences import Sequences
+from service.sessions.steps import Steps
 from service.sessions.table import SessionTable
 from service.settings import Settings
 
@@ -46,39 +53,45 @@ _log = structlog.get_logger()
 class Service:
     """All parts, put together; `app` is the ASGI callable to serve.
 
-    The ASGI lifespan opens and closes it; whoever wants a model's refusal before that calls `load` first.
+    The ASGI lifespan opens and closes it; to hear of a refused model before that, call `load` first.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float] = time.monotonic, committer: Committer | None = None
+    ) -> None:
+        """Take a clock in seconds, and what applies the commits of sessions: by default in memory, at once.
+
+        Raises:
+            RefusedToStart: The API key file is not one.
+        """
         boot = "".join(secrets.choice(_LETTERS) for _ in range(4))
         self.settings = settings
         keys = settings.api_key_file
         authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
-        self.repository = Repository(settings, clock)
-        self.sessions = SessionTable(replica=settings.replica, boot=boot, clock=clock)
+        self.repository = Repository(settings, committer or MemoryCommitter(), clock)
         self.metrics = Metrics(self.repository.counts)
-        self.gate = Gate(authenticator, self.metrics, boot)
-        self.operations = Operations(settings, self.repository, self.sessions)
-        self.lifecycle = Lifecycle(settings, self.repository, self.sessions, clock)
-        self.fleets = Fleets(settings, self.repository, self.sessions)
-        self.inference = Inference(settings, self.repository, self.sessions, self.fleets, clock)
-        metadata = Metadata(settings, self.repository, lambda: self.status == "ready")
+        self.handler = Handler(authenticator, self.metrics, boot)
+
+        self.sessions = SessionTable(replica=settings.replica, boot=boot, clock=clock)
+        steps = Steps(self.sessions, settings.session_queue_limit)
+        fleet = Fleet(self.sessions, steps, settings.idle_limit)
+        lifecycle = Lifecycle(settings, self.sessions, steps, clock)
+        sequences = Sequences(self.sessions, steps, settings.idle_limit, clock)
+
+        self.session_operations = SessionOperations(settings, self.sessions, steps, lifecycle)
+        self.model_operations = ModelOperations(settings, self.repository, steps, fleet, lifecycle)
+        self._streams = Streams(settings, self.handler, self.repository, self.sessions, steps, lifecycle)
         self.protocol = Protocol(
-            self.inference,
-            metadata,
-            Statistics(self.repository, metadata, clock),
-            Control(settings, self.repository),
+            Inference(settings, self.repository, steps, fleet, sequences),
+            Metadata(settings, self.repository, lambda: self.status == "ready"),
+            ModelStatistics(self.repository, clock),
+            ModelControl(settings, self.repository),
         )
         self.status: Status = "starting"
         self._sweeper: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._streams = Streams(self.gate, self.operations, self.lifecycle)
         routes = self._fastapi()
-        self.app: App = (
-            HotLane(routes, self.gate, self.operations, self.lifecycle, self.fleets, self.inference, self._streams)
-            if settings.hot_lane
-            else routes
-        )
+        self.app: App = self._fast_path(routes) if settings.fast_path else routes
 
     def load(self) -> None:
         """Load every model; raises RefusedToStart."""
@@ -98,7 +111,7 @@ class Service:
         self.status = "draining"
         self.sessions.accepting = False
         _log.info("draining", sessions=len(self.sessions))
-        await self._streams.leave(self.settings.grace / 2)
+        await self._streams.stop(self.settings.grace / 2)
 
     def close(self) -> None:
         """Refuse new work and let the models go."""
@@ -146,43 +159,41 @@ class Service:
             lifespan=lifespan,
             redirect_slashes=False,
         )
-        app.add_middleware(RequestIds, gate=self.gate)
-        app.include_router(models_router(self.gate, self.operations, self.lifecycle, self.fleets))
-        app.include_router(sessions_router(self.gate, self.operations, self.lifecycle))
-        app.include_router(oip_router(self.gate, self.protocol))
-        for path, stream in (
-            ("/v1/models/{argument}/stream", self._streams.of_model),
-            ("/v1/sessions/{argument}/stream", self._streams.of_session),
-        ):
-            app.router.routes.append(WebSocketRoute(path, Routed(stream)))
-        app.router.routes.append(WebSocketRoute("/{path:path}", Nowhere(self.gate)))
-        app.include_router(ops_router(self.gate, self.metrics, lambda: self.status))
+        app.add_middleware(RequestIds, handler=self.handler)
+        app.include_router(models_router(self.handler, self.model_operations))
+        app.include_router(sessions_router(self.handler, self.session_operations))
+        app.include_router(oip_router(self.handler, self.protocol))
+        for (collection, verb), stream in self._stream_paths().items():
+            route = WebSocketRoute(f"/v1/{collection}/{{argument}}/{verb}", StreamRoute(stream))
+            app.router.routes.append(route)
+        app.router.routes.append(WebSocketRoute("/{path:path}", NoStreamRoute(self.handler)))
+        app.include_router(ops_router(self.handler, self.metrics, lambda: self.status))
         app.add_exception_handler(HTTPException, _no_route)
         return app
 
+    def _fast_path(self, app: App) -> FastPath:
+        posts = {("sessions", verb): operation for verb, operation in self.session_operations.fast_posts().items()}
+        posts |= {("models", verb): operation for verb, operation in self.model_operations.fast_posts().items()}
+        infer = partial(infer_at, self.protocol.inference)
+        return FastPath(app, self.handler, posts, self._stream_paths(), [infer])
 
-def create_app(settings: Settings, clock: Callable[[], float] = time.monotonic) -> App:
-    """Return the ASGI callable of a service; its lifespan opens and closes everything.
-
-    Raises:
-        RefusedToStart: The API key file is not one.
-    """
-    return Service(settings, clock).app
+    def _stream_paths(self) -> dict[tuple[str, str], Stream]:
+        return {("models", "stream"): self._streams.of_model, ("sessions", "stream"): self._streams.of_session}
 
 
 class RequestIds:
-    """Names the requests that FastAPI answers by itself; those that passed the gate have their name already."""
+    """Adds the request id to the responses that FastAPI gives by itself; those of operations have it already."""
 
-    def __init__(self, app: App, gate: Gate) -> None:
-        self._app, self._gate = app, gate
+    def __init__(self, app: App, handler: Handler) -> None:
+        self._app, self._handler = app, handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def name(message: Message) -> None:
+        async def add_id(message: Message) -> None:
             if message["type"] == "http.response.start" and not any(key == REQUEST_ID for key, _ in message["headers"]):
-                message["headers"].append((REQUEST_ID, self._gate.request_id(dict(scope["headers"]))))
+                message["headers"].append((REQUEST_ID, self._handler.request_id(dict(scope["headers"]))))
             await send(message)
 
-        await self._app(scope, receive, name)
+        await self._app(scope, receive, add_id)
 
 
 async def _no_route(request: Request, exc: Exception) -> Response:

@@ -161,6 +161,19 @@ class ModelReplaced(SessionGone):
     code, sentence = "model_replaced", "the version of the model that the session ran on is no longer served"
 
 
+class SequenceNotStarted(ServiceError):
+    """There is no sequence of that id now; the code says what became of it, where that is known."""
+
+    code, status = "invalid_input", 400
+
+    def __init__(self, sequence: str, model: str, why: ServiceError) -> None:
+        super().__init__(
+            f"inference request for sequence {sequence} to model '{model}' must specify the START flag on the first "
+            f"request of the sequence",
+            **{"code": why.code, "reason": why.message, **why.details},
+        )
+
+
 class StepOutOfOrder(ServiceError):
     """A numbered step that is not the next one; nothing was taken."""
 
@@ -269,6 +282,15 @@ class DeadlineExceeded(ServiceError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the request waited {seconds:g} s for its turn; it was not run", retry_after=1)
+
+
+class RequestCancelled(ServiceError):
+    """The request was cancelled before it was answered; this is recorded, and sent to no client."""
+
+    code, status = "request_cancelled", 499
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled")
 
 
 class EngineFailed(ServiceError):

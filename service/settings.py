@@ -33,7 +33,7 @@ class Settings(BaseSettings):
 
     provider: Literal["cpu", "cuda"] = Field("cpu", description="onnxruntime's execution provider")
     threads: int = Field(1, ge=1, le=256, description="intra-op threads of onnxruntime for each model")
-    turn_ms: float = Field(2.0, gt=0, le=1000, description="the longest turn of the engine; longer work is cut")
+    turn_ms: float = Field(2.0, gt=0, le=1000, description="the longest round of the engine; longer work is cut")
 
     state_memory: ByteSize = Field(ByteSize(1 << 30), description="memory for all sessions' states, such as 512MiB")
     max_sessions: int = Field(1_000_000, ge=1, description="most sessions of one model; fewer where memory ends sooner")
@@ -64,11 +64,11 @@ class Settings(BaseSettings):
     predict_elements: int = Field(1 << 20, ge=1, description="most numbers in one predict request")
     frame_size: ByteSize = Field(ByteSize(256 << 10), description="largest WebSocket message")
     request_timeout: float = Field(
-        10.0, gt=0, le=3600, description="seconds within which a begun request has to arrive whole"
+        10.0, gt=0, le=3600, description="seconds within which a whole request has to arrive"
     )
     grace: float = Field(15.0, gt=0, le=3600, description="seconds that requests under way have when the service stops")
 
-    hot_lane: bool = Field(
+    fast_path: bool = Field(
         True, description="answer steps, predictions and streams in front of FastAPI, not through it"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to print")

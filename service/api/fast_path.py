@@ -1,89 +1,72 @@
-"""The hot lane: a plain ASGI callable in front of FastAPI that answers the operations people wait for.
+"""The fast path: a plain ASGI callable in front of FastAPI that answers the operations people wait for.
 
-FastAPI's own way costs several times what a step does. The lane reads the path, calls the same gate and the same
-operations as the routes do, and passes everything else on.
+FastAPI's own routing costs several times what a step does. The fast path reads the URL's path, runs the same operations
+through the same handler as the routes do, and passes everything else on.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from service.api.handler import Gate, Operation, Receive, Reply, Scope, Send, error_reply
+from service.api.handler import Handler
+from service.api.request import REQUEST_ID, App, Operation, Receive, Reply, Scope, Send
 from service.api.uvicorn_protocol import EXTENSION
-from service.api.websocket import Streams
 from service.errors import ClientGone
-from service.oip.errors import oip_reply
-from service.oip.infer import Inference
-from service.sessions.fleet import Fleets
-from service.sessions.lifecycle import Lifecycle
-from service.sessions.steps import Operations
 
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Stream = Callable[[str, Scope, Receive, Send], Awaitable[None]]
+"""Answers a WebSocket whose path names a model or a session."""
+Match = Callable[[list[str]], tuple[Operation, str] | None]
+"""Returns the operation and the argument that the parts of a POST's path stand for, None where they are others."""
 
-_NONE: dict[str, Any] = {}
+_NO_EXTENSIONS: dict[str, Any] = {}
 
 
-class HotLane:
-    """Answers what is posted to sessions and models, and streams, itself; `app` answers the rest."""
+class FastPath:
+    """Answers POSTs and WebSockets under /v1, and the POSTs that `matches` know; `app` answers the rest.
+
+    `posts` and `streams` are by the path's second and fourth part: /v1/models/NAME/predict is ("models", "predict").
+    """
 
     def __init__(
         self,
         app: App,
-        gate: Gate,
-        operations: Operations,
-        lifecycle: Lifecycle,
-        fleets: Fleets,
-        inference: Inference,
-        streams: Streams,
+        handler: Handler,
+        posts: Mapping[tuple[str, str], Operation],
+        streams: Mapping[tuple[str, str], Stream],
+        matches: Sequence[Match] = (),
     ) -> None:
-        self._app, self._gate = app, gate
-        self._posts: dict[tuple[str, str], tuple[str, Operation]] = {
-            ("sessions", "steps"): ("step", operations.step),
-            ("sessions", "peek"): ("peek", operations.peek),
-            ("sessions", "fork"): ("fork", lifecycle.fork),
-            ("sessions", "rewind"): ("rewind", lifecycle.rewind),
-            ("models", "predict"): ("predict", operations.predict),
-            ("models", "fleet"): ("fleet", fleets.step),
-            ("models", "sessions"): ("open_session", lifecycle.open),
-        }
-        self._infer: tuple[str, Operation] = ("infer", inference.infer)
-        self._streams = {"models": streams.of_model, "sessions": streams.of_session}
+        self._app, self._handler = app, handler
+        self._posts, self._streams, self._matches = posts, streams, matches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind, parts = scope["type"], scope.get("path", "").split("/")
-        found, argument, refusal = None, "", error_reply
+        operation, argument = None, ""
         if len(parts) == 5 and parts[1] == "v1" and parts[3]:  # "", v1, models or sessions, a name or an id, a verb
-            _, _, whose, argument, verb = parts
+            _, _, collection, argument, verb = parts
             if kind == "http" and scope["method"] == "POST":
-                found = self._posts.get((whose, verb))
-            elif kind == "websocket" and verb == "stream" and (stream := self._streams.get(whose)) is not None:
+                operation = self._posts.get((collection, verb))
+            elif kind == "websocket" and (stream := self._streams.get((collection, verb))) is not None:
                 await stream(argument, scope, receive, send)
                 return
-        elif parts[-1] == "infer" and kind == "http" and scope["method"] == "POST" and (argument := _model_of(parts)):
-            found, refusal = self._infer, oip_reply
-        if found is None:
+        elif kind == "http" and scope["method"] == "POST":
+            for match in self._matches:
+                if (matched := match(parts)) is not None:
+                    operation, argument = matched
+        if operation is None:
             await self._app(scope, receive, send)
             return
+        call = self._handler.call(argument, scope, receive)
         try:
-            reply = await self._gate.run(*found, argument, scope, receive, refusal)
+            reply = await self._handler.run(operation, call)
         except ClientGone:
             return
-        answer = scope.get("extensions", _NONE).get(EXTENSION)
+        reply[1].append((REQUEST_ID, call.request_id))
+        answer = scope.get("extensions", _NO_EXTENSIONS).get(EXTENSION)
         if answer is None or not answer(*reply):
             await send_reply(reply, send)
 
 
-def _model_of(parts: list[str]) -> str:
-    """Return the model, with its version where that is named, of a path of /v2 that ends in infer; else nothing."""
-    if parts[:3] != ["", "v2", "models"]:
-        return ""
-    if len(parts) == 5:
-        return parts[3]
-    versioned = len(parts) == 7 and parts[3] and parts[4] == "versions" and parts[5].isascii() and parts[5].isdigit()
-    return f"{parts[3]}/{parts[5]}" if versioned else ""
-
-
 async def send_reply(reply: Reply, send: Send) -> None:
-    """Send a whole answer."""
+    """Send a whole reply."""
     status, headers, body = reply
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -2,56 +2,54 @@
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.handler import Gate
+from service.api.handler import Handler
+from service.api.model_operations import ModelOperations
 from service.api.routing import answer, body_of, errors
 from service.api.schemas import (
     FleetAnswer,
-    FleetRequest,
+    FleetBody,
     ModelAnswer,
     ModelList,
     OpenSession,
     PredictAnswer,
-    PredictRequest,
+    PredictBody,
     SessionAnswer,
 )
-from service.sessions.fleet import Fleets
-from service.sessions.lifecycle import Lifecycle
-from service.sessions.steps import Operations
 
 
-def models_router(gate: Gate, operations: Operations, lifecycle: Lifecycle, fleets: Fleets) -> APIRouter:
+def models_router(handler: Handler, operations: ModelOperations) -> APIRouter:
     """Return the routes under /v1/models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
     @router.get("", response_model=ModelList, responses=errors())
     async def list_models(request: Request) -> Response:
         """List the models that are served."""
-        return await answer(gate, "list_models", operations.list_models, "", request)
+        return await answer(handler, operations.list, "", request)
 
     @router.get("/{model}", response_model=ModelAnswer, responses=errors(404))
     async def describe_model(request: Request, model: str) -> Response:
         """Show a model's card, and how it is run here."""
-        return await answer(gate, "describe_model", operations.describe_model, model, request)
+        return await answer(handler, operations.describe, model, request)
 
     @router.post(
         "/{model}/predict",
         response_model=PredictAnswer,
         responses=errors(400, 404, 413, 422, 503),
-        openapi_extra=body_of(PredictRequest),
+        openapi_extra=body_of(PredictBody),
     )
     async def predict(request: Request, model: str) -> Response:
         """Run whole sequences, of any lengths, from the initial state. Nothing is kept of them.
 
         A body of type application/octet-stream is one sequence as a raw little-endian tensor; so is its answer.
         """
-        return await answer(gate, "predict", operations.predict, model, request)
+        return await answer(handler, operations.predict, model, request)
 
     @router.post(
         "/{model}/fleet",
         tags=["sessions"],
         response_model=FleetAnswer,
         responses=errors(400, 404, 413, 422, 503),
-        openapi_extra=body_of(FleetRequest),
+        openapi_extra=body_of(FleetBody),
     )
     async def fleet(request: Request, model: str) -> Response:
         """Advance many sessions at once; a row that fails does not touch the others.
@@ -60,7 +58,7 @@ def models_router(gate: Gate, operations: Operations, lifecycle: Lifecycle, flee
         one tensor {name, shape: [rows, steps, …], datatype, parameters: {binary_data_size}}, and then its raw
         little-endian bytes; the answer has the same form, and NaN in the rows that failed.
         """
-        return await answer(gate, "fleet", fleets.step, model, request)
+        return await answer(handler, operations.fleet, model, request)
 
     @router.post(
         "/{model}/sessions",
@@ -77,6 +75,6 @@ def models_router(gate: Gate, operations: Operations, lifecycle: Lifecycle, flee
         type application/octet-stream. Sent again with the same `Idempotency-Key`, within an hour, it gives the same
         session.
         """
-        return await answer(gate, "open_session", lifecycle.open, model, request)
+        return await answer(handler, operations.open_session, model, request)
 
     return router

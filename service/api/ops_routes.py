@@ -5,13 +5,14 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.api.handler import Call, Gate, Reply
+from service.api.handler import Handler
+from service.api.request import Call, Reply, operation
 from service.api.routing import answer, errors
 from service.api.schemas import Health, Status
 from service.metrics import Metrics
 
 
-def ops_router(gate: Gate, metrics: Metrics, status: Callable[[], Status]) -> APIRouter:
+def ops_router(handler: Handler, metrics: Metrics, status: Callable[[], Status]) -> APIRouter:
     """Return /livez, /readyz and /metrics."""
     router = APIRouter(tags=["operations"])
 
@@ -28,12 +29,14 @@ def ops_router(gate: Gate, metrics: Metrics, status: Callable[[], Status]) -> AP
             response.status_code = 503
         return Health(status=now)
 
-    async def exposition(call: Call) -> Reply:
+    async def exposition(call: Call, body: bytes) -> Reply:
         return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], metrics.text()
+
+    show = operation("metrics", exposition)
 
     @router.get("/metrics", response_class=Response, responses=errors())
     async def show_metrics(request: Request) -> Response:
         """Give all numbers in the form Prometheus reads; needs an API key where keys are in use."""
-        return await answer(gate, "metrics", exposition, "", request)
+        return await answer(handler, show, "", request)
 
     return router

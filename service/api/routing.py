@@ -1,28 +1,32 @@
-"""What all routes share: how one calls its operation, and how it is documented."""
+"""What all FastAPI routes share: how one runs its operation, and how it is documented."""
 
 from typing import Any
 
 from fastapi import Request, Response
 from pydantic import BaseModel
 
-from service.api.handler import Gate, Operation, Reply
+from service.api.handler import Handler
+from service.api.request import REQUEST_ID, Operation, Reply
 from service.api.schemas import ErrorBody
 from service.errors import ClientGone
 
 BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-"""How OpenAPI describes raw bytes, of a request or of an answer."""
+"""How OpenAPI describes raw bytes, of a request or of a response."""
 
 
-async def answer(gate: Gate, name: str, operation: Operation, argument: str, request: Request) -> Response:
-    """Run an operation behind the gate and return its answer, byte for byte what the hot lane sends."""
+async def answer(handler: Handler, operation: Operation, argument: str, request: Request) -> Response:
+    """Run an operation and return its reply, byte for byte what the fast path sends."""
+    call = handler.call(argument, request.scope, request.receive)
     try:
-        return response(await gate.run(name, operation, argument, request.scope, request.receive))
+        reply = await handler.run(operation, call)
     except ClientGone:
-        return Response(status_code=400)  # nobody is there to read it
+        return Response(status_code=400)  # it is not sent: the client has closed the connection
+    reply[1].append((REQUEST_ID, call.request_id))
+    return response(reply)
 
 
 def response(reply: Reply) -> Response:
-    """Return an operation's answer as FastAPI wants it."""
+    """Return a reply as a FastAPI response."""
     status, headers, body = reply
     result = Response(body, status_code=status)
     result.raw_headers = [*headers, (b"content-length", b"%d" % len(body))] if status != 204 else headers
@@ -30,14 +34,14 @@ def response(reply: Reply) -> Response:
 
 
 def body_of(schema: type[BaseModel], required: bool = True) -> dict[str, Any]:
-    """Document a request body that the operation itself reads."""
+    """Document a request body that the operation itself reads, not FastAPI."""
     described = schema.model_json_schema()
     content = {"application/json": {"schema": _inlined(described, described.pop("$defs", {}))}}
     return {"requestBody": {"required": required, "content": content}}
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """Return a schema in which definitions stand where they were referred to."""
+    """Return a schema whose references to definitions are replaced by these."""
     if isinstance(schema, list):
         return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):
@@ -48,5 +52,5 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the errors a route answers, beside those of every route."""
+    """Document the errors of a route, beside those of every route."""
     return {status: {"model": ErrorBody} for status in (401, *statuses)}

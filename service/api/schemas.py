@@ -20,7 +20,7 @@ class ErrorBody(BaseModel):
     message: str = Field(examples=["no session of this id"])
 
 
-class StepRequest(_Body):
+class StepBody(_Body):
     """One chunk: T consecutive time steps of one session."""
 
     inputs: Tensor = Field(
@@ -39,7 +39,7 @@ class StepAnswer(_Body):
     replayed: bool = Field(description="whether this is the stored answer of a request that was sent again")
 
 
-class PredictRequest(_Body):
+class PredictBody(_Body):
     """Whole sequences, of any lengths; nothing is kept of them."""
 
     inputs: list[Tensor] = Field(examples=[[[[5.0], [11.0]], [[16.0]]]])
@@ -49,7 +49,7 @@ class PredictAnswer(_Body):
     outputs: list[Tensor] = Field(examples=[[[[7.2], [13.9]], [[18.4]]]])
 
 
-class FleetRequest(_Body):
+class FleetBody(_Body):
     """One chunk for each of many sessions of a model."""
 
     sessions: list[str] = Field(description="ids, or names that the client chooses", examples=[["a", "b"]])

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.api.handler import Gate
+from service.api.handler import Handler
 from service.api.routing import BYTES, answer, body_of, errors
 from service.api.schemas import (
     ExtendSession,
@@ -11,13 +11,12 @@ from service.api.schemas import (
     SessionAnswer,
     SessionList,
     StepAnswer,
-    StepRequest,
+    StepBody,
 )
-from service.sessions.lifecycle import Lifecycle
-from service.sessions.steps import Operations
+from service.api.session_operations import SessionOperations
 
 
-def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) -> APIRouter:
+def sessions_router(handler: Handler, operations: SessionOperations) -> APIRouter:
     """Return the routes under /v1/sessions."""
     router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
@@ -28,12 +27,12 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
         after: str | None = Query(None, description="the last page's `next`"),
     ) -> Response:
         """List your sessions in the order in which they were opened, a page at a time."""
-        return await answer(gate, "list_sessions", lifecycle.list_sessions, "", request)
+        return await answer(handler, operations.list, "", request)
 
     @router.get("/{session_id}", response_model=SessionAnswer, responses=errors(404, 410))
     async def describe_session(request: Request, session_id: str) -> Response:
         """Tell a session's step, and how long it will stay."""
-        return await answer(gate, "describe_session", lifecycle.describe, session_id, request)
+        return await answer(handler, operations.describe, session_id, request)
 
     @router.patch(
         "/{session_id}",
@@ -43,18 +42,18 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
     )
     async def extend_session(request: Request, session_id: str) -> Response:
         """Give a session another idle limit, from now on."""
-        return await answer(gate, "extend_session", lifecycle.extend, session_id, request)
+        return await answer(handler, operations.extend, session_id, request)
 
     @router.delete("/{session_id}", status_code=204, response_class=Response, responses=errors(404, 410))
     async def close_session(request: Request, session_id: str) -> Response:
         """End a session and let its state go."""
-        return await answer(gate, "close_session", lifecycle.close, session_id, request)
+        return await answer(handler, operations.close, session_id, request)
 
     @router.post(
         "/{session_id}/steps",
         response_model=StepAnswer,
         responses=errors(400, 404, 409, 410, 413, 422, 429, 503),
-        openapi_extra=body_of(StepRequest),
+        openapi_extra=body_of(StepBody),
     )
     async def step(request: Request, session_id: str) -> Response:
         """Advance a session by one or more time steps. All of them are taken, or none.
@@ -65,17 +64,17 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
         A body of type application/octet-stream is the chunk as a raw little-endian tensor (T, features), numbered by
         the header `x-step`; so is its answer, with the index of the last step in the header `x-step`.
         """
-        return await answer(gate, "step", operations.step, session_id, request)
+        return await answer(handler, operations.step, session_id, request)
 
     @router.post(
         "/{session_id}/peek",
         response_model=StepAnswer,
         responses=errors(400, 404, 409, 410, 413, 422, 429, 503),
-        openapi_extra=body_of(StepRequest),
+        openapi_extra=body_of(StepBody),
     )
     async def peek(request: Request, session_id: str) -> Response:
         """Answer what a step would give. Nothing is kept of it."""
-        return await answer(gate, "peek", operations.peek, session_id, request)
+        return await answer(handler, operations.peek, session_id, request)
 
     @router.post(
         "/{session_id}/fork",
@@ -86,7 +85,7 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
     )
     async def fork(request: Request, session_id: str) -> Response:
         """Open a session that goes on from where this one is; what is not given is as this one's."""
-        return await answer(gate, "fork", lifecycle.fork, session_id, request)
+        return await answer(handler, operations.fork, session_id, request)
 
     @router.post(
         "/{session_id}/rewind",
@@ -96,7 +95,7 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
     )
     async def rewind(request: Request, session_id: str) -> Response:
         """Take the last requests back, as many as the session's `keep` at most; its epoch rises by one."""
-        return await answer(gate, "rewind", lifecycle.rewind, session_id, request)
+        return await answer(handler, operations.rewind, session_id, request)
 
     @router.get(
         "/{session_id}/state",
@@ -105,7 +104,7 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
     )
     async def read_state(request: Request, session_id: str) -> Response:
         """Give a snapshot of the session's state: a safetensors file with a checksum."""
-        return await answer(gate, "read_state", lifecycle.read_state, session_id, request)
+        return await answer(handler, operations.read_state, session_id, request)
 
     @router.put(
         "/{session_id}/state",
@@ -115,6 +114,6 @@ def sessions_router(gate: Gate, operations: Operations, lifecycle: Lifecycle) ->
     )
     async def write_state(request: Request, session_id: str) -> Response:
         """Exchange the session's state for a snapshot's, of the same model and version; its epoch rises by one."""
-        return await answer(gate, "write_state", lifecycle.write_state, session_id, request)
+        return await answer(handler, operations.write_state, session_id, request)
 
     return router

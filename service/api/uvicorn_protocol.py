@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from service.api.handler import Headers, error_reply
+from service.api.request import Headers, error_reply
 from service.errors import HeadTooLarge, MalformedRequest, RequestTimeout, ServiceError
 
 EXTENSION = "cellstream.answer"

@@ -1,13 +1,13 @@
 """Bytes of a request → tensors as the card asks for them, and outputs → bytes of an answer.
 
-Tensors travel through the service as raw little-endian bytes, row-major (steps, *shape): a chunk of one step is
-copied once, straight into the run's input.
+Tensors travel through the service as raw little-endian bytes, row-major (steps, *shape): one step is copied once,
+straight into the run's input.
 """
 
 import asyncio
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -15,11 +15,16 @@ import numpy as np
 import orjson
 
 from models.card import ModelCard, TensorSpec
-from service.engine.work import SHORT, Chunk, Outputs
+from service.engine.outputs import OutputRow, RunOutputs, output_tensor
 from service.errors import InvalidInput, MalformedJson
 
 _GROUP = 256
-"""So many sequences are read or written before others get a turn."""
+"""After this many sequences that were read or written, other tasks may run."""
+_SHORT = 16
+"""Requests of up to this many steps of plain numbers are packed without a look at each number."""
+
+Decoded = tuple[tuple[bytes, ...], int]
+"""A raw tensor (steps, *shape) for each input, and the number of steps."""
 
 _MOST_NUMBER = 2**63 - 1
 
@@ -48,7 +53,7 @@ class _Packer:
         self.dtype = np.dtype(spec.dtype).newbyteorder("<")
         self.step_bytes = math.prod(spec.shape) * self.dtype.itemsize
         plain = len(spec.shape) == 1 and spec.vocabulary is None and spec.dtype != "bool"
-        widths = [steps * spec.shape[0] for steps in range(SHORT + 1)] if plain else []
+        widths = [steps * spec.shape[0] for steps in range(_SHORT + 1)] if plain else []
         self.pack_short = [struct.Struct(f"<{width}{self._format}").pack for width in widths]
         """Packs the numbers of so many steps, where they are flat rows that need no check but their packing."""
         self._numbers = (
@@ -142,86 +147,100 @@ class Codec:
         self._output_specs = card.outputs
         self._outputs = tuple(spec.name for spec in card.outputs)
 
-    def decode_steps(self, body: bytes, max_steps: int, max_elements: int) -> Chunk:
-        """Read a step request {"inputs": …, "step": n, "epoch": n} into a chunk without an owner.
+    def decode_steps(
+        self, body: bytes, max_steps: int, max_elements: int
+    ) -> tuple[tuple[bytes, ...], int, int, int | None]:
+        """Read {"inputs": …, "step": n, "epoch": n}: inputs, steps, step number (0: none), epoch (None: none).
 
         Raises:
             MalformedJson, InvalidInput: The body is not that, or over a limit.
         """
-        fields, number, epoch = load_json(body), None, None
+        try:
+            fields = orjson.loads(body)
+        except orjson.JSONDecodeError as exc:
+            raise MalformedJson(str(exc)) from exc
+        number, epoch = None, None
         if type(fields) is dict and len(fields) > 1:
             number, epoch = fields.pop("step", None), fields.pop("epoch", None)
-        chunk = None
-        if self.pack_short and type(fields) is dict and len(fields) == 1 and not _has_booleans(body):
+        booleans = b"true" in body or b"false" in body
+        decoded: Decoded | None = None
+        if self.pack_short and not booleans and type(fields) is dict and len(fields) == 1:
             rows = fields.get("inputs")
-            if type(rows) is list and 0 < len(rows) <= min(SHORT, max_steps, max_elements // self._step_size):
+            if type(rows) is list and 0 < len(rows) <= min(_SHORT, max_steps, max_elements // self._step_size):
                 try:  # a few steps of plain numbers, the common case: packing checks their kind and range
                     if len(rows) == 1:
-                        chunk = Chunk(None, (self.pack_short[1](*rows[0]),), 1)
+                        decoded = (self.pack_short[1](*rows[0]),), 1
                     elif set(map(len, rows)) == self._widths:
-                        chunk = Chunk(None, (self.pack_short[len(rows)](*chain.from_iterable(rows)),), len(rows))
+                        decoded = (self.pack_short[len(rows)](*chain.from_iterable(rows)),), len(rows)
                 except (TypeError, struct.error, OverflowError):
-                    pass  # said below, with the place
-        if chunk is None:
+                    pass  # the error is raised below, with the place
+        if decoded is None:
             value = self._only_inputs(fields, "inputs, step and epoch")
-            chunk = self._chunk(value, "inputs", max_steps, max_elements, _has_booleans(body))
+            decoded = self._decode(value, "inputs", max_steps, max_elements, booleans)
         if number is not None:
-            chunk.number = whole_number(number, "step", 1)
+            number = whole_number(number, "step", 1)
         if epoch is not None:
-            chunk.epoch = whole_number(epoch, "epoch", 0)
-        return chunk
+            epoch = whole_number(epoch, "epoch", 0)
+        return *decoded, number or 0, epoch
 
-    def decode_history(self, value: Any, body: bytes, max_steps: int, max_elements: int) -> Chunk:
-        """Read the steps that came before a session was opened, which stand in a JSON body."""
-        return self._chunk(value, "history", max_steps, max_elements, _has_booleans(body))
+    def decode_history(self, value: Any, body: bytes, max_steps: int, max_elements: int) -> Decoded:
+        """Read the steps before a new session's first one, a field of a JSON body."""
+        return self._decode(value, "history", max_steps, max_elements, _has_booleans(body))
 
-    async def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
-        """Read a predict request {"inputs": [sequence, …]} into a chunk for each sequence."""
+    async def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[Decoded]:
+        """Read a predict request {"inputs": [sequence, …]}.
+
+        Raises:
+            MalformedJson, InvalidInput: The body is not that, or over a limit.
+        """
         value = self._only_inputs(load_json(body), "inputs")
         if type(value) is not list or not value:
             raise InvalidInput("inputs", "an array of at least one sequence", kind(value))
         return await self.decode_all(value, body, max_steps, max_elements)
 
-    async def decode_all(self, sequences: list[Any], body: bytes, max_steps: int, max_elements: int) -> list[Chunk]:
-        """Read sequences that stand in a JSON body into a chunk for each; the limits are for all together.
+    async def decode_all(self, sequences: list[Any], body: bytes, max_steps: int, max_elements: int) -> list[Decoded]:
+        """Read the sequences of a JSON body; the limits are for all of them together.
 
-        Many sequences take long, so others get a turn in between.
+        Many sequences take long, so other tasks run in between.
+
+        Raises:
+            InvalidInput: A sequence is not what the card asks for, or they are over a limit.
         """
         booleans = _has_booleans(body)
-        chunks, steps_left = [], max_steps
+        decoded, steps_left = [], max_steps
         for index, sequence in enumerate(sequences):
-            chunk = self._chunk(sequence, f"inputs[{index}]", max_steps, max_elements, booleans)
-            steps_left -= chunk.steps
-            max_elements -= chunk.steps * self._step_size
+            one = self._decode(sequence, f"inputs[{index}]", max_steps, max_elements, booleans)
+            steps_left -= one[1]
+            max_elements -= one[1] * self._step_size
             if steps_left < 0 or max_elements < 0:
                 raise InvalidInput("inputs", "fewer steps in all sequences together", "more than one request may have")
-            chunks.append(chunk)
+            decoded.append(one)
             if index % _GROUP == _GROUP - 1:
                 await asyncio.sleep(0)
-        return chunks
+        return decoded
 
-    async def encode_all(self, chunks: list[Chunk]) -> list[bytes]:
-        """Return the outputs of many chunks, each as JSON; others get a turn in between."""
+    async def encode_all(self, sequences: Iterable[list[OutputRow]]) -> list[bytes]:
+        """Return the outputs of many sequences, each as JSON; other tasks run in between."""
         parts = []
-        for index, chunk in enumerate(chunks):
-            parts.append(self.encode_steps(chunk))
+        for index, outputs in enumerate(sequences):
+            parts.append(self.encode_steps(outputs))
             if index % _GROUP == _GROUP - 1:
                 await asyncio.sleep(0)
         return parts
 
-    def decode_binary(self, body: bytes, max_steps: int, max_elements: int) -> Chunk:
-        """Read a raw little-endian tensor (steps, *shape) into a chunk without an owner.
+    def decode_binary(self, body: bytes, max_steps: int, max_elements: int) -> Decoded:
+        """Read a raw little-endian tensor (steps, *shape).
 
         Raises:
             InvalidInput: The model has several inputs or outputs, or the bytes are not whole, finite steps.
         """
         if self.is_raw_step(body):
-            return Chunk(None, (body,), 1)  # one step of float32, the common case: a sum of doubles cannot overflow
+            return (body,), 1  # one step of float32, the common case: a sum of doubles cannot overflow
         self.needs_one_tensor("body")
         tensor = self.checked(body, "body", max_elements)
         if len(tensor) > max_steps:
             raise InvalidInput("body", f"at most {max_steps} steps", f"{len(tensor)}")
-        return Chunk(None, (body,), len(tensor))
+        return (body,), len(tensor)
 
     def is_raw_step(self, raw: bytes) -> bool:
         """Tell whether bytes are one finite step of a model with one input and one output of float32."""
@@ -263,23 +282,24 @@ class Codec:
         if len(self._packers) > 1 or len(self._outputs) > 1:
             raise InvalidInput(where, "JSON, as this model has several inputs or outputs", "raw bytes")
 
-    def stored(self, answer: bytes, steps: int) -> Outputs:
-        """Return a stored answer, raw outputs one behind the other, as if a run of one row had given it."""
+    def stored_outputs(self, answer: bytes, steps: int) -> RunOutputs:
+        """Return a stored answer, raw outputs one behind the other, as the outputs of a run of one row."""
         tensors, at = [], 0
         for spec in self._output_specs:
             shape = (1, steps, *spec.shape)
             tensor = np.frombuffer(answer, np.dtype(spec.dtype), math.prod(shape), at).reshape(shape)
             at += tensor.nbytes
             tensors.append(tensor)
-        return Outputs(tensors)
+        return RunOutputs(tensors)
 
-    def encode_steps(self, chunk: Chunk) -> bytes:
-        """Return a chunk's outputs as JSON: an array (steps, *shape), or an object of them where there are several."""
+    def encode_steps(self, outputs: list[OutputRow]) -> bytes:
+        """Return outputs as JSON: an array (steps, *shape), or an object of them where there are several."""
         if len(self._outputs) == 1:
-            if len(chunk.results) == 1:
-                return _one_run(*chunk.results[0])
-            return b"[%b]" % b",".join([_one_run(*result)[1:-1] for result in chunk.results])
-        fields = (b'"%b":%b' % (name.encode(), to_json(outputs_of(chunk, k))) for k, name in enumerate(self._outputs))
+            if len(outputs) == 1:
+                return _row_json(*outputs[0])
+            return b"[%b]" % b",".join([_row_json(*row)[1:-1] for row in outputs])
+        tensors = (to_json(output_tensor(outputs, k)) for k in range(len(self._outputs)))
+        fields = (b'"%b":%b' % (name.encode(), json) for name, json in zip(self._outputs, tensors, strict=True))
         return b"{%b}" % b",".join(fields)
 
     def _only_inputs(self, fields: Any, known: str) -> Any:
@@ -290,7 +310,7 @@ class Codec:
             raise InvalidInput("body", f"no field but {known}", f'a field "{unknown[:64]}"')
         return fields["inputs"]
 
-    def _chunk(self, value: Any, where: str, max_steps: int, max_elements: int, booleans: bool) -> Chunk:
+    def _decode(self, value: Any, where: str, max_steps: int, max_elements: int, booleans: bool) -> Decoded:
         if len(self._packers) == 1:
             packed, steps = self._packers[0].pack(value, where, max_elements, booleans)
             tensors: tuple[bytes, ...] = (packed,)
@@ -298,7 +318,7 @@ class Codec:
             tensors, steps = self._several(value, where, max_elements, booleans)
         if steps > max_steps:
             raise InvalidInput(where, f"at most {max_steps} steps", f"{steps}")
-        return Chunk(None, tensors, steps)
+        return tensors, steps
 
     def _several(self, value: Any, where: str, max_elements: int, booleans: bool) -> tuple[tuple[bytes, ...], int]:
         names = [packer.spec.name for packer in self._packers]
@@ -343,32 +363,30 @@ def to_json(tensor: np.ndarray) -> bytes:
     return orjson.dumps(tensor, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def outputs_of(chunk: Chunk, output: int = 0) -> np.ndarray:
-    """Return one output of a chunk that has been run, (steps, *shape)."""
-    parts: Sequence[np.ndarray] = [outputs.tensors[output][row, :steps] for outputs, row, steps in chunk.results]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def flat_json(chunk: Chunk, output: int = 0) -> bytes:
-    """Return one output of a chunk that has been run as JSON numbers without brackets, row-major."""
-    if output == 0 and len(chunk.results) == 1:
-        outputs, row, steps = chunk.results[0]
-        tensor = outputs.tensors[0]
+def flat_json(outputs: list[OutputRow], output: int = 0) -> bytes:
+    """Return one output as JSON numbers without brackets, row-major."""
+    if output == 0 and len(outputs) == 1:
+        run, row, steps = outputs[0]
+        tensor = run.tensors[0]
         if steps == tensor.shape[1]:
-            if outputs.flat is None:
-                outputs.flat = to_json(tensor.reshape(len(tensor), -1))[2:-2].split(b"],[")
-            return outputs.flat[row]
-    return to_json(outputs_of(chunk, output).reshape(-1))[1:-1]
+            if run.flat is None:
+                run.flat = to_json(tensor.reshape(len(tensor), -1))[2:-2].split(b"],[")
+            return run.flat[row]
+    return to_json(output_tensor(outputs, output).reshape(-1))[1:-1]
 
 
-def _one_run(outputs: Outputs, row: int, steps: int) -> bytes:
-    """Return one row of a run; all its rows are written in one go, when the first is asked for."""
-    tensor = outputs.tensors[0]
+def _row_json(run: RunOutputs, row: int, steps: int) -> bytes:
+    """Return the first output of one row of a run; all rows are encoded in one go, when the first is asked for."""
+    tensor = run.tensors[0]
     if steps < tensor.shape[1]:
         return to_json(tensor[row, :steps])
-    if outputs.json is None:
-        depth = tensor.ndim - 1
-        opening, closing = b"[" * depth, b"]" * depth
-        text = to_json(tensor)[depth + 1 : -depth - 1]
-        outputs.json = [opening + part + closing for part in text.split(closing + b"," + opening)]
-    return outputs.json[row]
+    if run.json is None:
+        text = orjson.dumps(tensor, option=orjson.OPT_SERIALIZE_NUMPY)
+        if len(tensor) == 1:
+            run.json = [text[1:-1]]
+        else:
+            depth = tensor.ndim - 1
+            opening, closing = b"[" * depth, b"]" * depth
+            parts = text[depth + 1 : -depth - 1].split(closing + b"," + opening)
+            run.json = [opening + part + closing for part in parts]
+    return run.json[row]

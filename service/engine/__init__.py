@@ -1,1 +1,1 @@
-"""The engine: who runs together, in which slots, in one onnxruntime run. It knows no session."""
+"""The engine: which chunks run together, in which slots, in one onnxruntime run. It knows no session."""

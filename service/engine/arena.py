@@ -1,4 +1,4 @@
-"""The arena: the preallocated rows of every state, and which of them are taken."""
+"""The arena: the preallocated rows of every state, and which of them are leased."""
 
 import math
 
@@ -44,7 +44,7 @@ class Slots:
         return self.count - RESERVED - self.leased
 
     def lease(self) -> int:
-        """Take a row; what it holds is undefined until it is written."""
+        """Lease a row; what it holds is undefined until it is written."""
         if self._freed:
             return self._freed.pop()
         if self._fresh >= self.count:
@@ -53,7 +53,11 @@ class Slots:
         return self._fresh - 1
 
     def lease_many(self, count: int) -> list[int]:
-        """Take several rows, or none where there are not enough."""
+        """Lease several rows, or none where there are not enough.
+
+        Raises:
+            ArenaExhausted: Fewer rows are free.
+        """
         if count > self.free:
             raise ArenaExhausted
         reused = self._freed[len(self._freed) - min(count, len(self._freed)) :]
@@ -68,7 +72,7 @@ class Slots:
             self._shared[slot] = self._shared.get(slot, 0) + 1
 
     def release(self, slot: int) -> None:
-        """Let go of a row; the last of its holders gives it back. The reserved rows have no holders."""
+        """Release a row; it is free once its last holder has released it. The reserved rows have no holders."""
         if slot <= SINK:
             return
         if self._shared and slot in self._shared:
@@ -79,12 +83,12 @@ class Slots:
             self._freed.append(slot)
 
     def release_many(self, slots: list[int]) -> None:
-        """Let go of leased rows."""
+        """Release several rows."""
         if self._shared:
             for slot in slots:
                 self.release(slot)
         else:
-            self._freed += slots
+            self._freed += [slot for slot in slots if slot > SINK]
 
 
 class Arena:
@@ -112,12 +116,12 @@ class Arena:
         return {name: np.array(rows[slot]) for name, rows in self.rows.items()}
 
     def drop(self) -> None:
-        """Let the memory go; the slots' holders may still let go of theirs."""
+        """Free the memory; slots can still be released."""
         self.rows.clear()
         self.tensors.clear()
 
     def write(self, slot: int, row: dict[str, np.ndarray]) -> None:
-        """Fill a leased row that nobody has read yet (CPU only)."""
+        """Fill a leased row that has not been read yet (CPU only)."""
         for name, values in row.items():
             self.rows[name][slot] = values
 

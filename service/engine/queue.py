@@ -1,29 +1,31 @@
-"""The two lanes in which work waits for a turn of the engine: long work must not hold up single steps."""
+"""The queue of one engine: two lines, as long jobs must not delay single steps."""
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
-from service.engine.work import SHORT, Chunk, FleetStep
+from service.engine.work import Job
 
 LONG_REST = 2.0
-"""After a turn, the long lane rests so many times the turn's duration while short chunks keep coming."""
+"""After a round, the long line pauses for this many times the round's duration while short jobs keep coming."""
 SHORT_PAUSE = 0.005
-"""Seconds without a short chunk after which the long lane need not rest."""
+"""Seconds without a short job after which the long line need not pause."""
 
-Lane = deque[Chunk | FleetStep]
+Line = deque[Job]
 
 
-class Lanes:
-    """Work that is ready, and which lane goes next: while short chunks keep coming, long ones get a third of the time.
+class JobQueue:
+    """Jobs that can run, in two lines: while short ones keep coming, long ones get a third of the time.
 
-    A session's short chunks and fleet steps wait in `short`; predictions and long chunks in `long`.
+    Short chunks of sessions and fleet steps wait in `short`; predictions and long chunks in `long`. The long line
+    pauses until `_long_after`; `_last_short` is when the short line was last chosen while it held a job.
     """
 
     __slots__ = ("_last_short", "_long_after", "_long_was_last", "long", "short")
 
     def __init__(self) -> None:
-        self.short: Lane = deque()
-        self.long: Lane = deque()
+        self.short: Line = deque()
+        self.long: Line = deque()
         self._last_short = self._long_after = -math.inf
         self._long_was_last = False
 
@@ -31,33 +33,50 @@ class Lanes:
         return bool(self.short or self.long)
 
     def __repr__(self) -> str:
-        return f"<Lanes {len(self.short)} short, {len(self.long)} long>"
+        return f"<JobQueue {len(self.short)} short, {len(self.long)} long>"
 
-    def of(self, chunk: Chunk) -> Lane:
-        """Return where a chunk waits."""
-        return self.short if chunk.owner is not None and chunk.steps <= SHORT else self.long
+    def add(self, job: Job) -> None:
+        """Append a job to its line."""
+        (self.short if job.short else self.long).append(job)
 
-    def next(self, now: float) -> Lane:
-        """Return the lane whose turn it is."""
-        rested = now >= self._long_after and not (self.short and self._long_was_last)
-        self._long_was_last = bool(self.long) and (rested or not self.short_are_coming(now))
-        if self._long_was_last:
-            return self.long
-        if self.short:
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Put jobs back that were run in part: chunks at the front, in their order, jobs that run alone at the back."""
+        for job in reversed(jobs):
+            line = self.short if job.short else self.long
+            if job.alone:
+                line.append(job)
+            else:
+                line.appendleft(job)
+
+    def pop(self) -> Job:
+        """Remove and return the first job of the short line, or else of the long one."""
+        return (self.short or self.long).popleft()
+
+    def next(self, now: float) -> Line:
+        """Return the line that the next round takes its jobs from."""
+        short = self.short
+        if not self.long:
+            self._long_was_last = False
+        else:
+            paused = now < self._long_after or (bool(short) and self._long_was_last)
+            self._long_was_last = not paused or not self.short_are_coming(now)
+            if self._long_was_last:
+                return self.long
+        if short:
             self._last_short = now
-        return self.short
+        return short
 
-    def took(self, lane: Lane, start: float, end: float) -> None:
-        """Note that a lane had a turn; the long one rests after it."""
-        if lane is self.long:
+    def ran(self, line: Line, start: float, end: float) -> None:
+        """Note a round of a line; the long one pauses after it."""
+        if line is self.long:
             self._long_after = end + LONG_REST * (end - start)
 
     def pause(self, now: float) -> float:
-        """Return the seconds until the next turn is to be taken; none where anything may go now."""
+        """Return the seconds until the next round; 0 where a job can go now."""
         if self.short or not self.short_are_coming(now):
             return 0.0
         return max(0.0, self._long_after - now)
 
     def short_are_coming(self, now: float) -> bool:
-        """Tell whether short chunks wait, or did a moment ago."""
+        """Tell whether short jobs wait, or did a moment ago."""
         return bool(self.short) or now - self._last_short < SHORT_PAUSE

@@ -1,4 +1,4 @@
-"""The engine: an onnxruntime session over an arena. One run is one batch; nothing else computes."""
+"""The runner: an onnxruntime session over an arena. One run is one batch; nothing else computes."""
 
 import math
 import struct
@@ -21,13 +21,14 @@ _MAX_BINDINGS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a run of `batch` rows and `steps` time steps takes: run + steps × (step + row × batch) seconds."""
+    """What a run of `batch` rows and `steps` time steps takes: run + steps × (step + row × batch), all in seconds."""
 
     run: float
     step: float
     row: float
 
     def of(self, batch: int, steps: int) -> float:
+        """Return the seconds that a run takes."""
         return self.run + steps * (self.step + self.row * batch)
 
     def steps_within(self, seconds: float, batch: int) -> int:
@@ -42,8 +43,8 @@ class Costs:
 class Binding:
     """The prepared inputs and outputs of one (batch, steps) shape.
 
-    Fill `inputs`, set slots and lengths, run, then read `outputs` before the next run of any binding: all bindings of
-    an engine share the memory of inputs and outputs. `_full` tells that all lengths are `steps`.
+    Fill `inputs` (or their bytes, `raw`), set the rows, run, then read `outputs` before the next run of any binding:
+    all bindings of a runner share the memory of inputs and outputs. `_full` tells that all lengths are `steps`.
     """
 
     __slots__ = (
@@ -63,14 +64,14 @@ class Binding:
         "steps",
     )
 
-    def __init__(self, engine: "Engine", batch: int, steps: int) -> None:
-        card, arena = engine.card, engine.arena
+    def __init__(self, runner: "Runner", batch: int, steps: int) -> None:
+        card, arena = runner.card, runner.arena
         self.batch, self.steps = batch, steps
-        self.io = engine.session.io_binding()
+        self.io = runner.session.io_binding()
         self.inputs: list[np.ndarray] = []
         self.raw: list[memoryview] = []
         for spec in card.inputs:
-            view = engine.buffer(spec.name, np.dtype(spec.dtype), (batch, steps, *spec.shape))
+            view = runner.buffer(spec.name, np.dtype(spec.dtype), (batch, steps, *spec.shape))
             self._bind_input(spec.name, view)
             self.inputs.append(view)
             self.raw.append(view.reshape(-1).view(np.uint8).data)
@@ -85,17 +86,17 @@ class Binding:
         for name, tensor in arena.tensors.items():
             self.io.bind_ortvalue_input(f"arena.{name}", tensor)
             self.io.bind_ortvalue_output(f"arena_out.{name}", tensor)
-        self._bind_outputs(engine)
+        self._bind_outputs(runner)
 
     def _bind_input(self, name: str, view: np.ndarray) -> None:
         self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(view))
 
-    def _bind_outputs(self, engine: "Engine") -> None:
+    def _bind_outputs(self, runner: "Runner") -> None:
         """Bind outputs and new states; float32 ones lie side by side, to be checked in one go."""
-        card, batch, steps = engine.card, self.batch, self.steps
+        card, batch, steps = runner.card, self.batch, self.steps
         named = [(spec.name, spec.dtype, (batch, steps, *spec.shape)) for spec in card.outputs]
         named += [(f"state.{spec.name}", spec.dtype, (batch, *spec.shape)) for spec in card.states]
-        flat = engine.buffer(
+        flat = runner.buffer(
             "float32 outputs",
             np.dtype(np.float32),
             (sum(math.prod(shape) for _, dtype, shape in named if dtype == "float32"),),
@@ -106,20 +107,17 @@ class Binding:
                 view = flat[start : start + math.prod(shape)].reshape(shape)
                 start += view.size
             else:
-                view = engine.buffer(name, np.dtype(dtype), shape)
+                view = runner.buffer(name, np.dtype(dtype), shape)
             self.io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(view))
             views.append(view)
-        self._floats, self._finite = flat, engine.buffer("finite", np.dtype(bool), flat.shape)
+        self._floats, self._finite = flat, runner.buffer("finite", np.dtype(bool), flat.shape)
         self._checked = [view for view in views if view.dtype.kind == "f"]
         self._mixed = any(view.dtype != np.float32 for view in self._checked)
         self.outputs = views[: len(card.outputs)]
 
-    def set_slots(self, read: list[int], write: list[int]) -> None:
-        """Set the slot that each row reads and the one it writes."""
+    def set_rows(self, read: list[int], write: list[int], lengths: list[int] | None) -> None:
+        """Set the slot that each row reads, the one it writes, and its true length; None stands for `steps` in all."""
         self._pack_slots(self._slots, 0, *read, *write)
-
-    def set_lengths(self, lengths: list[int] | None) -> None:
-        """Set each row's true length; None stands for `steps` in every row."""
         if lengths is not None:
             self._lengths[:] = lengths
             self._full = False
@@ -127,7 +125,7 @@ class Binding:
             self._lengths[:] = self.steps
             self._full = True
 
-    def unfinite_rows(self) -> np.ndarray | None:
+    def not_finite_rows(self) -> np.ndarray | None:
         """Return which rows (batch,) have an output or a new state that is not finite; None where all are."""
         np.isfinite(self._floats, out=self._finite)
         if np.logical_and.reduce(self._finite) and not self._mixed:
@@ -138,7 +136,7 @@ class Binding:
         return bad if bad.any() else None
 
 
-class Engine:
+class Runner:
     """Runs batches of one model over one arena. Holds no state of its own: that is in the arena."""
 
     def __init__(self, session: ort.InferenceSession, card: ModelCard, arena: Arena) -> None:
@@ -172,7 +170,7 @@ class Engine:
         self.session.run_with_iobinding(binding.io)
 
     def close(self) -> None:
-        """Let go of the arena and of every buffer; the engine cannot run any more."""
+        """Free the arena and every buffer; nothing can be run any more."""
         self._bindings.clear()
         self._memory.clear()
         self.arena.drop()
@@ -183,8 +181,7 @@ class Engine:
         binding = self.binding(batch, steps)
         for view in binding.inputs:
             view[:] = 0
-        binding.set_lengths(None)
-        binding.set_slots([INITIAL] * batch, [SINK] * batch)
+        binding.set_rows([INITIAL] * batch, [SINK] * batch, None)
         self.run(binding)
 
     def time_of(self, batch: int, steps: int, rounds: int = 5) -> float:

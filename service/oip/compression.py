@@ -1,34 +1,37 @@
-"""Content encodings: compressed bodies of requests, which may be bombs, and answers where a client asks for them."""
+"""Content encodings: compressed bodies of requests, within a limit, and of responses where a client asks for them."""
 
 import asyncio
 import zlib
 
-from service.api.handler import Call, Reply
+from service.api.request import Call, Reply
 from service.errors import BodyTooLarge, UnsupportedEncoding
 from service.oip.errors import InvalidRequest
 
 _WINDOWS = {b"gzip": 31, b"deflate": 15}
 _LEAST = 1024
-"""Answers of fewer bytes are sent as they are: they would gain nothing."""
+"""Responses of fewer bytes are sent as they are: compressing them gains nothing."""
 _AT_ONCE = 256 << 10
-"""Bytes that are inflated or deflated on the loop; more of them in a thread."""
+"""Bytes that are inflated or deflated on the event loop; more of them in a thread."""
 
 
-async def read_body(call: Call, limit: int) -> bytes:
-    """Receive a body and decompress it; the limit counts for what it is compressed and decompressed.
+def check_encoding(call: Call) -> None:
+    """Raise UnsupportedEncoding where a body is in another encoding than gzip and deflate."""
+    encoding = _encoding(call)
+    if encoding and encoding not in _WINDOWS:
+        raise UnsupportedEncoding("gzip or deflate")
+
+
+async def decompressed(call: Call, body: bytes, limit: int) -> bytes:
+    """Return a body without its encoding, which has been checked; the limit is for what it decompresses to.
 
     Raises:
-        UnsupportedEncoding: It is in another encoding than gzip and deflate.
         BodyTooLarge, InvalidRequest: It holds more than `limit` bytes, or is no such stream.
     """
-    encoding = call.headers.get(b"content-encoding")
-    if encoding is None or (encoding := encoding.strip().lower()) in (b"", b"identity"):
-        return await call.encoded_body(limit)
-    window = _WINDOWS.get(encoding)
-    if window is None:
-        raise UnsupportedEncoding("gzip or deflate")
-    packed = await call.encoded_body(limit)
-    inflater = zlib.decompressobj(window)
+    encoding = _encoding(call)
+    if not encoding:
+        return body
+    inflater = zlib.decompressobj(_WINDOWS[encoding])
+    packed = body
     try:
         body = inflater.decompress(packed, min(_AT_ONCE, limit + 1))
         if inflater.unconsumed_tail and len(body) <= limit:
@@ -43,12 +46,18 @@ async def read_body(call: Call, limit: int) -> bytes:
     return body
 
 
+def _encoding(call: Call) -> bytes:
+    """Return a body's content encoding, nothing where it has none."""
+    encoding = call.headers.get(b"content-encoding", b"").strip().lower()
+    return b"" if encoding == b"identity" else encoding
+
+
 async def compressed(reply: Reply, call: Call) -> Reply:
-    """Return an answer in the encoding that its request prefers, where it asks for one and it is long enough."""
-    wish = call.headers.get(b"accept-encoding")
-    if wish is None or len(reply[2]) < _LEAST:
+    """Return a response in the encoding that its request prefers, where it names one and the body is long enough."""
+    accepted = call.headers.get(b"accept-encoding")
+    if accepted is None or len(reply[2]) < _LEAST:
         return reply
-    encoding = _preferred(wish)
+    encoding = _preferred(accepted)
     if encoding is None:
         return reply
     status, headers, body = reply
@@ -64,10 +73,10 @@ def _deflated(body: bytes, window: int) -> bytes:
     return deflater.compress(body) + deflater.flush()
 
 
-def _preferred(wish: bytes) -> bytes | None:
-    """Return the encoding of ours that a header Accept-Encoding gives the greatest weight, None for none."""
+def _preferred(accepted: bytes) -> bytes | None:
+    """Return gzip or deflate, whichever a header Accept-Encoding gives the greater weight; None for neither."""
     best, most = None, 0.0
-    for part in wish.lower().split(b","):
+    for part in accepted.lower().split(b","):
         name, _, parameter = part.strip().partition(b";")
         name = b"gzip" if name.strip() == b"*" else name.strip()
         if name in _WINDOWS and (weight := _weight(parameter)) > most:

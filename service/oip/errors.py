@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from service.api.handler import Reply, error_reply, json_reply
+from service.api.request import Reply, error_reply, json_reply
 from service.errors import MethodNotAllowed, NotFound, ServiceError
 
 _STATUS = {410: 400, 415: 501, 422: 400, 429: 503}
@@ -53,17 +53,6 @@ class NoSequence(InvalidRequest):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"inference request to model '{model}' must specify a non-zero or non-empty correlation ID")
-
-
-class StartNeeded(InvalidRequest):
-    """There is no such sequence now; the code says what became of it, where that is known."""
-
-    def __init__(self, sequence: str, model: str, why: ServiceError) -> None:
-        super().__init__(
-            f"inference request for sequence {sequence} to model '{model}' must specify the START flag on the first "
-            f"request of the sequence",
-            **{"code": why.code, "reason": why.message, **why.details},
-        )
 
 
 class UnexpectedInput(InvalidRequest):

@@ -1,27 +1,28 @@
-"""The infer operation: from the bytes of a request to the bytes of its answer."""
+"""The infer operation: requests are decoded, responses encoded."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
 
-from service.api.handler import Call, Reply
+from service.api.request import Call, OperationOf, Reply
 from service.codec.binary import HEAD_LENGTH, split_head
-from service.codec.codec import kind, load_json, outputs_of
-from service.engine.work import Chunk
-from service.errors import InvalidInput, NotStreamable, SessionGone
-from service.oip.compression import compressed, read_body
-from service.oip.errors import NoSequence, Refused, StartNeeded, UnknownModel
-from service.oip.model_io import Form, Forms, Wanted
-from service.oip.parameters import Wish, wanted_outputs
-from service.oip.responses import answer_rows, answer_sequence
+from service.codec.codec import kind, load_json
+from service.engine.outputs import output_tensor
+from service.errors import InvalidInput, NotStreamable, SequenceNotStarted, SessionGone
+from service.oip.compression import check_encoding, compressed, decompressed
+from service.oip.errors import NoSequence, Refused, UnknownModel, oip_reply
+from service.oip.model_io import ModelIOCache
+from service.oip.models import served_model
+from service.oip.parameters import Parameters, request_name, requested_outputs
+from service.oip.responses import rows_response, sequence_response
+from service.oip.templates import Requested, Template
 from service.oip.tensors import Inputs, Limits, read_inputs, read_raw, read_step
 from service.repository.repository import Repository, ServedModel
-from service.sessions.fleet import FleetRequest, FleetRows, Fleets
-from service.sessions.sequences import Sequences
-from service.sessions.table import SessionTable
+from service.sessions.fleet import Fleet, FleetRequest
+from service.sessions.sequences import SequenceRequest, Sequences
+from service.sessions.steps import StepRequest, Steps
 from service.settings import Settings
 
 
@@ -29,152 +30,172 @@ class Inference:
     """Advances sequences, many at once where a request names them, and runs whole sequences of stateless models."""
 
     def __init__(
-        self,
-        settings: Settings,
-        repository: Repository,
-        sessions: SessionTable,
-        fleets: Fleets,
-        clock: Callable[[], float],
+        self, settings: Settings, repository: Repository, steps: Steps, fleet: Fleet, sequences: Sequences
     ) -> None:
-        self._settings, self._repository, self._fleets = settings, repository, fleets
-        self._sequences = Sequences(settings, sessions, clock)
-        self._forms = Forms()
+        self._settings, self._repository = settings, repository
+        self._steps, self._fleet, self._sequences = steps, fleet, sequences
+        self._ios = ModelIOCache()
+        self._limits = Limits(settings.predict_steps, settings.predict_elements)
+        self._step_limits = Limits(settings.step_steps, settings.step_elements)
+        self.infer = OperationOf("infer", self._infer, oip_reply, settings.predict_body, self._check, compressed=True)
 
-    async def infer(self, call: Call) -> Reply:
-        """Answer one infer request: read → run → answer."""
-        name, _, version = call.argument.partition("/")
-        model = self._find(name, version)
-        form = self._forms.of(model)
-        limit = self._settings.predict_body
+    def _check(self, call: Call) -> int:
+        served_model(self._repository, call.argument)
+        check_encoding(call)
+        return self._settings.predict_body
+
+    async def _infer(self, call: Call, body: bytes) -> Reply:
+        model = served_model(self._repository, call.argument)
         if b"content-encoding" in call.headers:
-            body = await read_body(call, limit)
-        else:
-            body = await call.encoded_body(limit)
-        length = call.headers.get(HEAD_LENGTH)
-        known = form.templates.read(body, length)
-        if known is not None:
-            chunk = self._sequences.follow(call.tenant, model, *known)
-            if chunk is not None:
-                await chunk.entry.future
-                if chunk.error is None:
-                    reply = answer_sequence(form, known[2], known[0].wanted, chunk)
-                    return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
-                if isinstance(chunk.error, SessionGone):
-                    raise StartNeeded(known[0].shown, model.name, chunk.error)
-                raise chunk.error.with_traceback(None)
-        reply = await self._answer(call, model, form, body, length)
+            body = await decompressed(call, body, self._settings.predict_body)
+        head_length = call.headers.get(HEAD_LENGTH)
+        reply = await self._take_known(call, model, body, head_length)
+        if reply is None:
+            reply = await self._take(call, model, body, head_length)
         return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
 
-    async def _answer(self, call: Call, model: ServedModel, form: Form, body: bytes, length: bytes | None) -> Reply:
+    async def _take_known(self, call: Call, model: ServedModel, body: bytes, head_length: bytes | None) -> Reply | None:
+        """Advance a sequence by a request that differs from an earlier one in its numbers alone; None for another."""
+        io = self._ios.of(model)
+        known = io.templates.read(body, head_length)
+        if known is None:
+            return None
+        template, raw, request_id = known
+        session_id = self._sequences.next_session(call.tenant, model, template.sequence)
+        if session_id is None:
+            return None
+        name = request_name(request_id)
+        request = StepRequest(session_id, (raw,), 1, 0, template.epoch, name, template.patience)
+        try:
+            result = await self._steps.take(call.tenant, request)
+        except SessionGone as exc:
+            raise SequenceNotStarted(template.shown, model.name, exc) from exc
+        return sequence_response(io, request_id, template.requested, result)
+
+    async def _take(self, call: Call, model: ServedModel, body: bytes, head_length: bytes | None) -> Reply:
         """Answer a request of any kind."""
-        if length is not None and length.isdigit() and not int(length):
-            if form.carries:
+        io = self._ios.of(model)
+        if head_length is not None and head_length.isdigit() and not int(head_length):
+            if io.carries_state:
                 raise NoSequence(model.name)
-            return await self._predict(model, read_raw(form, body, self._limits), Wish({}), form.all_binary)
-        fields, head, tail = _split(body, length)
-        wish = Wish(fields)
+            return await self._predict(model, read_raw(io, body, self._limits), Parameters({}), io.all_binary)
+        fields, head, tail = _split(body, head_length)
+        parameters = Parameters(fields)
         name, _, version = call.argument.partition("/")
-        if (wish.start or wish.create) and model is not self._repository.models.get(name):
-            raise UnknownModel(name, version)  # it is there only for those who are on it already
-        if not wish.name:
-            return await self._nameless(call, model, fields, tail, wish)
+        if (parameters.start or parameters.create) and model is not self._repository.models.get(name):
+            raise UnknownModel(name, version)  # a replaced version takes only the sequences that run on it
+        if not parameters.name:
+            return await self._take_nameless(call, model, fields, tail, parameters)
         if not model.card.streams:
             raise NotStreamable(model.name)
-        decode = partial(self._chunk, fields, head, tail, wish)
-        taken = await self._sequences.advance(call.tenant, model, version or None, wish, decode)
-        return answer_sequence(self._forms.of(taken.model), wish.id, wish.wanted, taken.chunk)
+        request = parameters.sequence_request(model, version or None)
+        served = self._sequences.version_of(call.tenant, request)
+        requested = self._read_steps(served, fields, head, tail, parameters, request)
+        result = await self._sequences.take(call.tenant, request)
+        return sequence_response(self._ios.of(result.model), parameters.id, requested, result)
 
-    def _find(self, name: str, version: str) -> ServedModel:
-        model = self._repository.models.get(name)
-        if model is None:
-            raise UnknownModel(name, version or None)
-        if version and version != str(model.card.version):
-            found = self._repository.find_version(name, int(version)) if len(version) < 20 else None
-            if found is None:
-                raise UnknownModel(name, version)
-            return found
-        return model
-
-    @property
-    def _limits(self) -> Limits:
-        return Limits(self._settings.predict_steps, self._settings.predict_elements)
-
-    def _chunk(self, fields: dict[str, Any], head: bytes, tail: bytes, wish: Wish, model: ServedModel) -> Chunk:
-        """Read the steps of one sequence."""
-        form = self._forms.of(model)
-        wish.wanted = wanted_outputs(form, fields, wish)
-        raw = read_step(form, fields, head, tail, wish)
+    def _read_steps(
+        self,
+        model: ServedModel,
+        fields: dict[str, Any],
+        head: bytes,
+        tail: bytes,
+        parameters: Parameters,
+        request: SequenceRequest,
+    ) -> Requested:
+        """Read the steps of one sequence into its request, and return which outputs it asks for."""
+        io = self._ios.of(model)
+        requested = requested_outputs(io, fields, parameters)
+        raw = read_step(io, fields, head, tail, parameters)
         if raw is not None:
-            chunk = Chunk(None, (raw,), 1)
-            form.templates.learn(wish, fields, head, tail)
-        else:
-            limits = Limits(self._settings.step_steps, self._settings.step_elements)
-            inputs = read_inputs(form, fields, tail, limits)
-            if inputs.sessions is not None:
-                raise Refused("sequence_id", "names one sequence, and the input session_id several: give one of them")
-            if inputs.rows != 1:
-                raise InvalidInput("inputs", "one row, [1, steps, …], as a request advances one sequence", "more")
-            chunk = Chunk(None, inputs.raw, inputs.steps)
-        # a request that starts a sequence is known by its id, where it has one: its number is 1 in any case
-        chunk.number = 0 if wish.start and wish.request else wish.number
-        chunk.epoch, chunk.request = wish.epoch, wish.request
-        return chunk
+            request.inputs, request.steps = (raw,), 1
+            if not (parameters.start or parameters.end or parameters.number):  # these do not come again
+                template = Template(parameters.name, parameters.shown, parameters.epoch, parameters.patience, requested)
+                io.templates.learn(template, parameters.id, fields, head, tail)
+            return requested
+        inputs = read_inputs(io, fields, tail, self._step_limits)
+        if inputs.sessions is not None:
+            raise Refused("sequence_id", "names one sequence, and the input session_id several: give one of them")
+        if inputs.rows != 1:
+            raise InvalidInput("inputs", "one row, [1, steps, …], as a request advances one sequence", "more")
+        request.inputs, request.steps = inputs.raw, inputs.steps
+        return requested
 
-    async def _nameless(self, call: Call, model: ServedModel, fields: dict[str, Any], tail: bytes, wish: Wish) -> Reply:
+    async def _take_nameless(
+        self, call: Call, model: ServedModel, fields: dict[str, Any], tail: bytes, parameters: Parameters
+    ) -> Reply:
         """Answer a request that names no sequence: a fleet step, or the run of a model that carries no state."""
-        form = self._forms.of(model)
-        names = _names(fields)
-        if form.carries and "session_id" not in names:
+        io = self._ios.of(model)
+        if io.carries_state and "session_id" not in _input_names(fields):
             raise NoSequence(model.name)
-        wanted = wanted_outputs(form, fields, wish)
-        inputs = read_inputs(form, fields, tail, self._limits)
+        requested = requested_outputs(io, fields, parameters)
+        inputs = read_inputs(io, fields, tail, self._limits)
         for parameter, given in (
-            ("sequence_start", wish.start),
-            ("sequence_end", wish.end),
-            ("step", wish.number),
-            ("epoch", wish.epoch is not None),
+            ("sequence_start", parameters.start),
+            ("sequence_end", parameters.end),
+            ("step", parameters.number),
+            ("epoch", parameters.epoch is not None),
         ):
             if given:
                 raise Refused(parameter, "needs a sequence_id")
         if inputs.sessions is not None:
-            return await self._fleet(call, model, inputs, wish, wanted)
-        if wish.create:
+            return await self._take_fleet(call, model, inputs.sessions, inputs, parameters, requested)
+        if parameters.create:
             raise Refused("create", "needs an input session_id")
-        return await self._predict(model, inputs, wish, wanted)
+        return await self._predict(model, inputs, parameters, requested)
 
-    async def _fleet(self, call: Call, model: ServedModel, inputs: Inputs, wish: Wish, wanted: Wanted) -> Reply:
+    async def _take_fleet(
+        self,
+        call: Call,
+        model: ServedModel,
+        sessions: list[str],
+        inputs: Inputs,
+        parameters: Parameters,
+        requested: Requested,
+    ) -> Reply:
         """Advance many sequences, each row for itself."""
         if not model.card.streams:
             raise NotStreamable(model.name)
         model.codec.needs_one_tensor("inputs")
-        assert inputs.sessions is not None
-        rows = FleetRows(inputs.sessions, wish.create, inputs.numbers, None)
-        result = await self._fleets.run(
-            model, FleetRequest(rows, [inputs.steps] * inputs.rows, inputs.raw[0], wish.patience), call.tenant
+        request = FleetRequest(
+            model,
+            sessions,
+            [inputs.steps] * inputs.rows,
+            inputs.raw[0],
+            parameters.create,
+            inputs.numbers,
+            patience=parameters.patience,
         )
+        result = await self._fleet.take(call.tenant, request)
         notes = {name: orjson.dumps(value).decode() for name, value in result.notes().items()}
-        form = self._forms.of(model)
         tensor = result.tensor(model.card.outputs[0], inputs.steps)
-        return answer_rows(form, wish.id, wanted, [tensor], {"failed": len(result.errors), **notes})
+        io = self._ios.of(model)
+        return rows_response(io, parameters.id, requested, [tensor], {"failed": len(result.errors), **notes})
 
-    async def _predict(self, model: ServedModel, inputs: Inputs, wish: Wish, wanted: Wanted) -> Reply:
+    async def _predict(self, model: ServedModel, inputs: Inputs, parameters: Parameters, requested: Requested) -> Reply:
         """Run each row as a whole sequence from the initial state; nothing is kept."""
-        chunks = [
-            Chunk(None, raw, inputs.steps) for raw in zip(*map(partial(_rows, inputs.rows), inputs.raw), strict=True)
-        ]
-        await model.batcher.submit(chunks, wish.patience)
-        for chunk in chunks:
-            if chunk.error is not None:
-                raise chunk.error.with_traceback(None)
-        form = self._forms.of(model)
-        tensors = [np.stack([outputs_of(chunk, k) for chunk in chunks]) for k in range(len(form.outputs))]
-        return answer_rows(form, wish.id, wanted, tensors, {})
+        rows = zip(*map(partial(_rows, inputs.rows), inputs.raw), strict=True)
+        results = await self._steps.predict(model, [(raw, inputs.steps) for raw in rows], parameters.patience)
+        io = self._ios.of(model)
+        tensors = [np.stack([output_tensor(result.outputs, k) for result in results]) for k in range(len(io.outputs))]
+        return rows_response(io, parameters.id, requested, tensors, {})
 
 
-def _split(body: bytes, length: bytes | None) -> tuple[dict[str, Any], bytes, bytes]:
-    """Return a body's JSON fields, the bytes that they stand in, and those behind them."""
-    if length is not None:
-        fields, tail = split_head(body, length)
+def infer_at(inference: Inference, parts: list[str]) -> "tuple[OperationOf[Reply], str] | None":
+    """Return the operation, and the model with its version where that is named, of the path of an infer request."""
+    if parts[-1] != "infer" or parts[:3] != ["", "v2", "models"]:
+        return None
+    if len(parts) == 5 and parts[3]:
+        return inference.infer, parts[3]
+    if len(parts) == 7 and parts[3] and parts[4] == "versions" and parts[5].isascii() and parts[5].isdigit():
+        return inference.infer, f"{parts[3]}/{parts[5]}"
+    return None
+
+
+def _split(body: bytes, head_length: bytes | None) -> tuple[dict[str, Any], bytes, bytes]:
+    """Return the fields of a body's JSON head, the bytes of the head, and those behind it."""
+    if head_length is not None:
+        fields, tail = split_head(body, head_length)
         return fields, body[: len(body) - len(tail)], tail
     fields = load_json(body)
     if type(fields) is not dict:
@@ -182,7 +203,7 @@ def _split(body: bytes, length: bytes | None) -> tuple[dict[str, Any], bytes, by
     return fields, body, b""
 
 
-def _names(fields: dict[str, Any]) -> list[Any]:
+def _input_names(fields: dict[str, Any]) -> list[Any]:
     tensors = fields.get("inputs")
     if type(tensors) is not list:
         return []

@@ -8,9 +8,10 @@ import numpy as np
 import orjson
 
 from models.card import StateSpec, TensorSpec
-from service.api.handler import Call, Reply, json_reply
+from service.api.request import Call, Reply, json_reply
 from service.codec.binary import DATATYPE_OF
 from service.oip.errors import UnknownModel, not_ready
+from service.oip.models import served_model
 from service.repository.repository import Repository, ServedModel
 from service.settings import Settings
 
@@ -41,25 +42,25 @@ class Metadata:
         """Tell whether new work is welcome."""
         return (200, [], b"") if self._is_ready() else not_ready("Server")
 
-    async def model_ready(self, call: Call) -> Reply:
+    async def model_ready(self, call: Call, body: bytes) -> Reply:
         """Tell whether a model, or a version of it, takes work."""
         try:
-            model = self.find(call.argument)
+            model = served_model(self._repository, call.argument)
         except UnknownModel:
             return not_ready("Model version")
         if not self._is_ready():
             return not_ready("Model version")
         return json_reply(orjson.dumps({"name": model.name, "ready": True}))
 
-    async def server(self, call: Call) -> Reply:
+    async def server(self, call: Call, body: bytes) -> Reply:
         """Name the server and what it can do."""
         return json_reply(
             orjson.dumps({"name": "cellstream", "version": version("cellstream"), "extensions": EXTENSIONS})
         )
 
-    async def model(self, call: Call) -> Reply:
+    async def model(self, call: Call, body: bytes) -> Reply:
         """Describe a model's inputs and outputs."""
-        model = self.find(call.argument)
+        model = served_model(self._repository, call.argument)
         card = model.card
         described = {
             "name": card.name,
@@ -70,19 +71,9 @@ class Metadata:
         }
         return json_reply(orjson.dumps(described))
 
-    async def config(self, call: Call) -> Reply:
+    async def config(self, call: Call, body: bytes) -> Reply:
         """Describe a model as Triton's model configuration does."""
-        return json_reply(orjson.dumps(self._config(self.find(call.argument))))
-
-    def find(self, argument: str) -> ServedModel:
-        """Return the model of a name, or of a name and a version behind a slash; raises UnknownModel."""
-        name, _, wanted = argument.partition("/")
-        model = self._repository.models.get(name)
-        if wanted and model is not None and str(model.card.version) != wanted:
-            model = self._repository.find_version(name, int(wanted)) if wanted.isdigit() and len(wanted) < 20 else None
-        if model is None:
-            raise UnknownModel(name, wanted or None)
-        return model
+        return json_reply(orjson.dumps(self._config(served_model(self._repository, call.argument))))
 
     def _config(self, model: ServedModel) -> dict[str, Any]:
         card, cpu = model.card, self._settings.provider == "cpu"

@@ -4,25 +4,26 @@ from typing import Any
 
 import orjson
 
-from service.api.handler import Call, Reply, json_reply
+from service.api.request import Call, Reply, json_reply
 from service.codec.codec import kind, load_json
 from service.errors import InvalidInput, ModelControlOff, ModelNotFound
 from service.oip.errors import Refused, UnknownModel
 from service.repository.repository import Repository
 from service.settings import Settings
 
-_BODY = 1 << 20
+MAX_BODY = 1 << 20
+"""Most bytes of a body."""
 
 
-class Control:
+class ModelControl:
     """Answers what the repository holds, and changes what is served; no client gives a path, a file or a config."""
 
     def __init__(self, settings: Settings, repository: Repository) -> None:
         self._settings, self._repository = settings, repository
 
-    async def index(self, call: Call) -> Reply:
+    async def index(self, call: Call, body: bytes) -> Reply:
         """List every model of the repository, or those that are ready."""
-        only_ready = (await _fields(call)).get("ready", False)
+        only_ready = _fields(body).get("ready", False)
         if type(only_ready) is not bool:
             raise InvalidInput("ready", "true or false", kind(only_ready))
         listed = [
@@ -32,10 +33,10 @@ class Control:
         ]
         return json_reply(orjson.dumps(listed))
 
-    async def load(self, call: Call) -> Reply:
+    async def load(self, call: Call, body: bytes) -> Reply:
         """Serve a model's newest version: one that came since, or that had been unloaded."""
-        self._needs_leave()
-        for parameter in _parameters(await _fields(call)):
+        self._check_allowed()
+        for parameter in _parameters(_fields(body)):
             if parameter == "config":
                 raise Refused(parameter, "is not taken: a model's card is its configuration")
             if parameter.startswith("file:"):
@@ -43,10 +44,10 @@ class Control:
         await self._repository.load(call.argument)
         return 200, [], b""
 
-    async def unload(self, call: Call) -> Reply:
+    async def unload(self, call: Call, body: bytes) -> Reply:
         """Take a model out of service; its sessions end."""
-        self._needs_leave()
-        parameters = _parameters(await _fields(call))
+        self._check_allowed()
+        parameters = _parameters(_fields(body))
         dependents = parameters.get("unload_dependents", False)
         if type(dependents) is not bool:
             raise InvalidInput("parameters.unload_dependents", "true or false", kind(dependents))
@@ -56,14 +57,13 @@ class Control:
             raise UnknownModel(call.argument) from exc
         return 200, [], b""
 
-    def _needs_leave(self) -> None:
+    def _check_allowed(self) -> None:
         if not self._settings.model_control:
             raise ModelControlOff
 
 
-async def _fields(call: Call) -> dict[str, Any]:
+def _fields(body: bytes) -> dict[str, Any]:
     """Read a JSON object, for which an empty body stands as well."""
-    body = await call.body(_BODY)
     fields = load_json(body) if body.strip() else {}
     if type(fields) is not dict:
         raise InvalidInput("body", "an object", kind(fields))

@@ -1,4 +1,4 @@
-"""What a request asks for beside its tensors: whose sequence, which step, which outputs, how long it may wait."""
+"""The parameters of a request: which sequence, which step, which outputs, how long it may wait."""
 
 import math
 from typing import Any
@@ -6,20 +6,22 @@ from typing import Any
 from service.codec.codec import kind, whole_number
 from service.errors import InvalidInput
 from service.oip.errors import InvalidRequest, NeedsBinary, Refused, UnexpectedOutput, Unsupported
-from service.oip.model_io import Form, Wanted
-from service.sessions.fleet import NAME_LENGTH, NUMBERED
+from service.oip.model_io import ModelIO
+from service.oip.templates import Requested
+from service.repository.repository import ServedModel
+from service.sessions.names import NAME_LENGTH, NUMBER_PREFIX, name_of_number
+from service.sessions.sequences import SequenceRequest
 
 _MOST_ID = 2**64 - 1
 _SCALARS = {str, int, float, bool}
 
 
-class Wish:
+class Parameters:
     """A request's `id` and `parameters`.
 
-    `name` is the sequence's in the table of sessions, "" where the request is in none, and `shown` as the client wrote
-    it. A number and a string that looks like it are different ids, so the names of numbers begin with a character that
-    no string may. `patience` is in seconds. `booleans` counts the parameters that are true or false. `wanted` are the
-    outputs as the version of the model that reads the request gives them, set once that is known.
+    `name` is the sequence's name among the tenant's sessions, "" where the request is for none, and `shown` as the
+    client wrote it; see `sessions.names` for sequences that are numbers. `number` is the index of the first step, 0 for none.
+    `patience` is in seconds. `booleans` counts the parameters that are true or false.
     """
 
     __slots__ = (
@@ -34,7 +36,6 @@ class Wish:
         "patience",
         "shown",
         "start",
-        "wanted",
     )
 
     def __init__(self, fields: dict[str, Any]) -> None:
@@ -47,7 +48,6 @@ class Wish:
         self.number, self.booleans = 0, 0
         self.epoch: int | None = None
         self.patience = math.inf
-        self.wanted: Wanted = ()
         parameters = fields.get("parameters")
         if parameters is None:
             return
@@ -73,21 +73,26 @@ class Wish:
             else:
                 self._read_other(key, value)
 
-    @property
-    def request(self) -> str:
-        """What tells this request from the sequence's others, where the client gives it an id and no step number."""
-        return request_name(self.id, self.start, self.end)
-
-    @property
-    def known_again(self) -> bool:
-        """Whether it can be told from all others of its sequence, so that it is known when it is sent again."""
-        return bool(self.request or (self.number and not self.start))
+    def sequence_request(self, model: ServedModel, version: str | None) -> SequenceRequest:
+        """Return a sequence's request, whose inputs are still to be read; `version` is the one that it names."""
+        return SequenceRequest(
+            model,
+            version,
+            self.name,
+            self.shown,
+            self.start,
+            self.end,
+            self.number,
+            self.epoch,
+            request_name(self.id, start=self.start, end=self.end),
+            self.patience,
+        )
 
     def _read_sequence(self, value: Any) -> None:
         if type(value) is int and 0 <= value <= _MOST_ID:
             self.shown = str(value)
-            self.name = f"{NUMBERED}{value}" if value else ""
-        elif type(value) is str and len(value) <= NAME_LENGTH and not value.startswith(NUMBERED):
+            self.name = name_of_number(value) if value else ""
+        elif type(value) is str and len(value) <= NAME_LENGTH and not value.startswith(NUMBER_PREFIX):
             self.name = self.shown = value
         else:
             got = "another string" if type(value) is str else "another number" if type(value) is int else kind(value)
@@ -115,42 +120,42 @@ class Wish:
             raise InvalidInput(f"parameters.{key[:64]}", "a string, a number or a boolean", kind(value))
 
 
-def request_name(request_id: str, start: bool, end: bool) -> str:
-    """Return what a request is called by its id and flags, "" where it has no id."""
+def request_name(request_id: str, *, start: bool = False, end: bool = False) -> str:
+    """Return the name of a request that its client may send again: its id and flags, "" where it has no id."""
     return f"{start:d}{end:d}{request_id}" if request_id else ""
 
 
-def wanted_outputs(form: Form, fields: dict[str, Any], wish: Wish) -> Wanted:
-    """Return which outputs a request asks for, and in which form; all of them where it does not say.
+def requested_outputs(io: ModelIO, fields: dict[str, Any], parameters: Parameters) -> Requested:
+    """Return which outputs a request asks for, and in which encoding; all of them where it does not say.
 
     Raises:
         InvalidInput, UnexpectedOutput, NeedsBinary, Unsupported: They cannot be given, or not so.
     """
     asked = fields.get("outputs")
     if not asked and (asked is None or type(asked) is list):
-        wanted = form.all_binary if wish.binary else form.all_json
+        requested = io.all_binary if parameters.binary else io.all_json
     elif type(asked) is not list:
         raise InvalidInput("outputs", "an array of requested outputs", kind(asked))
     else:
-        wanted = tuple(_wanted(form, output, f"outputs[{place}]", wish) for place, output in enumerate(asked))
-        if len({index for index, _ in wanted}) < len(wanted):
-            raise InvalidRequest(f"expected each output once in 'outputs' for model '{form.name}'")
-    for index, binary in wanted:
-        if not binary and not form.outputs[index].in_json:
-            raise NeedsBinary(form.outputs[index].datatype, "output", form.outputs[index].name)
-    return wanted
+        requested = tuple(_requested(io, output, f"outputs[{index}]", parameters) for index, output in enumerate(asked))
+        if len({index for index, _ in requested}) < len(requested):
+            raise InvalidRequest(f"expected each output once in 'outputs' for model '{io.name}'")
+    for index, binary in requested:
+        if not binary and not io.outputs[index].in_json:
+            raise NeedsBinary(io.outputs[index].datatype, "output", io.outputs[index].name)
+    return requested
 
 
-def _wanted(form: Form, output: Any, where: str, wish: Wish) -> tuple[int, bool]:
+def _requested(io: ModelIO, output: Any, where: str, asked: Parameters) -> tuple[int, bool]:
     if type(output) is not dict or type(output.get("name")) is not str:
         raise InvalidInput(where, "an object with a name", kind(output))
-    index = form.output_index.get(output["name"])
+    index = io.output_index.get(output["name"])
     if index is None:
-        raise UnexpectedOutput(output["name"], form.name)
+        raise UnexpectedOutput(output["name"], io.name)
     parameters = output.get("parameters", {})
     if type(parameters) is not dict:
         raise InvalidInput(f"{where}.parameters", "an object", kind(parameters))
-    binary = wish.binary
+    binary = asked.binary
     for key, value in parameters.items():
         if key == "binary_data":
             if type(value) is not bool:

@@ -1,18 +1,20 @@
 """The Open Inference Protocol's routes under /v2, with Triton's extensions."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.handler import Call, Gate, Operation, Reply
-from service.api.routing import BYTES, body_of, response
+from service.api.handler import Handler
+from service.api.request import Call, Endpoint, Operation, OperationOf, Reply
+from service.api.routing import BYTES, answer, body_of, response
 from service.codec.binary import HEAD_LENGTH
-from service.errors import ClientGone, NotFound
+from service.errors import NotFound
 from service.oip.errors import Unsupported, oip_reply
 from service.oip.infer import Inference
 from service.oip.metadata import Metadata
-from service.oip.model_control import Control
+from service.oip.model_control import MAX_BODY, ModelControl
 from service.oip.schemas import (
     ControlRequest,
     IndexedModel,
@@ -26,7 +28,7 @@ from service.oip.schemas import (
     ServerMetadata,
     StatisticsAnswer,
 )
-from service.oip.statistics import Statistics
+from service.oip.statistics import ModelStatistics
 
 _OTHERS = (
     ("GET", "/logging", "the logging extension"),
@@ -52,29 +54,26 @@ _OTHERS = (
         )
     ),
 )
-"""What Triton's clients may ask for and is not done here."""
+"""What Triton's clients may ask for and this service does not support."""
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """The operations of the protocol."""
+    """What answers the protocol's requests."""
 
     inference: Inference
     metadata: Metadata
-    statistics: Statistics
-    control: Control
+    statistics: ModelStatistics
+    control: ModelControl
 
 
-def oip_router(gate: Gate, protocol: Protocol) -> APIRouter:
+def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
     """Return the routes under /v2."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
     metadata, statistics, control = protocol.metadata, protocol.statistics, protocol.control
 
-    async def run(name: str, operation: Operation, argument: str, request: Request) -> Response:
-        try:
-            return response(await gate.run(name, operation, argument, request.scope, request.receive, oip_reply))
-        except ClientGone:
-            return Response(status_code=400)  # nobody is there to read it
+    async def run(operation: Operation, argument: str, request: Request) -> Response:
+        return await answer(handler, operation, argument, request)
 
     @router.get("/health/live", response_class=Response)
     async def server_live() -> Response:
@@ -89,41 +88,54 @@ def oip_router(gate: Gate, protocol: Protocol) -> APIRouter:
     @router.get("", response_model=ServerMetadata, responses=_errors())
     async def server_metadata(request: Request) -> Response:
         """Name the server and its extensions."""
-        return await run("oip_server", metadata.server, "", request)
+        return await run(_operation("oip_server", metadata.server), "", request)
 
     @router.get("/models/stats", response_model=StatisticsAnswer, responses=_errors())
     async def all_statistics(request: Request) -> Response:
         """Give the statistics of every model."""
-        return await run("oip_statistics", statistics.of_all, "", request)
+        return await run(_operation("oip_statistics", statistics.of_all), "", request)
 
-    def of_model(path: str, name: str, operation: Operation, schema: Any, text: str, **documented: Any) -> None:
+    def of_model(path: str, operation: Operation, schema: Any, text: str, **documented: Any) -> None:
         """Add a route about a model, and the same about a version of it."""
 
         async def plain(request: Request, model: str) -> Response:
-            return await run(name, operation, model, request)
+            return await run(operation, model, request)
 
         async def versioned(request: Request, model: str, version: str) -> Response:
             if not (version.isascii() and version.isdigit()):
                 return response(oip_reply(NotFound()))
-            return await run(name, operation, f"{model}/{version}", request)
+            return await run(operation, f"{model}/{version}", request)
 
         for prefix, endpoint in (("/models/{model}", plain), ("/models/{model}/versions/{version}", versioned)):
             router.add_api_route(
                 prefix + path,
                 endpoint,
-                name=f"{name}_{endpoint.__name__}",
+                name=f"{operation.name}_{endpoint.__name__}",
                 summary=text,
                 response_model=schema,
                 **documented,
             )
 
-    of_model("", "oip_model", metadata.model, ModelMetadata, "Describe a model", responses=_errors(404))
-    of_model("/ready", "oip_ready", metadata.model_ready, ModelReady, "Is a model ready", responses=_errors(400))
-    of_model("/config", "oip_config", metadata.config, ModelConfiguration, "Configuration", responses=_errors(404))
-    of_model("/stats", "oip_statistics", statistics.of_model, StatisticsAnswer, "Statistics", responses=_errors(404))
+    of_model("", _operation("oip_model", metadata.model), ModelMetadata, "Describe a model", responses=_errors(404))
+    of_model(
+        "/ready", _operation("oip_ready", metadata.model_ready), ModelReady, "Is a model ready", responses=_errors(400)
+    )
+    of_model(
+        "/config",
+        _operation("oip_config", metadata.config),
+        ModelConfiguration,
+        "Configuration",
+        responses=_errors(404),
+    )
+    of_model(
+        "/stats",
+        _operation("oip_statistics", statistics.of_model),
+        StatisticsAnswer,
+        "Statistics",
+        responses=_errors(404),
+    )
     of_model(
         "/infer",
-        "infer",
         protocol.inference.infer,
         InferResponse,
         "Advance sequences, or run whole ones",
@@ -140,7 +152,7 @@ def oip_router(gate: Gate, protocol: Protocol) -> APIRouter:
     )
     async def repository_index(request: Request) -> Response:
         """List the models of the repository, served or not."""
-        return await run("oip_index", control.index, "", request)
+        return await run(_operation("oip_index", control.index, MAX_BODY), "", request)
 
     @router.post(
         "/repository/models/{model}/load",
@@ -150,7 +162,7 @@ def oip_router(gate: Gate, protocol: Protocol) -> APIRouter:
     )
     async def load_model(request: Request, model: str) -> Response:
         """Serve a model's newest version, where the service was started with --model-control."""
-        return await run("oip_load", control.load, model, request)
+        return await run(_operation("oip_load", control.load, MAX_BODY), model, request)
 
     @router.post(
         "/repository/models/{model}/unload",
@@ -160,20 +172,27 @@ def oip_router(gate: Gate, protocol: Protocol) -> APIRouter:
     )
     async def unload_model(request: Request, model: str) -> Response:
         """Take a model out of service, where the service was started with --model-control; its sessions end."""
-        return await run("oip_unload", control.unload, model, request)
+        return await run(_operation("oip_unload", control.unload, MAX_BODY), model, request)
 
     for method, path, what in _OTHERS:
         router.add_api_route(path, _refusing(run, what), methods=[method], include_in_schema=False)
     return router
 
 
-def _refusing(run: Any, what: str) -> Any:
-    async def refuse(call: Call) -> Reply:
+def _operation(name: str, endpoint: Endpoint, body_limit: int | None = None) -> Operation:
+    return OperationOf(name, endpoint, oip_reply, body_limit)
+
+
+def _refusing(run: Callable[[Operation, str, Request], Awaitable[Response]], what: str) -> Any:
+    """Return a route that tells that something is not supported."""
+
+    async def refuse(call: Call, body: bytes) -> Reply:
         raise Unsupported(what)
 
+    operation = _operation("oip_unsupported", refuse)
+
     async def refused(request: Request) -> Response:
-        answer: Response = await run("oip_unsupported", refuse, "", request)
-        return answer
+        return await run(operation, "", request)
 
     return refused
 

@@ -10,67 +10,67 @@ from typing import Any
 
 import orjson
 
-from service.api.handler import Call, Reply, json_reply
-from service.engine.statistics import Runs
-from service.oip.metadata import Metadata
+from service.api.request import Call, Reply, json_reply
+from service.engine.statistics import RunDurations
+from service.oip.models import served_model
 from service.repository.repository import Repository, ServedModel
 
 
-class Statistics:
+class ModelStatistics:
     """Answers how the models have done."""
 
-    def __init__(self, repository: Repository, metadata: Metadata, clock: Callable[[], float]) -> None:
-        self._repository, self._metadata, self._clock = repository, metadata, clock
+    def __init__(self, repository: Repository, clock: Callable[[], float]) -> None:
+        self._repository, self._clock = repository, clock
 
-    async def of_all(self, call: Call) -> Reply:
+    async def of_all(self, call: Call, body: bytes) -> Reply:
         """Give the statistics of every model."""
         return self._reply(list(self._repository.models.values()))
 
-    async def of_model(self, call: Call) -> Reply:
+    async def of_model(self, call: Call, body: bytes) -> Reply:
         """Give the statistics of one model."""
-        return self._reply([self._metadata.find(call.argument)])
+        return self._reply([served_model(self._repository, call.argument)])
 
     def _reply(self, models: list[ServedModel]) -> Reply:
         return json_reply(orjson.dumps({"model_stats": [self._of(model) for model in models]}))
 
     def _of(self, model: ServedModel) -> dict[str, Any]:
-        tally = model.batcher.tally
-        answered = tally.succeeded.count + tally.failed.count
-        last = time.time() - (self._clock() - tally.last) if answered else 0.0
+        counts = model.batcher.statistics
+        answered = counts.succeeded.count + counts.failed.count
+        last = time.time() - (self._clock() - counts.last) if answered else 0.0
         return {
             "name": model.name,
             "version": str(model.card.version),
             "last_inference": round(last * 1000),
-            "inference_count": sum(size * runs.count for size, runs in tally.runs.items()),
-            "execution_count": sum(runs.count for runs in tally.runs.values()),
+            "inference_count": sum(size * runs.count for size, runs in counts.runs.items()),
+            "execution_count": sum(runs.count for runs in counts.runs.values()),
             "inference_stats": {
-                "success": _span(tally.succeeded.count, tally.succeeded.seconds),
-                "fail": _span(tally.failed.count, tally.failed.seconds),
-                "queue": _span(tally.waited.count, tally.waited.seconds),
-                "compute_input": _of_rows(tally.runs, lambda runs: runs.filling),
-                "compute_infer": _of_rows(tally.runs, lambda runs: runs.running),
-                "compute_output": _of_rows(tally.runs, lambda runs: runs.settling),
-                "cache_hit": _span(0, 0.0),
-                "cache_miss": _span(0, 0.0),
+                "success": _duration(counts.succeeded.count, counts.succeeded.seconds),
+                "fail": _duration(counts.failed.count, counts.failed.seconds),
+                "queue": _duration(counts.waited.count, counts.waited.seconds),
+                "compute_input": _of_rows(counts.runs, lambda runs: runs.filling),
+                "compute_infer": _of_rows(counts.runs, lambda runs: runs.running),
+                "compute_output": _of_rows(counts.runs, lambda runs: runs.settling),
+                "cache_hit": _duration(0, 0.0),
+                "cache_miss": _duration(0, 0.0),
             },
             "response_stats": {},
             "batch_stats": [
                 {
                     "batch_size": size,
-                    "compute_input": _span(runs.count, runs.filling),
-                    "compute_infer": _span(runs.count, runs.running),
-                    "compute_output": _span(runs.count, runs.settling),
+                    "compute_input": _duration(runs.count, runs.filling),
+                    "compute_infer": _duration(runs.count, runs.running),
+                    "compute_output": _duration(runs.count, runs.settling),
                 }
-                for size, runs in sorted(tally.runs.items())
+                for size, runs in sorted(counts.runs.items())
             ],
             "memory_usage": [{"type": "CPU", "id": 0, "byte_size": model.memory}],
         }
 
 
-def _span(count: int, seconds: float) -> dict[str, int]:
+def _duration(count: int, seconds: float) -> dict[str, int]:
     return {"count": count, "ns": round(seconds * 1e9)}
 
 
-def _of_rows(sizes: dict[int, Runs], part: Callable[[Runs], float]) -> dict[str, int]:
+def _of_rows(sizes: dict[int, RunDurations], part: Callable[[RunDurations], float]) -> dict[str, int]:
     rows = sum(size * runs.count for size, runs in sizes.items())
-    return _span(rows, sum(size * part(runs) for size, runs in sizes.items()))
+    return _duration(rows, sum(size * part(runs) for size, runs in sizes.items()))

@@ -1,45 +1,55 @@
-"""Templates: what a request says beside its numbers, remembered, as a client says it again with every step.
+"""Templates: what a request says beside its numbers and its id, cached, as a client repeats it with every step.
 
-A request in the middle of a sequence differs from the one before it only in its numbers. So it is read by what stands
-around them: where those bytes are known, only the numbers are. That is no guess: what stands around them is remembered
-only where a body with another array there, and another id, has been seen to read the same but for these.
+A request in the middle of a sequence differs from the one before it only in its numbers and its id. The bytes around
+these are looked up, and only the numbers are read. A template is stored only after a body with another array and
+another id in it has been shown to read the same but for these.
 """
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from service.codec.codec import Codec, load_json
 from service.errors import MalformedJson
 
-if TYPE_CHECKING:
-    from service.oip.parameters import Wish
-
 _MOST = 8192
 _LONGEST = 2048
-"""Most bytes around the numbers of a request that is remembered."""
+"""Most bytes around the numbers of a request whose template is stored."""
 _KEYS = b'"data":[', b'"data": ['
 _ID = b'{"id":"'
 _PROBE = b'["another"]'
 
 
-class Templates:
-    """The requests of one model that were read before and bring one step, by the bytes around their numbers.
+Requested = tuple[tuple[int, bool], ...]
+"""The outputs that a request asks for, by index, and whether each is to be binary."""
 
-    Their id, where it is the first thing that they say, may be another every time. Requests with a step number or a
-    flag do not come again, and are not remembered.
+
+class Template(NamedTuple):
+    """What the parameters and requested outputs of a request say; the fields are those of `Parameters`."""
+
+    sequence: str
+    shown: str
+    epoch: int | None
+    patience: float
+    requested: Requested
+
+
+class Templates:
+    """The templates of one model's requests that bring one step and have neither flags nor a step number.
+
+    They are found by the bytes around their numbers, without their id where that is the first field.
     """
 
     def __init__(self, codec: Codec, pack_step: Callable[..., bytes] | None) -> None:
         self._is_raw_step, self._pack_step = codec.is_raw_step, pack_step
-        self._known: dict[tuple[bytes, bytes], Wish] = {}
+        self._known: dict[tuple[bytes, bytes], Template] = {}
 
-    def learn(self, wish: "Wish", fields: dict[str, Any], head: bytes, tail: bytes) -> None:
-        """Remember a request of one input that was found to be good and to bring one step."""
-        request_id, rest = _without_id(head)
-        if wish.start or wish.end or wish.number or wish.id != request_id or rest[:1] != b"{":
+    def learn(self, template: Template, request_id: str, fields: dict[str, Any], head: bytes, tail: bytes) -> None:
+        """Store the template of a valid request of one step of the one input."""
+        found_id, rest = _without_id(head)
+        if request_id != found_id or rest[:1] != b"{":
             return
         start, end = (len(rest), len(rest)) if tail else _numbers(rest)
         key = rest[:start], rest[end:]
@@ -56,10 +66,10 @@ class Templates:
             return
         if len(self._known) >= _MOST:
             del self._known[next(iter(self._known))]
-        self._known[key] = wish
+        self._known[key] = template
 
-    def read(self, body: bytes, length: bytes | None) -> "tuple[Wish, bytes, str] | None":
-        """Return what a request asks for, its one step as raw bytes, and its id, where it is known; else None."""
+    def read(self, body: bytes, length: bytes | None) -> tuple[Template, bytes, str] | None:
+        """Return a request's template, its one step as raw bytes, and its id; None where there is no template."""
         tail = b""
         if length is not None:
             if not length.isdigit() or len(length) > 12:
@@ -70,23 +80,23 @@ class Templates:
             body, tail = body[:size], body[size:]
         request_id, rest = _without_id(body)
         if tail:
-            wish = self._known.get((rest, b""))
-            return (wish, tail, request_id) if wish is not None and self._is_raw_step(tail) else None
+            template = self._known.get((rest, b""))
+            return (template, tail, request_id) if template is not None and self._is_raw_step(tail) else None
         start, end = _numbers(rest)
-        wish = self._known.get((rest[:start], rest[end:]))
-        if wish is None or self._pack_step is None:
+        template = self._known.get((rest[:start], rest[end:]))
+        if template is None or self._pack_step is None:
             return None
         text = rest[start:end]
         if b"u" in text or b"f" in text:  # true and false would pack as numbers
             return None
         try:
-            return wish, self._pack_step(*orjson.loads(text)), request_id
+            return template, self._pack_step(*orjson.loads(text)), request_id
         except (orjson.JSONDecodeError, TypeError, struct.error, OverflowError):
             return None
 
 
 def _numbers(body: bytes) -> tuple[int, int]:
-    """Return where the first array that is called data begins and ends, if it has no arrays in it; 0 for none."""
+    """Return where the first array under the key data begins and ends, if it holds no arrays; 0, 0 for none."""
     for key in _KEYS:
         found = body.find(key)
         if found >= 0:
@@ -96,7 +106,7 @@ def _numbers(body: bytes) -> tuple[int, int]:
 
 
 def _without_id(head: bytes) -> tuple[str, bytes]:
-    """Return the id with which a head begins, if it is of plain characters, and the head as it were without."""
+    """Return the id that a head begins with, if it is of plain characters, and the head without it."""
     if head.startswith(_ID):
         end = head.find(b'"', len(_ID))
         text = head[len(_ID) : end]

@@ -19,9 +19,9 @@ from service.oip.errors import (
     WrongShape,
     WrongSize,
 )
-from service.oip.model_io import Form
-from service.oip.parameters import Wish
-from service.sessions.fleet import NAME_LENGTH, NUMBERED
+from service.oip.model_io import ModelIO
+from service.oip.parameters import Parameters
+from service.sessions.names import NAME_LENGTH, NUMBER_PREFIX, name_of_number
 
 SESSIONS, STEPS = "session_id", "step"
 """Inputs that make a request a fleet step: whose row each is, and the number of its first step, 0 for none."""
@@ -47,31 +47,35 @@ class Limits(NamedTuple):
     elements: int
 
 
-def read_step(form: Form, fields: dict[str, Any], head: bytes, tail: bytes, wish: Wish) -> bytes | None:
+def read_step(io: ModelIO, fields: dict[str, Any], head: bytes, tail: bytes, asked: Parameters) -> bytes | None:
     """Return the one step of one sequence that a request brings in its commonest forms, None in any other."""
     tensors = fields.get("inputs")
     if type(tensors) is not list or len(tensors) != 1 or type(tensors[0]) is not dict:
         return None
-    tensor, spec = tensors[0], form.inputs[0]
+    tensor, spec = tensors[0], io.inputs[0]
     shape = tensor.get("shape")
     if shape != spec.step_shape or tensor.get("name") != spec.name or tensor.get("datatype") != spec.datatype:
         return None
-    if set(map(type, shape)) != {int} or len(tensor) != 4 or len(form.inputs) != 1:
+    if set(map(type, shape)) != {int} or len(tensor) != 4 or len(io.inputs) != 1:
         return None
     if tail:
         parameters = tensor.get("parameters")
         ours = parameters == {"binary_data_size": len(tail)} and type(parameters["binary_data_size"]) is int
-        return tail if ours and form.codec.is_raw_step(tail) else None
+        return tail if ours and io.codec.is_raw_step(tail) else None
     data = tensor.get("data")
-    if form.pack_step is None or type(data) is not list or head.count(b"true") + head.count(b"false") != wish.booleans:
+    if (
+        io.pack_step is None
+        or type(data) is not list
+        or head.count(b"true") + head.count(b"false") != parameters.booleans
+    ):
         return None
     try:  # packing checks the numbers' kind, count and range
-        return form.pack_step(*data)
+        return io.pack_step(*data)
     except (TypeError, struct.error, OverflowError):
         return None
 
 
-def read_inputs(form: Form, fields: dict[str, Any], tail: bytes, limits: Limits) -> Inputs:
+def read_inputs(io: ModelIO, fields: dict[str, Any], tail: bytes, limits: Limits) -> Inputs:
     """Read all tensors of a request.
 
     Raises:
@@ -80,18 +84,18 @@ def read_inputs(form: Form, fields: dict[str, Any], tail: bytes, limits: Limits)
     tensors = fields.get("inputs")
     if type(tensors) is not list or not tensors:
         raise InvalidInput("inputs", "an array of at least one tensor", kind(tensors))
-    reader = _Reader(form, tail, limits)
-    for place, tensor in enumerate(tensors):
-        reader.read(tensor, f"inputs[{place}]")
+    reader = _Reader(io, tail, limits)
+    for index, tensor in enumerate(tensors):
+        reader.read(tensor, f"inputs[{index}]")
     return reader.result()
 
 
-def read_raw(form: Form, body: bytes, limits: Limits) -> Inputs:
+def read_raw(io: ModelIO, body: bytes, limits: Limits) -> Inputs:
     """Read a body that is the one input's bytes and nothing else: one sequence."""
-    if len(form.inputs) != 1:
-        raise InvalidRequest(f"a raw request needs a model with one input, and '{form.name}' has {len(form.inputs)}")
-    tensor = form.inputs[0]
-    array = form.codec.checked(body, "body", limits.elements)
+    if len(io.inputs) != 1:
+        raise InvalidRequest(f"a raw request needs a model with one input, and '{io.name}' has {len(io.inputs)}")
+    tensor = io.inputs[0]
+    array = io.codec.checked(body, "body", limits.elements)
     if len(array) > limits.steps:
         raise InvalidInput(f"input '{tensor.name}'", f"at most {limits.steps} steps", f"{len(array)}")
     return Inputs(1, len(array), (body,))
@@ -100,8 +104,8 @@ def read_raw(form: Form, body: bytes, limits: Limits) -> Inputs:
 class _Reader:
     """Reads one tensor after the other; raw bytes are taken off `tail` in their order."""
 
-    def __init__(self, form: Form, tail: bytes, limits: Limits) -> None:
-        self._form, self._tail, self._at, self._limits = form, tail, 0, limits
+    def __init__(self, io: ModelIO, tail: bytes, limits: Limits) -> None:
+        self._io, self._tail, self._at, self._limits = io, tail, 0, limits
         self._raw: dict[str, bytes] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._sessions: list[str] | None = None
@@ -119,7 +123,7 @@ class _Reader:
             raise InvalidInput(f"{where}.shape", "an array of lengths", kind(shape))
         if name in self._raw:
             raise InvalidInput(f"{where}.name", "each input once", "the same one again")
-        index = self._form.input_index.get(name)
+        index = self._io.input_index.get(name)
         if index is not None:
             self._raw[name] = self._read_input(index, tensor, datatype, shape, where)
         elif name == SESSIONS and self._sessions is None:
@@ -127,33 +131,33 @@ class _Reader:
         elif name == STEPS and self._numbers is None:
             self._numbers = self._read_numbers(tensor, datatype, shape, where)
         else:
-            raise UnexpectedInput(name, self._form.name)
+            raise UnexpectedInput(name, self._io.name)
 
     def result(self) -> Inputs:
         """Return what was read, once all of it fits together."""
-        form = self._form
+        io = self._io
         if self._at != len(self._tail):
-            raise TooManyBytes(form.name)
-        names = [tensor.name for tensor in form.inputs]
+            raise TooManyBytes(io.name)
+        names = [tensor.name for tensor in io.inputs]
         if len(self._raw) < len(names):
-            raise MissingInputs(form.name, names, list(self._raw))
+            raise MissingInputs(io.name, names, list(self._raw))
         shapes = set(self._shapes.values())
         if len(shapes) > 1:
             raise InvalidInput("inputs", "as many rows and steps of each input", " and ".join(map(str, sorted(shapes))))
         rows, steps = shapes.pop()
         if self._numbers is not None and self._sessions is None:
-            raise UnexpectedInput(STEPS, form.name)
+            raise UnexpectedInput(STEPS, io.name)
         for name, values in ((SESSIONS, self._sessions), (STEPS, self._numbers)):
             if values is not None and len(values) != rows:
-                raise WrongShape(name, form.name, [rows], [len(values)])
+                raise WrongShape(name, io.name, [rows], [len(values)])
         return Inputs(rows, steps, tuple(self._raw[name] for name in names), self._sessions, self._numbers)
 
     def _read_input(self, index: int, tensor: Any, datatype: str, shape: list[int], where: str) -> bytes:
-        form, spec = self._form, self._form.inputs[index]
+        io, spec = self._io, self._io.inputs[index]
         if datatype != spec.datatype:
-            raise WrongDatatype(spec.name, form.name, spec.datatype, datatype)
+            raise WrongDatatype(spec.name, io.name, spec.datatype, datatype)
         if len(shape) != 2 + len(spec.spec.shape) or tuple(shape[2:]) != spec.spec.shape or 0 in shape[:2]:
-            raise WrongShape(spec.name, form.name, [-1, -1, *spec.spec.shape], shape)
+            raise WrongShape(spec.name, io.name, [-1, -1, *spec.spec.shape], shape)
         rows, steps = self._shapes[spec.name] = shape[0], shape[1]
         if rows * steps > self._limits.steps:
             raise InvalidInput(f"{where}.shape", f"at most {self._limits.steps} steps in all", f"{rows * steps}")
@@ -164,12 +168,12 @@ class _Reader:
             if not spec.in_json:
                 raise NeedsBinary(spec.datatype, "input", spec.name)
             flat = _flat(tensor["data"], shape, f"{where}.data")
-            raw = form.codec.pack_flat(flat, f"{where}.data", index)
+            raw = io.codec.pack_flat(flat, f"{where}.data", index)
         else:
             raw = self._take(tensor, spec.name, where)
             if len(raw) != rows * steps * spec.step_bytes:
-                raise WrongSize(spec.name, form.name, rows * steps * spec.step_bytes, len(raw))
-        form.codec.checked(raw, where, self._limits.elements, index)
+                raise WrongSize(spec.name, io.name, rows * steps * spec.step_bytes, len(raw))
+        io.codec.checked(raw, where, self._limits.elements, index)
         return raw
 
     def _read_sessions(self, tensor: Any, datatype: str, shape: list[int], where: str) -> list[str]:
@@ -179,23 +183,23 @@ class _Reader:
             numbers = self._integers(tensor, SESSIONS, count, "Q", where)
             if 0 in numbers:
                 raise InvalidInput(where, "ids from 1 to 2^64 - 1", "0")
-            return [f"{NUMBERED}{number}" for number in numbers]
+            return [name_of_number(number) for number in numbers]
         if datatype != "BYTES":
-            raise WrongDatatype(SESSIONS, self._form.name, "BYTES", datatype)
+            raise WrongDatatype(SESSIONS, self._io.name, "BYTES", datatype)
         if _source(tensor, where) == "data":
             names = _flat(tensor["data"], shape, f"{where}.data")
         else:
             names = _strings(self._take(tensor, SESSIONS, where), count, where)
         if set(map(type, names)) != {str} or not all(names) or max(map(len, names)) > NAME_LENGTH:
             raise InvalidInput(where, f"ids or names of 1 to {NAME_LENGTH} characters", "others")
-        if any(name.startswith(NUMBERED) for name in names):
+        if any(name.startswith(NUMBER_PREFIX) for name in names):
             raise InvalidInput(where, "ids or names that do not begin with U+001F", "one that does")
         return names
 
     def _read_numbers(self, tensor: Any, datatype: str, shape: list[int], where: str) -> list[int | None]:
         """Read the number of each row's first step."""
         if datatype != "INT64":
-            raise WrongDatatype(STEPS, self._form.name, "INT64", datatype)
+            raise WrongDatatype(STEPS, self._io.name, "INT64", datatype)
         numbers = self._integers(tensor, STEPS, self._count(STEPS, shape), "q", where)
         if min(numbers) < 0:
             raise InvalidInput(where, "step numbers, or 0 for none", "a negative number")
@@ -203,7 +207,7 @@ class _Reader:
 
     def _count(self, name: str, shape: list[int]) -> int:
         if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) or not shape[0]:
-            raise WrongShape(name, self._form.name, [-1], shape)
+            raise WrongShape(name, self._io.name, [-1], shape)
         if shape[0] > self._limits.steps:
             raise InvalidInput(f"input '{name}'", f"at most {self._limits.steps} rows", "more")
         return shape[0]
@@ -220,7 +224,7 @@ class _Reader:
             raise InvalidInput(f"{where}.data", "whole numbers of the datatype's range", "others")
         raw = self._take(tensor, name, where)
         if len(raw) != 8 * count:
-            raise WrongSize(name, self._form.name, 8 * count, len(raw))
+            raise WrongSize(name, self._io.name, 8 * count, len(raw))
         return list(struct.unpack(packing, raw))
 
     def _take(self, tensor: Any, name: str, where: str) -> bytes:
@@ -230,7 +234,7 @@ class _Reader:
             raise InvalidInput(f"{where}.parameters.binary_data_size", "a number of bytes", kind(size))
         left = len(self._tail) - self._at
         if size > left:
-            raise TooFewBytes(name, self._form.name, size - left)
+            raise TooFewBytes(name, self._io.name, size - left)
         self._at += size
         return self._tail[self._at - size : self._at]
 

@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from models.card import ModelCard
 from service.engine.arena import INITIAL, Arena, row_bytes
-from service.engine.runner import Engine
+from service.engine.runner import Runner
 from service.errors import ArtefactRefused
 
 PROOF_SLOTS = (1_000, 100_000)
@@ -27,7 +27,7 @@ def prove_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -
     """
     small, large = PROOF_SLOTS
     large = max(small, min(large, _PROOF_MEMORY // max(row_bytes(card.states), 1)))
-    engines = [Engine(session, card, Arena(card.states, slots)) for slots in (small, large)]
+    engines = [Runner(session, card, Arena(card.states, slots)) for slots in (small, large)]
     try:
         _prove_other_rows_stay(engines[0], path)
         if large < 10 * small:
@@ -46,7 +46,7 @@ def prove_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -
     )
 
 
-def _prove_other_rows_stay(engine: Engine, path: Path) -> None:
+def _prove_other_rows_stay(engine: Runner, path: Path) -> None:
     arena, random = engine.arena, np.random.default_rng(0)
     for rows in arena.rows.values():
         filler: Any = random.uniform(-1, 1, rows.shape) if rows.dtype.kind == "f" else random.integers(0, 2, rows.shape)
@@ -56,7 +56,7 @@ def _prove_other_rows_stay(engine: Engine, path: Path) -> None:
     for view in binding.inputs:
         view[:] = 0
     written = [11, 13][: binding.batch]
-    binding.set_slots([INITIAL, 7][: binding.batch], written)
+    binding.set_rows([INITIAL, 7][: binding.batch], written, None)
     engine.run(binding)
     for name, rows in arena.rows.items():
         others = np.delete(np.arange(len(rows)), written)

@@ -15,7 +15,8 @@ from models.card import CARD_KEY, ModelCard, SealError, TensorSpec, check_seal
 from service.codec.codec import Codec
 from service.engine.arena import RESERVED, Arena, row_bytes
 from service.engine.batcher import Batcher
-from service.engine.runner import Engine
+from service.engine.runner import Runner
+from service.engine.work import Committer
 from service.errors import (
     ArtefactRefused,
     ModelNotFound,
@@ -60,7 +61,7 @@ class ServedModel:
     is when its last sessions are ended, where a newer version has taken its place; `retired` that this has been done.
     """
 
-    def __init__(self, card: ModelCard, engine: Engine, batcher: Batcher, codec: Codec, max_sessions: int) -> None:
+    def __init__(self, card: ModelCard, engine: Runner, batcher: Batcher, codec: Codec, max_sessions: int) -> None:
         self.card, self.engine, self.batcher, self.codec = card, engine, batcher, codec
         self.arena = engine.arena
         self.max_sessions = max_sessions
@@ -89,9 +90,9 @@ class ServedModel:
     def counts(self) -> dict[str, int]:
         """Return the numbers that metrics show of a model."""
         return {
-            "steps": self.batcher.row_steps,
-            "runs": self.batcher.runs,
-            "rows": self.batcher.rows,
+            "steps": self.batcher.statistics.row_steps,
+            "runs": self.batcher.statistics.run_count,
+            "rows": self.batcher.statistics.rows,
             "sessions_created": self.sessions_created,
             "sessions_expired": self.sessions_expired,
             "sessions_lost": 0,
@@ -120,8 +121,8 @@ class Repository:
     wait for memory. Models in `_unloaded` stay out until somebody loads them.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
-        self._settings, self._clock = settings, clock
+    def __init__(self, settings: Settings, committer: Committer, clock: Callable[[], float]) -> None:
+        self._settings, self._committer, self._clock = settings, committer, clock
         self.models: dict[str, ServedModel] = {}
         self._leaving: list[ServedModel] = []
         self._share = 0
@@ -295,14 +296,15 @@ class Repository:
             raise NoRoomYet(f"{path}: its states need {slots * row} bytes of memory, but {free} are free for now")
         if settings.provider == "cpu":
             prove_in_place(session, card, path)
-        engine = Engine(session, card, Arena(card.states, slots, settings.provider))
+        engine = Runner(session, card, Arena(card.states, slots, settings.provider))
         costs = engine.measure()
         turn = settings.turn_ms / 1000
         inline = settings.provider == "cpu" and card.streams and costs.of(min(card.max_batch, 64), 1) <= turn
         batcher = Batcher(
             engine,
             costs,
-            turn=turn,
+            self._committer,
+            round_seconds=turn,
             inline=inline,
             queue_limit=settings.queue_limit,
             deadline=settings.deadline,

@@ -1,62 +1,52 @@
-"""The fleet step: many sessions advanced by one request, each row for itself."""
+"""The fleet step: many sessions of one model advanced by one request, each row for itself."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import orjson
 
 from models.card import TensorSpec
-from service.api.handler import Call, Reply, json_reply
-from service.codec.binary import DATATYPE_OF, HEAD_LENGTH, declared_shape, split_head
-from service.codec.codec import kind, load_json, outputs_of, to_json, whole_number
-from service.engine.work import SHORT, Chunk, FleetStep
-from service.errors import InvalidInput, NotStreamable, ServiceError, SessionBusy
-from service.repository.repository import Repository, ServedModel
+from service.engine.chunk import SHORT, Chunk
+from service.engine.fleet_step import FleetStep
+from service.engine.outputs import output_tensor
+from service.errors import InvalidInput, NotStreamable, ServiceError
+from service.repository.repository import ServedModel
 from service.sessions.session import Session
+from service.sessions.steps import Steps
 from service.sessions.table import SessionTable
-from service.settings import Settings
-
-NAME_LENGTH = 128
-NUMBERED = "\x1f"
-"""Begins the names of sequences that a client calls by a number; no name that it chooses itself may."""
-_FIELDS = ("sessions", "inputs", "steps", "epochs", "create")
-
-
-@dataclass(slots=True)
-class FleetRows:
-    """Which sessions a request names; `numbers` and `epochs` are their steps' and its own where it gives any."""
-
-    keys: list[str]
-    create: bool
-    numbers: list[int | None] | None
-    epochs: list[int | None] | None
-
-    def order(self, row: int) -> tuple[int, int | None]:
-        """Return a row's step number, 0 for none, and its epoch."""
-        number = self.numbers[row] if self.numbers is not None else None
-        return number or 0, self.epochs[row] if self.epochs is not None else None
 
 
 @dataclass(slots=True)
 class FleetRequest:
-    """What was asked: for each row a session's id or name, and its steps; `raw` holds all rows' inputs in order."""
+    """A row for each session: its id or name in `keys`, its number of steps in `steps`, and its inputs.
 
-    rows: FleetRows
+    `raw` holds the inputs of all rows, one behind the other, each (steps, *shape). `numbers` gives the index of each
+    row's first step, None for a row without one; `epochs` likewise each session's epoch; both are None where no row has
+    one. `create` opens a session under each name that has none. The request waits for at most `patience` seconds.
+    """
+
+    model: ServedModel
+    keys: list[str]
     steps: list[int]
     raw: bytes
+    create: bool = False
+    numbers: list[int | None] | None = None
+    epochs: list[int | None] | None = None
     patience: float = math.inf
-    """Seconds that it may wait for its turn."""
 
-    @property
-    def keys(self) -> list[str]:
-        return self.rows.keys
+    def number(self, row: int) -> int:
+        """Return the index of a row's first step, 0 where it is unnumbered."""
+        return (self.numbers[row] or 0) if self.numbers is not None else 0
 
-    def row_inputs(self, rows: Sequence[int]) -> list[bytes]:
+    def epoch(self, row: int) -> int | None:
+        """Return the epoch that a row's session is expected in, None for any."""
+        return self.epochs[row] if self.epochs is not None else None
+
+    def inputs(self, rows: Sequence[int]) -> list[bytes]:
         """Return the inputs of some rows."""
         size = len(self.raw) // sum(self.steps)
         ends = [count * size for count in accumulate(self.steps, initial=0)]
@@ -65,93 +55,55 @@ class FleetRequest:
 
 @dataclass(slots=True)
 class FleetResult:
-    """What came of it: for each row its outputs (steps, *shape) and last step, or its error."""
+    """For each row its outputs (steps, *shape) and its session's step after it, or None and, by row, its error.
 
-    steps: list[int | None]
+    `outputs` is one array (rows, steps, *shape) where every row was taken and all were run together. `replayed` and
+    `created` list the rows that were given a stored answer, and those whose sessions were opened by the request.
+    """
+
+    last_steps: list[int | None]
     outputs: list[np.ndarray | None] | np.ndarray
-    """One array (rows, steps, *shape) where every row was taken in one piece."""
     errors: dict[int, ServiceError]
     replayed: list[int] = field(default_factory=list)
     created: list[int] = field(default_factory=list)
 
     def tensor(self, spec: TensorSpec, steps: int) -> np.ndarray:
-        """Return the outputs of equally long rows as one array; a row that was not taken is NaN, 0 among integers."""
+        """Return the outputs of equally long rows as one array; NaN in a row that was not taken, 0 among integers."""
         if isinstance(self.outputs, np.ndarray):
             return self.outputs
         tensor = np.zeros((len(self.outputs), steps, *spec.shape), np.dtype(spec.dtype))
         if tensor.dtype.kind == "f":
-            tensor[:] = np.nan  # a row that was not taken has no numbers, and zeros would look like some
+            tensor[:] = np.nan  # zeros would look like outputs
         for row, outputs in enumerate(self.outputs):
             if outputs is not None:
                 tensor[row] = outputs
         return tensor
 
     def notes(self) -> dict[str, object]:
-        """Return what JSON says beside the outputs."""
+        """Return what a response says beside the outputs."""
         errors = [{"row": row, **error.body()} for row, error in sorted(self.errors.items())]
-        return {"steps": self.steps, "replayed": self.replayed, "created": self.created, "errors": errors}
+        return {"steps": self.last_steps, "replayed": self.replayed, "created": self.created, "errors": errors}
 
 
-class Fleets:
-    """Reads fleet requests, JSON or framed, and answers them in kind."""
+class Fleet:
+    """Advances many sessions at once."""
 
-    def __init__(self, settings: Settings, repository: Repository, sessions: SessionTable) -> None:
-        self._settings, self._repository, self._sessions = settings, repository, sessions
+    def __init__(self, table: SessionTable, steps: Steps, idle_limit: float) -> None:
+        """Take the idle limit, in seconds, of the sessions that a request creates."""
+        self._table, self._steps, self._idle_limit = table, steps, idle_limit
 
-    async def step(self, call: Call) -> Reply:
-        """Advance many sessions of one model: read → find → run → answer."""
-        model = self._repository.find(call.argument)
+    async def take(self, tenant: str, request: FleetRequest) -> FleetResult:
+        """Advance the sessions that a request names; a row that fails does not touch the others.
+
+        Raises:
+            NotStreamable: The model has no sessions.
+            QueueFull, ShuttingDown: No row was taken.
+        """
+        model = request.model
         if not model.card.streams:
             raise NotStreamable(model.name)
-        body = await call.body(self._settings.predict_body)
-        model = self._repository.find(call.argument)  # which may be a newer version, now that the body is here
-        length = call.headers.get(HEAD_LENGTH)
-        model.codec.needs_one_tensor("body")
-        request = await self._read_json(model, body) if length is None else self._read_frame(model, body, length)
-        result = await self.run(model, request, call.tenant)
-        return _json_answer(result) if length is None else _framed_answer(model, request, result)
-
-    async def _read_json(self, model: ServedModel, body: bytes) -> FleetRequest:
-        """Read {"sessions": [id or name, …], "inputs": [chunk, …], "steps": [n, …], "create": false}."""
-        fields = load_json(body)
-        rows = _rows(fields)
-        keys = rows.keys
-        inputs = fields.get("inputs")
-        if type(inputs) is not list or len(inputs) != len(keys):
-            got = f"one of {len(inputs)}" if type(inputs) is list else kind(inputs)
-            raise InvalidInput("inputs", f"an array of {len(keys)} chunks, one for each session", got)
-        limits = self._settings.predict_steps, self._settings.predict_elements
-        chunks = await model.codec.decode_all(inputs, body, *limits)
-        steps = [chunk.steps for chunk in chunks]
-        return FleetRequest(rows, steps, b"".join([chunk.inputs[0] for chunk in chunks]))
-
-    def _read_frame(self, model: ServedModel, body: bytes, length: bytes) -> FleetRequest:
-        """Read a head {"sessions": …, "create": …, "inputs": [one tensor (rows, steps, *shape)]}, then the tensor."""
-        head, raw = split_head(body, length)
-        rows = _rows(head)
-        keys = rows.keys
-        spec = model.card.inputs[0]
-        tensors = head.get("inputs")
-        if type(tensors) is not list or len(tensors) != 1 or type(tensors[0]) is not dict:
-            raise InvalidInput("inputs", f"an array of one tensor, {spec.name}", kind(tensors))
-        if tensors[0].get("name") != spec.name:
-            raise InvalidInput("inputs[0].name", spec.name, "another name")
-        shape = declared_shape(tensors[0], "inputs[0]", spec.dtype, len(raw))
-        if len(shape) != 2 + len(spec.shape) or shape[0] != len(keys) or tuple(shape[2:]) != spec.shape:
-            raise InvalidInput(
-                "inputs[0].shape", f"[{len(keys)}, steps, {', '.join(map(str, spec.shape))}]", str(shape)
-            )
-        tensor = model.codec.checked(raw, "inputs[0]", self._settings.predict_elements)
-        if shape[1] < 1 or len(tensor) != shape[0] * shape[1]:
-            raise InvalidInput("inputs[0]", f"the bytes of shape {shape}, at least one step", f"{len(raw)} bytes")
-        if len(tensor) > self._settings.predict_steps:
-            raise InvalidInput("inputs[0]", f"at most {self._settings.predict_steps} steps in all", f"{len(tensor)}")
-        return FleetRequest(rows, [shape[1]] * len(keys), raw)
-
-    async def run(self, model: ServedModel, request: FleetRequest, tenant: str) -> FleetResult:
-        """Advance the sessions that a request names, each row for itself."""
-        found, errors = self._sessions.find_fleet(request.keys, tenant, model)
-        created = self._create(model, request, tenant, found, errors) if request.rows.create and errors else []
+        found, errors = self._table.find_fleet(request.keys, tenant, model)
+        created = self._create(request, tenant, found, errors) if request.create and errors else []
         _refuse_other_tensors(model, found, errors)
         rows: Sequence[int] = range(len(found))
         sessions = cast(list[Session], found)
@@ -159,30 +111,25 @@ class Fleets:
             rows = [row for row, session in enumerate(found) if session is not None]
             sessions = [session for session in found if session is not None]
         if not sessions:
-            return FleetResult([None] * len(found), [None] * len(found), errors)
-        run = self._one_piece if _in_one_piece(model, rows, sessions, request) else self._row_by_row
-        result = await run(model, request, rows, sessions, errors)
+            return FleetResult([None] * len(found), [None] * len(found), errors, created=created)
+        run = self._run_together if _can_run_together(request, rows, sessions) else self._run_one_by_one
+        result = await run(request, rows, sessions, errors)
         result.created = created
         return result
 
     def _create(
-        self,
-        model: ServedModel,
-        request: FleetRequest,
-        tenant: str,
-        found: list[Session | None],
-        errors: dict[int, ServiceError],
+        self, request: FleetRequest, tenant: str, found: list[Session | None], errors: dict[int, ServiceError]
     ) -> list[int]:
         """Open a session under each name that has none, in place of its error; return their rows."""
         opened: dict[str, Session] = {}
         created = []
         for row in list(errors):
             key = request.keys[row]
-            if self._sessions.is_id(key):
+            if self._table.is_id(key):
                 continue
             try:
                 if key not in opened:
-                    opened[key] = self._sessions.create(tenant, model, self._settings.idle_limit, key)
+                    opened[key] = self._table.create(tenant, request.model, self._idle_limit, key)
                     created.append(row)
                 found[row] = opened[key]
                 del errors[row]
@@ -190,56 +137,49 @@ class Fleets:
                 errors[row] = error
         return created
 
-    async def _one_piece(
-        self,
-        model: ServedModel,
-        request: FleetRequest,
-        rows: Sequence[int],
-        sessions: list[Session],
-        errors: dict[int, ServiceError],
+    async def _run_together(
+        self, request: FleetRequest, rows: Sequence[int], sessions: list[Session], errors: dict[int, ServiceError]
     ) -> FleetResult:
+        """Run rows as one fleet step."""
         whole = len(rows) == len(request.keys)
-        raw = request.raw if whole else b"".join(request.row_inputs(rows))
+        raw = request.raw if whole else b"".join(request.inputs(rows))
         fleet = FleetStep(sessions, raw, request.steps[0])
-        await model.batcher.submit_fleet(fleet, request.patience)
+        await request.model.batcher.submit((fleet,), request.patience).future
         parts = [part.tensors[0] for part in fleet.parts]
         if whole and not fleet.errors:
             return FleetResult(list(fleet.last_steps), parts[0] if len(parts) == 1 else np.concatenate(parts), errors)
         outputs: list[np.ndarray | None] = [None] * len(request.keys)
-        steps: list[int | None] = [None] * len(request.keys)
+        last_steps: list[int | None] = [None] * len(request.keys)
         taken = [row for part in parts for row in part]
         for at, row in enumerate(rows):
             if at in fleet.errors:
                 errors[row] = fleet.errors[at]
             else:
-                outputs[row], steps[row] = taken[at], fleet.last_steps[at]
-        return FleetResult(steps, outputs, errors)
+                outputs[row], last_steps[row] = taken[at], fleet.last_steps[at]
+        return FleetResult(last_steps, outputs, errors)
 
-    async def _row_by_row(
-        self,
-        model: ServedModel,
-        request: FleetRequest,
-        rows: Sequence[int],
-        sessions: list[Session],
-        errors: dict[int, ServiceError],
+    async def _run_one_by_one(
+        self, request: FleetRequest, rows: Sequence[int], sessions: list[Session], errors: dict[int, ServiceError]
     ) -> FleetResult:
-        limit = self._settings.session_queue_limit
+        """Run each row as a chunk of its session, behind the chunks that it has waiting."""
         queued: Counter[str] = Counter()
+        by_version: dict[ServedModel, list[Chunk]] = {}  # sessions stay on the version that they were opened on
         chunks: dict[int, Chunk] = {}
-        for row, session, raw in zip(rows, sessions, request.row_inputs(rows), strict=True):
-            if session.behind + queued[session.id] >= limit:
-                errors[row] = SessionBusy(limit)
+        for row, session, raw in zip(rows, sessions, request.inputs(rows), strict=True):
+            try:
+                self._steps.check_queue(session, queued[session.id])
+            except ServiceError as error:
+                errors[row] = error
                 continue
             queued[session.id] += 1
-            chunk = chunks[row] = Chunk(session, (raw,), request.steps[row])
-            chunk.number, chunk.epoch = request.rows.order(row)
-        versions = {cast(Session, chunk.owner).model for chunk in chunks.values()}
-        for version in versions:  # sessions stay on the version that they were opened on
-            of_version = [chunk for chunk in chunks.values() if cast(Session, chunk.owner).model is version]
+            chunk = Chunk(session, (raw,), request.steps[row], request.number(row), request.epoch(row))
+            chunks[row] = chunk
+            by_version.setdefault(session.model, []).append(chunk)
+        for version, of_version in by_version.items():
             try:
-                await version.batcher.submit(of_version, request.patience)
+                await version.batcher.submit(of_version, request.patience).future
             except ServiceError as error:
-                if len(versions) == 1:
+                if len(by_version) == 1:
                     raise
                 for chunk in of_version:
                     chunk.error = error
@@ -248,42 +188,10 @@ class Fleets:
             if chunk.error is not None:
                 errors[row] = chunk.error
             else:
-                result.outputs[row], result.steps[row] = outputs_of(chunk), chunk.last_step
+                result.outputs[row], result.last_steps[row] = output_tensor(chunk.outputs), chunk.last_step
                 if chunk.replayed:
                     result.replayed.append(row)
         return result
-
-
-def _rows(fields: object) -> FleetRows:
-    """Read which sessions a request names, and how."""
-    if type(fields) is not dict:
-        raise InvalidInput("body", "an object", kind(fields))
-    for name in fields:
-        if name not in _FIELDS:
-            raise InvalidInput("body", f"no field but {', '.join(_FIELDS)}", f'a field "{name[:64]}"')
-    keys, create = fields.get("sessions"), fields.get("create", False)
-    if type(keys) is not list or not keys or set(map(type, keys)) != {str}:
-        raise InvalidInput("sessions", "an array of at least one id or name", kind(keys))
-    if not all(keys) or max(map(len, keys)) > NAME_LENGTH:
-        raise InvalidInput("sessions", f"ids or names of 1 to {NAME_LENGTH} characters", "another length")
-    if NUMBERED in "".join(keys) and any(key.startswith(NUMBERED) for key in keys):
-        raise InvalidInput("sessions", "ids or names that do not begin with U+001F", "one that does")
-    if type(create) is not bool:
-        raise InvalidInput("create", "true or false", kind(create))
-    numbers = _whole_numbers(fields.get("steps"), "steps", 1, len(keys))
-    return FleetRows(keys, create, numbers, _whole_numbers(fields.get("epochs"), "epochs", 0, len(keys)))
-
-
-def _whole_numbers(values: Any, where: str, least: int, rows: int) -> list[int | None] | None:
-    if values is None:
-        return None
-    if type(values) is not list or len(values) != rows:
-        got = f"one of {len(values)}" if type(values) is list else kind(values)
-        raise InvalidInput(where, f"an array of {rows} whole numbers or nulls, one for each session", got)
-    for row, value in enumerate(values):
-        if value is not None:
-            whole_number(value, f"{where}[{row}]", least)
-    return values
 
 
 def _refuse_other_tensors(model: ServedModel, found: list[Session | None], errors: dict[int, ServiceError]) -> None:
@@ -297,41 +205,17 @@ def _refuse_other_tensors(model: ServedModel, found: list[Session | None], error
                 found[row] = None
 
 
-def _in_one_piece(model: ServedModel, rows: Sequence[int], sessions: list[Session], request: FleetRequest) -> bool:
-    """Tell whether rows can be run together: short, equally long, each the next step of an idle session of its own."""
-    asked = request.rows
-    ordered = asked.numbers is not None or asked.epochs is not None
+def _can_run_together(request: FleetRequest, rows: Sequence[int], sessions: list[Session]) -> bool:
+    """Tell whether rows are short, equally long, and each the next step of an idle session of its own."""
+    numbered = request.numbers is not None or request.epochs is not None
     return (
         request.steps[0] <= SHORT
         and len(set(request.steps)) == 1
         and len(set(map(id, sessions))) == len(sessions)
-        and not any(session.last or session.model is not model for session in sessions)
-        and not (ordered and any(not _is_next(s, *asked.order(row)) for row, s in zip(rows, sessions, strict=True)))
+        and not any(session.busy or session.model is not request.model for session in sessions)
+        and not (numbered and any(not _is_next(request, row, s) for row, s in zip(rows, sessions, strict=True)))
     )
 
 
-def _is_next(session: Session, number: int, epoch: int | None) -> bool:
-    return number in (0, session.step + 1) and epoch in (None, session.epoch)
-
-
-def _json_answer(result: FleetResult) -> Reply:
-    if isinstance(result.outputs, np.ndarray):
-        outputs = to_json(result.outputs)
-    else:
-        outputs = b"[%b]" % b",".join([b"null" if row is None else to_json(row) for row in result.outputs])
-    return json_reply(b'{"outputs":%b,%b' % (outputs, orjson.dumps(result.notes())[1:]))
-
-
-def _framed_answer(model: ServedModel, request: FleetRequest, result: FleetResult) -> Reply:
-    spec = model.card.outputs[0]
-    tensor = result.tensor(spec, request.steps[0])
-    raw = tensor.tobytes()
-    described = {
-        "name": spec.name,
-        "datatype": DATATYPE_OF[spec.dtype],
-        "shape": tensor.shape,
-        "parameters": {"binary_data_size": len(raw)},
-    }
-    head = orjson.dumps({"outputs": [described], **result.notes()})
-    headers = [(b"content-type", b"application/octet-stream"), (HEAD_LENGTH, b"%d" % len(head))]
-    return 200, headers, head + raw
+def _is_next(request: FleetRequest, row: int, session: Session) -> bool:
+    return request.number(row) in (0, session.step + 1) and request.epoch(row) in (None, session.epoch)

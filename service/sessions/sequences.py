@@ -1,32 +1,80 @@
-"""Sequences: sessions that a client calls by an id of its own, starts and ends by flags, and may send to twice."""
+"""Sequences: sessions under ids that clients choose, started and ended by flags, whose requests may be sent again."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.engine.work import Chunk
+from service.engine.chunk import Chunk
+from service.engine.digest import digest
 from service.errors import (
     EpochConflict,
     InvalidInput,
+    SequenceNotStarted,
     ServiceError,
-    SessionBusy,
     SessionGone,
     SessionNotFound,
     StepGap,
 )
-from service.oip.errors import StartNeeded
-from service.oip.final_responses import Decode, Farewells, Taken, request_of
-from service.oip.parameters import Wish, request_name
 from service.repository.repository import ServedModel
+from service.sessions.replay import FinalResponses, RequestIdentity
 from service.sessions.session import Session
+from service.sessions.steps import StepResult, Steps
 from service.sessions.table import SessionTable
-from service.settings import Settings
+
+
+@dataclass(slots=True)
+class SequenceRequest:
+    """One request of a sequence.
+
+    `model` is the version that a new sequence runs on, `version` the one that the request names, None where it names
+    none. `name` is the sequence's name among the tenant's sessions, `shown` as the client wrote it. `start` and `end`
+    are its flags; `number`, `epoch` and `patience` are those of a `StepRequest`, and `request_name` is its `name`.
+    `inputs` and `steps` are read against the card of the version that `Sequences.version_of` returns.
+    """
+
+    model: ServedModel
+    version: str | None
+    name: str
+    shown: str
+    start: bool
+    end: bool
+    number: int
+    epoch: int | None
+    request_name: str
+    patience: float = math.inf
+    inputs: tuple[bytes, ...] = ()
+    steps: int = 0
+
+    @property
+    def is_recognisable(self) -> bool:
+        """Whether it can be told from all others of its sequence, so that it is known when it is sent again."""
+        return bool(self.request_name or (self.number and not self.start))
+
+    @property
+    def step_number(self) -> int:
+        """The index of its first step, 0 where it has none; a start that has a name is known by that."""
+        return 0 if self.start and self.request_name else self.number
+
+    def digest(self) -> int:
+        """Return what tells its content from another's, as of a chunk."""
+        return digest(self.inputs, "" if self.step_number else self.request_name)
+
+    def identity(self) -> RequestIdentity:
+        """Return what it is recognised by when it is sent again."""
+        return self.request_name, self.step_number, self.digest()
+
+    def chunk(self, session: Session | None) -> Chunk:
+        """Return its steps as a chunk of a session."""
+        number = self.step_number
+        return Chunk(session, self.inputs, self.steps, number, self.epoch, self.request_name)
 
 
 @dataclass(slots=True)
 class _Start:
-    """A request to start a sequence, on its way, and the session whose place that is to take."""
+    """A request under way that starts a sequence, its first chunk, and the session that the sequence replaces."""
 
+    identity: RequestIdentity
     chunk: Chunk
     before: Session | None
 
@@ -34,130 +82,139 @@ class _Start:
 class Sequences:
     """Advances sequences of one table of sessions, in which fleet steps find them by the same names.
 
-    A sequence that is started in the place of another has its name at once, and ends it when its first request has
-    been taken; where that is not taken, everything is as it was. Until then it is in `_starting`, and all else that
-    comes for it waits.
+    A sequence that replaces another takes its name at once, and ends it when its own first request has been taken;
+    where that is not taken, everything is as it was. Until then its session is in `_starting`, and all other requests
+    for it wait.
     """
 
-    def __init__(self, settings: Settings, sessions: SessionTable, clock: Callable[[], float]) -> None:
-        self._settings, self._sessions = settings, sessions
-        self._farewells = Farewells(clock)
+    def __init__(self, table: SessionTable, steps: Steps, idle_limit: float, clock: Callable[[], float]) -> None:
+        """Take the idle limit of the sequences, in seconds."""
+        self._table, self._steps, self._idle_limit = table, steps, idle_limit
+        self._finals = FinalResponses(clock)
         self._starting: dict[Session, _Start] = {}
 
-    def follow(self, tenant: str, model: ServedModel, wish: Wish, raw: bytes, request_id: str) -> Chunk | None:
-        """Queue one step of a sequence that goes on; None where that is not all there is to it."""
-        try:
-            session = self._sessions.find_named(wish.name, tenant, model.name)
-        except ServiceError:
-            return None
-        if session.model is not model or session in self._starting:
-            return None
-        chunk = Chunk(session, (raw,), 1)
-        chunk.epoch = wish.epoch
-        chunk.request = request_name(request_id, start=False, end=False)
-        self._queue(session, chunk, wish)
-        return chunk
-
-    async def advance(self, tenant: str, model: ServedModel, version: str | None, wish: Wish, decode: Decode) -> Taken:
-        """Take a request's steps: find or start → run → end where it asks for that.
-
-        A request that is sent again while it is under way waits for its own answer. `version` is the one that the
-        request names, if it does.
+    def version_of(self, tenant: str, request: SequenceRequest) -> ServedModel:
+        """Return the version of the model that is to take a request, against whose card its inputs are read.
 
         Raises:
-            StartNeeded: There is no such sequence.
+            SequenceNotStarted: There is no such sequence, and the request starts none.
+            InvalidInput: The sequence runs on another version than the request names.
+        """
+        if request.start:
+            return request.model
+        session, why = self._find(tenant, request)
+        if session is None:
+            final = self._final(tenant, request)
+            if final is None:
+                raise SequenceNotStarted(request.shown, request.model.name, why)
+            return final
+        version = str(session.model.card.version)
+        if request.version not in (None, version):
+            raise InvalidInput("version", f"{version}, which the sequence runs on", str(request.version))
+        return session.model
+
+    def next_session(self, tenant: str, model: ServedModel, name: str) -> str | None:
+        """Return the session of a sequence that goes on, on this version; None where that is not all there is to it."""
+        try:
+            session = self._table.find_named(name, tenant, model.name)
+        except ServiceError:
+            return None
+        return session.id if session.model is model and session not in self._starting else None
+
+    async def take(self, tenant: str, request: SequenceRequest) -> StepResult:
+        """Take a request's steps: find or start → run → end where it asks for that.
+
+        A request that is sent again while it is under way waits for its own answer.
+
+        Raises:
+            SequenceNotStarted: There is no such sequence.
             ServiceError: The steps were not taken.
         """
-        taken = await self._try(tenant, model, version, wish, decode)
-        error = taken.chunk.error
-        if isinstance(error, SessionGone):  # ended while this one waited: by its own first copy, perhaps
-            if wish.start:
-                taken = await self._try(tenant, model, version, wish, decode)
+        model, chunk = await self._try(tenant, request)
+        if isinstance(chunk.error, SessionGone):  # it ended while this one waited: by its own first copy, perhaps
+            if request.start:
+                model, chunk = await self._try(tenant, request)
             else:
-                taken = self._replayed(tenant, model, wish, decode) or taken
-            error = taken.chunk.error
-        if error is None:
-            return taken
-        if isinstance(error, SessionGone):
-            raise StartNeeded(wish.shown, model.name, error)
-        raise error.with_traceback(None)
+                model, chunk = self._replayed(tenant, request) or (model, chunk)
+        if isinstance(chunk.error, SessionGone):
+            raise SequenceNotStarted(request.shown, request.model.name, chunk.error)
+        return StepResult(model, chunk)
 
-    async def _try(self, tenant: str, model: ServedModel, version: str | None, wish: Wish, decode: Decode) -> Taken:
-        session, why = self._find(tenant, model, wish)
+    async def _try(self, tenant: str, request: SequenceRequest) -> tuple[ServedModel, Chunk]:
+        session, why = self._find(tenant, request)
         start = self._starting.get(session) if session is not None else None
-        if session is None and (before := self._replayed(tenant, model, wish, decode)) is not None:
-            return before
+        if session is None and (replayed := self._replayed(tenant, request)) is not None:
+            return replayed
         started = False
-        if wish.start:
-            chunk = decode(model)
-            if start is not None and request_of(start.chunk) == request_of(chunk):
-                await asyncio.wait([start.chunk.entry.future])
-                return await self._try(tenant, model, version, wish, decode)
-            if session is None or not _is_sent_again(session, chunk):
-                session, started = self._start(tenant, model, wish, chunk, session), True
+        if request.start:
+            if start is not None and start.identity == request.identity():
+                await asyncio.wait([start.chunk.waiter.future])
+                return await self._try(tenant, request)
+            if session is None or not _is_sent_again(session, request):
+                session, chunk = self._start(tenant, request, session)
+                started = True
         elif session is None:
-            raise StartNeeded(wish.shown, model.name, why)
-        else:
-            if version not in (None, str(session.model.card.version)):
-                raise InvalidInput("version", f"{session.model.card.version}, which the sequence runs on", str(version))
-            if start is not None:
-                await asyncio.wait([start.chunk.entry.future])
-            if session.ended is not None:  # or never begun
-                raise StartNeeded(wish.shown, model.name, session.ended)
-            chunk = decode(session.model)
+            raise SequenceNotStarted(request.shown, request.model.name, why)
+        elif start is not None:
+            await asyncio.wait([start.chunk.waiter.future])
         if not started:
-            self._queue(session, chunk, wish)
+            if session.ended is not None:  # or it was never begun
+                raise SequenceNotStarted(request.shown, request.model.name, session.ended)
+            chunk = request.chunk(session)
+            self._steps.queue(session, chunk, request.patience)
         try:
-            await chunk.entry.future
+            await chunk.waiter.future
         finally:
             if started:
                 self._settle_start(session, taken=chunk.error is None and session.step > 0)
-        if chunk.error is None and wish.end and session.ended is None:
-            if wish.known_again:
-                self._farewells.remember(session, wish.name, chunk)
-            self._sessions.close(session)
-        return Taken(session.model, chunk)
+        if chunk.error is None and request.end and session.ended is None:
+            if request.is_recognisable:
+                self._finals.remember(session, request.name, request.identity(), chunk)
+            self._table.close(session)
+        return session.model, chunk
 
-    def _replayed(self, tenant: str, model: ServedModel, wish: Wish, decode: Decode) -> Taken | None:
-        """Return the answer that ended a sequence, where this is the request that it was for."""
-        if not (wish.end and wish.known_again):
-            return None
-        last = self._sessions.last_of_name(wish.name, tenant, model.name)
-        return self._farewells.replayed(tenant, model.name, wish.name, last, decode)
-
-    def _find(self, tenant: str, model: ServedModel, wish: Wish) -> tuple[Session | None, ServiceError]:
+    def _find(self, tenant: str, request: SequenceRequest) -> tuple[Session | None, ServiceError]:
         try:
-            return self._sessions.find_named(wish.name, tenant, model.name), SessionNotFound()
+            return self._table.find_named(request.name, tenant, request.model.name), SessionNotFound()
         except ServiceError as error:
             return None, error.with_traceback(None)
 
-    def _start(self, tenant: str, model: ServedModel, wish: Wish, chunk: Chunk, before: Session | None) -> Session:
-        """Open a session and queue its first chunk; a sequence of the same id is nameless from now on.
+    def _final(self, tenant: str, request: SequenceRequest) -> ServedModel | None:
+        """Return the version that gave an ended sequence's final response, where the request may be sent again."""
+        ...
+
+    def _replayed(self, tenant: str, request: SequenceRequest) -> tuple[ServedModel, Chunk] | None:
+        """Return the stored answer of the request that ended a sequence, where this is that request."""
+        ...
+
+    def _start(self, tenant: str, request: SequenceRequest, before: Session | None) -> tuple[Session, Chunk]:
+        """Open a session and queue its first chunk; a sequence of the same name is nameless from now on.
 
         Raises:
             ServiceError: There is no room; everything is as it was.
         """
-        settings, table = self._settings, self._sessions
-        if table.is_id(wish.name):
+        table = self._table
+        if table.is_id(request.name):
             raise InvalidInput("parameters.sequence_id", "an id of your own to start a sequence", "a session's id")
-        if wish.number > 1:
-            raise StepGap(wish.number, 1)
-        if wish.epoch:
-            raise EpochConflict(wish.epoch, 0)
-        session = table.create(tenant, model, settings.idle_limit, wish.name, instead_of=before)
+        if request.number > 1:
+            raise StepGap(request.number, 1)
+        if request.epoch:
+            raise EpochConflict(request.epoch, 0)
+        session = table.create(tenant, request.model, self._idle_limit, request.name, instead_of=before)
+        chunk = request.chunk(session)
         try:
-            self._queue(session, chunk, wish)
+            self._steps.queue(session, chunk, request.patience)
         except ServiceError:
             table.undo(session, before)
             raise
-        self._starting[session] = _Start(chunk, before)
-        return session
+        self._starting[session] = _Start(request.identity(), chunk, before)
+        return session, chunk
 
     def _settle_start(self, session: Session, *, taken: bool) -> None:
-        """End what a started sequence takes the place of, or undo the start."""
+        """End the session that a started sequence replaces, or undo the start."""
         before = self._starting.pop(session).before
         if taken or session.ended is not None:
-            while before is not None:  # and what that one was to take the place of
+            while before is not None:  # and the one that this was to replace
                 self._let_end(before)
                 earlier = self._starting.get(before)
                 before = earlier.before if earlier is not None else None
@@ -167,32 +224,24 @@ class Sequences:
         if before is not None and session.name is None:  # another start has taken its name meanwhile
             taker = next(start for start in self._starting.values() if start.before is session)
             taker.before, before = before, None
-        self._sessions.undo(session, before)
+        self._table.undo(session, before)
 
     def _let_end(self, session: Session) -> None:
-        """Close a session, now or when all that it waits for is answered."""
-        last = session.last
+        """Close a session, now or when all that waits for it is answered."""
         if session.ended is not None:
             return
-        if last is None:
-            self._sessions.close(session)
+        newest = session.newest
+        if newest is None:
+            self._table.close(session)
         else:
-            last.entry.future.add_done_callback(lambda _: self._let_end(session))
-
-    def _queue(self, session: Session, chunk: Chunk, wish: Wish) -> None:
-        limit = self._settings.session_queue_limit
-        if session.behind >= limit:
-            raise SessionBusy(limit)
-        chunk.owner, chunk.commit = session, True
-        session.model.batcher.submit((chunk,), wish.patience)
+            newest.waiter.future.add_done_callback(lambda _: self._let_end(session))
 
 
-def _is_sent_again(session: Session, chunk: Chunk) -> bool:
+def _is_sent_again(session: Session, request: SequenceRequest) -> bool:
     """Tell whether a request to start a sequence is the very one that started it, sent again."""
-    if not chunk.request:
+    if not request.request_name:
         return False
-    last = session.last
-    if last is None:
-        chunk.commit = True
-        return session.was(chunk)
-    return isinstance(last, Chunk) and last.request == chunk.request and last.content() == chunk.content()
+    newest = session.newest
+    if newest is None:
+        return session.repeats(request.chunk(session))
+    return isinstance(newest, Chunk) and (newest.name, newest.digest()) == (request.request_name, request.digest())

@@ -1,4 +1,4 @@
-"""A session: one live sequence, the row of its state, and the last request it answered."""
+"""A session: one live sequence, the row of its state, and the last request that it answered."""
 
 import enum
 from collections import deque
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from service.engine.arena import INITIAL
-from service.engine.work import Chunk, FleetStep
+from service.engine.chunk import Chunk
+from service.engine.work import Commit, Job, Outcome, Replay
 from service.errors import (
     EpochConflict,
     ModelReplaced,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class End(enum.Enum):
-    """How a session's life can end, each with what the session answers from then on."""
+    """How a session can end, each with the error that it answers from then on."""
 
     EXPIRED = SessionExpired
     CLOSED = SessionClosed
@@ -39,64 +40,63 @@ class End(enum.Enum):
         return error
 
 
-class Moment(NamedTuple):
-    """What a session points at between two requests: a row, the steps so far, and the request that led there.
+class Checkpoint(NamedTuple):
+    """A session between two requests: the row of its state, its step, and the request that led there.
 
-    `taken` counts that request's steps, `content` is its digest, `answer` its raw outputs; a request whose answer is
-    not kept has taken no steps.
+    `taken` counts that request's steps, `digest` tells it from others, `answer` holds its raw outputs. A request whose
+    answer is not stored has taken no steps.
     """
 
     slot: int
     step: int
     taken: int
-    content: int
+    digest: int
     answer: bytes
 
 
-class Past:
-    """What a session was: how often its state was exchanged other than by a step, and moments to rewind to.
+class History:
+    """How often a session's state was exchanged other than by a step, and the checkpoints that it can be rewound to.
 
-    Each of `moments`, the latest last, has a share of its row. `rewound` counts the requests that the last exchange
-    took back, 0 where it was no rewind.
+    Each of `checkpoints`, the latest last, holds a share of its row. `rewound` counts the requests that the last
+    exchange took back; 0 where it was no rewind.
     """
 
-    __slots__ = ("epoch", "moments", "rewound")
+    __slots__ = ("checkpoints", "epoch", "rewound")
 
     def __init__(self, keep: int) -> None:
         self.epoch = self.rewound = 0
-        self.moments: deque[Moment] = deque(maxlen=keep)
+        self.checkpoints: deque[Checkpoint] = deque(maxlen=keep)
 
 
 class Session:
     """One live sequence; a million of them may be held, so it has few fields.
 
-    `slot`, `step`, `taken`, `content` and `answer` are its present `Moment`; they change together, in `advanced`,
-    `rewind` and `restore`. `past` is there where the client may rewind, or has exchanged the state. `last` is the
-    newest of its chunks on the way, `behind` counts those behind the first. `used` is when it was last created,
-    stepped, peeked at, forked, rewound, restored or answered again. `bucket` is the table's bucket that holds it,
-    `older` and `newer` are its neighbours in the order in which the tenant opened them. `name` is what the client
-    calls it, if it does. `ended` is what it answers once it is live no more.
+    `slot`, `step`, `taken`, `digest` and `answer` are its present `Checkpoint`; they change together, in `advance`,
+    `rewind` and `restore`. `history` is None unless the client may rewind, or has exchanged the state. `busy` is its
+    job that is queued, running or being committed, `waiting` the jobs behind it (None while there are none). `used` is
+    when it was last created, stepped, peeked at, forked, rewound, restored or answered again. `older` and `newer` are its neighbours in the order in which the tenant opened them. `name` is the client's
+    name for it, None where it has none. `ended` is the error that it answers once it has ended.
     """
 
     __slots__ = (
         "answer",
-        "behind",
         "bucket",
-        "content",
+        "busy",
+        "digest",
         "ended",
+        "history",
         "id",
         "idle_limit",
-        "last",
         "model",
         "name",
         "newer",
         "older",
-        "past",
         "slot",
         "step",
         "taken",
         "tenant",
         "used",
+        "waiting",
     )
 
     def __init__(
@@ -114,10 +114,10 @@ class Session:
         self.bucket: Bucket | None = None
         self.ended: ServiceError | None = None
         self.slot, self.step = INITIAL, 0
-        self.taken, self.content, self.answer = 0, 0, b""
-        self.past = Past(keep) if keep else None
-        self.last: Chunk | FleetStep | None = None
-        self.behind = 0
+        self.taken, self.digest, self.answer = 0, 0, b""
+        self.history = History(keep) if keep else None
+        self.busy: Job | None = None
+        self.waiting: deque[Job] | None = None
         self.older: Session | None = None
         self.newer: Session | None = None
 
@@ -128,48 +128,46 @@ class Session:
     @property
     def keep(self) -> int:
         """How many requests can be rewound at most."""
-        return self.past.moments.maxlen or 0 if self.past is not None else 0
+        return self.history.checkpoints.maxlen or 0 if self.history is not None else 0
 
     @property
     def epoch(self) -> int:
         """How often the state was exchanged other than by a step."""
-        return self.past.epoch if self.past is not None else 0
+        return self.history.epoch if self.history is not None else 0
+
+    @property
+    def newest(self) -> "Job | None":
+        """The job that came last, of those that are not answered."""
+        return self.waiting[-1] if self.waiting else self.busy
 
     def expires(self) -> float:
         """Return the time at which it ends unless it is used before."""
         return self.used + self.idle_limit
 
-    def settles(self, chunk: Chunk) -> bool:
-        """Settle a chunk that is next but must not run, by its stored answer or by an error; return whether it did."""
+    def check(self, chunk: Chunk) -> Outcome | None:
+        """Return how a chunk that is next ends without a run: by the stored answer or an error; None: it is to run."""
         if chunk.epoch is not None and chunk.epoch != self.epoch:
-            chunk.error = EpochConflict(chunk.epoch, self.epoch)
-            return True
+            return EpochConflict(chunk.epoch, self.epoch)
         number, expected = chunk.number, self.step + 1
-        if not number:
-            if not self.was(chunk):
-                return False
-        elif number == expected:
-            return False
+        if number == expected or not (number or self.repeats(chunk)):
+            return None
         if number > expected:
-            chunk.error = StepGap(number, expected)
-        elif number and (number != expected - self.taken or not chunk.commit):
-            chunk.error = StepTooOld(number, expected)
-        elif chunk.content() != self.content:
-            chunk.error = StepConflict(number, expected)
-        else:
-            chunk.results = [(self.model.codec.stored(self.answer, self.taken), 0, self.taken)]
-            chunk.last_step, chunk.replayed = self.step, True
-        return True
+            return StepGap(number, expected)
+        if number and (number != expected - self.taken or not chunk.keep):
+            return StepTooOld(number, expected)
+        if number and chunk.digest() != self.digest:
+            return StepConflict(number, expected)
+        return Replay([(self.model.codec.stored_outputs(self.answer, self.taken), 0, self.taken)], self.step)
 
-    def was(self, chunk: Chunk) -> bool:
-        """Tell whether the last request is this one, which the client names and has sent again."""
-        return chunk.request != "" and self.taken > 0 and chunk.commit and chunk.content() == self.content
+    def repeats(self, chunk: Chunk) -> bool:
+        """Tell whether a chunk is the last request, which the client names and has sent again."""
+        return chunk.name != "" and self.taken > 0 and chunk.keep and chunk.digest() == self.digest
 
-    def advanced(self, slot: int, steps: int, content: int, answer: bytes, now: float) -> int:
-        """Point at the row that was written, `steps` time steps on, and return the row that is let go."""
-        gone = self.slot if self.past is None else self._keep(self.past)
-        self.slot, self.step, self.used = slot, self.step + steps, now
-        self.taken, self.content, self.answer = steps, content, answer
+    def advance(self, commit: Commit, now: float) -> int:
+        """Point at the row that the commit wrote, and return the row that is not needed any more."""
+        gone = self.slot if self.history is None else self._keep(self.history)
+        _, self.slot, step, self.digest, self.answer, _, _ = commit
+        self.taken, self.step, self.used = step - self.step, step, now
         return gone
 
     def rewind(self, requests: int, epoch: int | None = None) -> None:
@@ -180,19 +178,19 @@ class Session:
             EpochConflict: The state has been exchanged since, other than by this rewind.
             RewindTooFar: So many requests are not kept.
         """
-        past = self.past
+        history = self.history
         if epoch is not None and epoch != self.epoch:
-            if past is not None and past.epoch == epoch + 1 and past.rewound == requests:
+            if history is not None and history.epoch == epoch + 1 and history.rewound == requests:
                 return
             raise EpochConflict(epoch, self.epoch)
-        if self.last is not None:
+        if self.busy is not None:
             raise SessionInUse
-        if past is None or requests > len(past.moments):
-            raise RewindTooFar(requests, len(past.moments) if past is not None else 0)
+        if history is None or requests > len(history.checkpoints):
+            raise RewindTooFar(requests, len(history.checkpoints) if history is not None else 0)
         for _ in range(requests):
             self.model.arena.slots.release(self.slot)
-            self.slot, self.step, self.taken, self.content, self.answer = past.moments.pop()
-        past.epoch, past.rewound = past.epoch + 1, requests
+            self.slot, self.step, self.taken, self.digest, self.answer = history.checkpoints.pop()
+        history.epoch, history.rewound = history.epoch + 1, requests
 
     def restore(self, row: dict[str, np.ndarray], step: int) -> None:
         """Point at a row that holds a state from outside; nothing before it can be rewound or replayed.
@@ -200,11 +198,11 @@ class Session:
         Raises:
             SessionInUse: A step is under way.
         """
-        if self.last is not None:
+        if self.busy is not None:
             raise SessionInUse
         self.begin(row, step)
-        self.past = self.past or Past(0)
-        self.past.epoch, self.past.rewound = self.past.epoch + 1, 0
+        self.history = self.history or History(0)
+        self.history.epoch, self.history.rewound = self.history.epoch + 1, 0
 
     def begin(self, row: dict[str, np.ndarray], step: int) -> None:
         """Have a new session start from a state from outside."""
@@ -215,24 +213,24 @@ class Session:
         arena.write(self.slot, row)
 
     def forget(self) -> None:
-        """Let go of the last answer, and of everything that could be rewound."""
-        self.taken, self.content, self.answer = 0, 0, b""
-        if self.past is not None:
-            for moment in self.past.moments:
-                self.model.arena.slots.release(moment.slot)
-            self.past.moments.clear()
+        """Drop the last answer and every checkpoint."""
+        self.taken, self.digest, self.answer = 0, 0, b""
+        if self.history is not None:
+            for checkpoint in self.history.checkpoints:
+                self.model.arena.slots.release(checkpoint.slot)
+            self.history.checkpoints.clear()
 
     def branch(self, other: "Session") -> None:
         """Have a new session point where this one does."""
         self.model.arena.slots.share(self.slot)
         other.slot, other.step = self.slot, self.step
-        other.taken, other.content, other.answer = self.taken, self.content, self.answer
+        other.taken, other.digest, other.answer = self.taken, self.digest, self.answer
 
-    def _keep(self, past: Past) -> int:
-        """Remember the present moment, and return the row of the one that is forgotten for it."""
-        moments = past.moments
-        if moments.maxlen == 0:
+    def _keep(self, history: History) -> int:
+        """Keep the present as a checkpoint, and return the row of the one that is dropped for it."""
+        checkpoints = history.checkpoints
+        if checkpoints.maxlen == 0:
             return self.slot
-        gone = moments[0].slot if len(moments) == moments.maxlen else INITIAL
-        moments.append(Moment(self.slot, self.step, self.taken, self.content, self.answer))
+        gone = checkpoints[0].slot if len(checkpoints) == checkpoints.maxlen else INITIAL
+        checkpoints.append(Checkpoint(self.slot, self.step, self.taken, self.digest, self.answer))
         return gone

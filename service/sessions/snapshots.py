@@ -15,6 +15,7 @@ import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.card import ModelCard
+from service.engine.arena import row_bytes
 from service.errors import SnapshotCorrupt, SnapshotMismatch, SnapshotUnsupported
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ class _Label(BaseModel):
     checksum: str = ""
 
 
-def most_bytes(state_bytes: int) -> int:
-    """Return the most bytes that a snapshot of so large a state can have."""
-    return state_bytes + _HEAD_BYTES
+def max_bytes(model: "ServedModel") -> int:
+    """Return the most bytes that a snapshot of a model's state can have."""
+    return row_bytes(model.card.states) + _HEAD_BYTES
 
 
 def write_snapshot(session: "Session") -> bytes:

@@ -1,161 +1,103 @@
-"""What clients compute: steps, peeks, predictions; and what they can know of the models.
+"""Steps: what clients compute, on values that know no protocol. A front decodes a request and encodes the result."""
 
-Each operation goes from the bytes of its request to the bytes of its answer.
-"""
+import math
+from collections.abc import Awaitable
+from dataclasses import dataclass
 
-from service.api.handler import Call, Reply, json_reply
-from service.api.schemas import EngineAnswer, ModelAnswer, ModelList, ModelSummary
-from service.codec.codec import whole_number
-from service.engine.arena import row_bytes
-from service.engine.work import Chunk
+from service.engine.chunk import Chunk
+from service.engine.outputs import OutputRow
+from service.engine.work import Waiter
 from service.errors import SessionBusy
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import ServedModel
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
-from service.settings import Settings
 
-OCTETS = b"application/octet-stream"
-"""The content type of raw little-endian tensors, in the card's dtype, row-major (steps, *shape)."""
-
-NUMBER = b"x-step"
-"""The header of a raw request that numbers its first step, and of a raw answer that numbers its last one."""
-EPOCH = b"x-epoch"
+Sequence = tuple[tuple[bytes, ...], int]
+"""Consecutive steps: a raw tensor (steps, *shape) for each input of the model, and how many steps there are."""
 
 
-class Operations:
-    """The operations that run the engines, over one repository and one table."""
+@dataclass(slots=True)
+class StepRequest:
+    """A chunk of one session: raw tensors (steps, *shape), one for each input, little-endian.
 
-    def __init__(self, settings: Settings, repository: Repository, sessions: SessionTable) -> None:
-        self._settings, self._repository, self._sessions = settings, repository, sessions
+    `number` is the index that the client gives the first step, 0 where it is unnumbered; `epoch` is the one that it
+    expects the session in, None for any; `name` is its name for an unnumbered request that it may send again, "" for
+    none. The request waits for at most `patience` seconds.
+    """
 
-    async def step(self, call: Call, commit: bool = True) -> Reply:
-        """Advance a session by a chunk: find → decode → run → answer."""
-        body = await call.body(self._settings.step_body)
-        session = self._sessions.find(call.argument, call.tenant)
-        if call.headers.get(b"content-type") != OCTETS:
-            chunk = self.submit(session, body, commit=commit)
-            await chunk.entry.future
-            return json_reply(self.answer(session, chunk))
-        number, epoch = _from_header(call, NUMBER, 1), _from_header(call, EPOCH, 0)
-        chunk = self.submit_raw(session, body, number or 0, epoch, commit=commit)
-        await chunk.entry.future
-        raw = self.raw_answer(chunk)
-        headers = [
-            (b"content-type", OCTETS),
-            (NUMBER, b"%d" % chunk.last_step),
-            (b"x-replayed", b"true" if chunk.replayed else b"false"),
-        ]
-        return 200, headers, raw
+    session_id: str
+    inputs: tuple[bytes, ...]
+    steps: int
+    number: int = 0
+    epoch: int | None = None
+    name: str = ""
+    patience: float = math.inf
 
-    async def peek(self, call: Call) -> Reply:
-        """Answer what a step would give; nothing is kept of it."""
-        return await self.step(call, commit=False)
 
-    def submit(self, session: Session, body: bytes, *, commit: bool = True) -> Chunk:
-        """Read a JSON step body and queue it; await its entry's future.
+class StepResult:
+    """The answer to a chunk: where its outputs are, how many steps it has, and the session's step after it.
+
+    `last_step` is 0 for a sequence of no session; `replayed` tells that this is the stored answer of a request that was
+    answered before. `model` is the version that gave it.
+    """
+
+    __slots__ = ("last_step", "model", "outputs", "replayed", "steps")
+
+    def __init__(self, model: ServedModel, chunk: Chunk) -> None:
+        """Take an answered chunk; raises the error that it was refused with."""
+        if chunk.error is not None:
+            raise chunk.error.with_traceback(None)  # it may be raised for several requests
+        self.model, self.steps, self.last_step, self.replayed = model, chunk.steps, chunk.last_step, chunk.replayed
+        self.outputs: list[OutputRow] = chunk.outputs
+
+
+class Steps:
+    """Advances sessions by chunks, peeks ahead, and runs whole sequences."""
+
+    def __init__(self, table: SessionTable, session_queue_limit: int) -> None:
+        self._table, self._limit = table, session_queue_limit
+
+    async def take(self, tenant: str, request: StepRequest, *, keep: bool = True) -> StepResult:
+        """Advance a session by a chunk: all of its steps are taken, or none.
 
         Raises:
-            MalformedJson, InvalidInput, SessionBusy, QueueFull: Nothing was queued.
+            SessionNotFound, SessionGone: The tenant has no such session.
+            SessionBusy, QueueFull, DeadlineExceeded: It waits behind too many others, or for too long.
+            StepOutOfOrder, EpochConflict: Its number or epoch is not the session's.
+            StateNotFinite, EngineFailed: The run gave no state to keep.
         """
-        settings = self._settings
-        chunk = session.model.codec.decode_steps(body, settings.step_steps, settings.step_elements)
-        return self._queue(session, chunk, commit)
+        session_id = request.session_id
+        session = self._table.resident(session_id, tenant) or await self._table.load(session_id, tenant)
+        chunk = Chunk(session, request.inputs, request.steps, request.number, request.epoch, request.name, keep)
+        await self.queue(session, chunk, request.patience).future
+        return StepResult(session.model, chunk)
 
-    def submit_raw(
-        self, session: Session, body: bytes, number: int = 0, epoch: int | None = None, *, commit: bool = True
-    ) -> Chunk:
-        """Read a raw tensor (steps, *shape) and queue it, as the step of a number unless that is 0; likewise."""
-        settings = self._settings
-        chunk = session.model.codec.decode_binary(body, settings.step_steps, settings.step_elements)
-        chunk.number, chunk.epoch = number, epoch
-        return self._queue(session, chunk, commit)
+    def peek(self, tenant: str, request: StepRequest) -> Awaitable[StepResult]:
+        """Return what a chunk would give; the session stays as it is. Raises as `take` does."""
+        return self.take(tenant, request, keep=False)
 
-    def _queue(self, session: Session, chunk: Chunk, commit: bool) -> Chunk:
-        if session.behind >= self._settings.session_queue_limit:
-            raise SessionBusy(self._settings.session_queue_limit)
-        chunk.owner, chunk.commit = session, commit
-        session.model.batcher.submit((chunk,))
-        return chunk
+    async def predict(
+        self, model: ServedModel, sequences: list[Sequence], patience: float = math.inf
+    ) -> list[StepResult]:
+        """Run whole sequences from the model's initial state; nothing is kept of them.
 
-    def answer(self, session: Session, chunk: Chunk) -> bytes:
-        """Return the JSON answer of a chunk that is done, or raise its error."""
-        if chunk.error is not None:
-            raise chunk.error.with_traceback(None)
-        return b'{"outputs":%b,"step":%d,"replayed":%b}' % (
-            session.model.codec.encode_steps(chunk),
-            chunk.last_step,
-            b"true" if chunk.replayed else b"false",
-        )
+        Raises:
+            QueueFull, DeadlineExceeded, StateNotFinite, EngineFailed: One of them was not run.
+        """
+        chunks = [Chunk(None, inputs, steps, keep=False) for inputs, steps in sequences]
+        await model.batcher.submit(chunks, patience).future
+        return [StepResult(model, chunk) for chunk in chunks]
 
-    def raw_answer(self, chunk: Chunk) -> bytes:
-        """Return the raw outputs (steps, *shape) of a chunk that is done, or raise its error."""
-        if chunk.error is not None:
-            raise chunk.error.with_traceback(None)
-        return chunk.raw_outputs()
+    def queue(self, session: Session, chunk: Chunk, patience: float = math.inf) -> Waiter:
+        """Queue a chunk of a session, which waits for at most `patience` seconds.
 
-    async def predict(self, call: Call) -> Reply:
-        """Run whole sequences from the initial state; nothing is kept."""
-        settings = self._settings
-        model = self._repository.find(call.argument)
-        body = await call.body(settings.predict_body)
-        model = self._repository.find(call.argument)  # which may be a newer version, now that the body is here
-        codec = model.codec
-        limits = settings.predict_steps, settings.predict_elements
-        if call.headers.get(b"content-type") == OCTETS:
-            chunk = codec.decode_binary(body, *limits)
-            await model.batcher.submit((chunk,))
-            if chunk.error is not None:
-                raise chunk.error.with_traceback(None)
-            return 200, [(b"content-type", OCTETS)], chunk.raw_outputs()
-        chunks = await codec.decode_sequences(body, *limits)
-        await model.batcher.submit(chunks)
-        for chunk in chunks:
-            if chunk.error is not None:
-                raise chunk.error.with_traceback(None)
-        return json_reply(b'{"outputs":[%b]}' % b",".join(await codec.encode_all(chunks)))
+        Raises:
+            SessionBusy, QueueFull, ServiceError: Nothing was queued.
+        """
+        self.check_queue(session)
+        return session.model.batcher.submit((chunk,), patience)
 
-    async def list_models(self, call: Call) -> Reply:
-        """List the models that are served."""
-        models = [ModelSummary(**_summary(model)) for model in self._repository.models.values()]
-        return json_reply(ModelList(models=models).model_dump_json().encode())
-
-    async def describe_model(self, call: Call) -> Reply:
-        """Show a model's card and how it is run here."""
-        model = self._repository.find(call.argument)
-        batcher = model.batcher
-        answer = ModelAnswer(
-            **_summary(model),
-            card=model.card.model_dump(mode="json"),
-            state_bytes=row_bytes(model.card.states),
-            engine=EngineAnswer(
-                provider=model.engine.session.get_providers()[0],
-                threads=self._settings.threads,
-                runs_on="loop" if batcher.inline else "thread",
-                run_us=round(batcher.costs.run * 1e6, 2),
-                step_us=round(batcher.costs.step * 1e6, 3),
-                row_us=round(batcher.costs.row * 1e6, 3),
-                max_batch=batcher.max_rows,
-            ),
-        )
-        return json_reply(answer.model_dump_json().encode())
-
-
-def _summary(model: ServedModel) -> dict[str, object]:
-    card = model.card
-    return {
-        "name": card.name,
-        "version": card.version,
-        "description": card.description,
-        "cell": card.cell,
-        "sessions": model.sessions,
-        "max_sessions": model.max_sessions,
-    }
-
-
-def _from_header(call: Call, name: bytes, least: int) -> int | None:
-    """Return the step number or epoch that stands in a header of a raw request, None where there is none."""
-    text = call.headers.get(name)
-    if text is None:
-        return None
-    number = int(text) if text.isdigit() and len(text) < 20 else text.decode("latin-1")
-    return whole_number(number, name.decode(), least)
+    def check_queue(self, session: Session, more: int = 0) -> None:
+        """Raise SessionBusy where as many requests of a session wait as may; `more` are about to be queued."""
+        if (len(session.waiting) if session.waiting is not None else 0) + more >= self._limit:
+            raise SessionBusy(self._limit)

@@ -185,7 +185,7 @@ class SessionTable:
         if model.retired:
             raise ModelReplaced(None)
         freed = 0
-        if instead_of is not None and instead_of.model is model and instead_of.last is None:  # it goes after one step
+        if instead_of is not None and instead_of.model is model and instead_of.busy is None:  # it goes after one step
             freed = 1 + instead_of.keep
         if model.promised - freed + 1 + keep > model.max_sessions:
             raise TableFull(model.max_sessions)
@@ -232,6 +232,21 @@ class SessionTable:
             if why is not None:
                 raise why
         return session
+
+    def resident(self, session_id: str, tenant: str) -> Session | None:
+        """Return a live session of the tenant that is held here; raises as `find` where it is over."""
+        owner = self._tenants.get(tenant)
+        session = owner.sessions.get(session_id) if owner is not None else None
+        if session is not None:
+            now = self._clock()
+            if session.used + session.idle_limit <= now or session.model.retired:
+                why = self._why_over(session, now)
+                if why is not None:
+                    raise why
+        return session
+
+    async def load(self, session_id: str, tenant: str) -> Session:
+        raise self._why_missing(session_id, tenant)
 
     def find_named(self, name: str, tenant: str, model: str) -> Session:
         """Return the tenant's live session of a model by its name, or by its id; raises as `find` does."""
@@ -360,7 +375,7 @@ class SessionTable:
         """Return why a session in the table cannot be used any more, having ended it; None where it can."""
         if session.model.retired:
             return self._end(session, End.REPLACED)
-        if session.used + session.idle_limit <= now and session.last is None:
+        if session.used + session.idle_limit <= now and session.busy is None:
             return self._end(session, End.EXPIRED)
         return None
 

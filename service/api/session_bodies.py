@@ -1,0 +1,89 @@
+"""The bodies of operations on whole sessions."""
+
+import base64
+import binascii
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from service.api.request import IDEMPOTENCY_KEY, Call, Reply, json_reply
+from service.api.schemas import OpenSession, SessionAnswer, SessionList
+from service.codec.codec import load_json
+from service.errors import InvalidInput
+from service.repository.repository import ServedModel
+from service.sessions.lifecycle import CreationKey, OpenRequest, SessionDescription, SessionOptions
+from service.settings import Settings
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+def read_body(schema: type[_Body], body: bytes) -> _Body:
+    """Read a JSON body; an empty one stands for {}.
+
+    Raises:
+        MalformedJson, InvalidInput: It is not what the schema says.
+    """
+    try:
+        return schema.model_validate(load_json(body) if body.strip() else {}, strict=True)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, error["loc"])) or "body"
+        raise InvalidInput(where, error["msg"].removeprefix("Input should be "), "another value") from exc
+
+
+def read_open(model: ServedModel, body: bytes, settings: Settings) -> OpenRequest:
+    """Read how to open a session: everything has a default; a history and a state exclude each other.
+
+    Raises:
+        MalformedJson, InvalidInput: The body is not that, or over a limit.
+    """
+    asked = read_body(OpenSession, body)
+    options = SessionOptions(asked.idle_limit, asked.keep)
+    if asked.history is not None and asked.state is not None:
+        raise InvalidInput("body", "a history or a state", "both")
+    if asked.state is not None:
+        try:
+            return OpenRequest(model, options, snapshot=base64.b64decode(asked.state, validate=True))
+        except binascii.Error as exc:
+            raise InvalidInput("state", "a snapshot in base64", "other text") from exc
+    if asked.history is None:
+        return OpenRequest(model, options)
+    limits = settings.predict_steps, settings.predict_elements
+    return OpenRequest(model, options, history=model.codec.decode_history(asked.history, body, *limits))
+
+
+def creation_key(call: Call, what: str, body: bytes) -> CreationKey | None:
+    """Return the call's Idempotency-Key for opening a session of `what`, None where it has none."""
+    key = call.headers.get(IDEMPOTENCY_KEY)
+    return CreationKey(what, key, body) if key is not None else None
+
+
+def created_reply(described: SessionDescription) -> Reply:
+    """Return the reply that gives a new session, and where it is."""
+    location = (b"location", b"/v1/sessions/" + described.session_id.encode())
+    return json_reply(_answer(described).model_dump_json().encode(), 201, location)
+
+
+def described_reply(described: SessionDescription) -> Reply:
+    """Return the reply that describes a session."""
+    return json_reply(_answer(described).model_dump_json().encode())
+
+
+def list_reply(listed: list[SessionDescription], following: str | None) -> Reply:
+    """Return a page of sessions, and the `after` of the next page."""
+    answer = SessionList(sessions=[_answer(described) for described in listed], next=following)
+    return json_reply(answer.model_dump_json().encode())
+
+
+def _answer(described: SessionDescription) -> SessionAnswer:
+    return SessionAnswer(
+        session_id=described.session_id,
+        model=described.model,
+        version=described.version,
+        step=described.step,
+        epoch=described.epoch,
+        keep=described.keep,
+        idle_limit=described.idle_limit,
+        durability="memory",
+        expires_at=described.expires_at.isoformat(timespec="milliseconds"),
+    )

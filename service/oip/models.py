@@ -1,0 +1,16 @@
+"""The models that a path of the protocol names."""
+
+from service.oip.errors import UnknownModel
+from service.repository.repository import Repository, ServedModel
+
+
+def served_model(repository: Repository, argument: str) -> ServedModel:
+    """Return the model of NAME or NAME/VERSION; raises UnknownModel."""
+    name, _, version = argument.partition("/")
+    model = repository.models.get(name)
+    if version and model is not None and str(model.card.version) != version:
+        is_number = version.isdigit() and len(version) < 20
+        model = repository.find_version(name, int(version)) if is_number else None
+    if model is None:
+        raise UnknownModel(name, version or None)
+    return model

@@ -1,0 +1,23 @@
+"""Commits: how a batch of steps that were run becomes the state of their sessions."""
+
+from collections.abc import Sequence
+
+from service.engine.work import Commit, Done
+from service.errors import ServiceError
+
+
+class MemoryCommitter:
+    """Applies commits at once: the state of a session is in this process's memory alone."""
+
+    def apply(self, commits: Sequence[Commit], now: float, done: Done) -> None:
+        """Have every session that is still live point at its new row."""
+        released: list[int] = []
+        refused: dict[int, ServiceError] = {}
+        for commit in commits:
+            session = commit.session
+            if session.ended is None:
+                released.append(session.advance(commit, now))
+            else:
+                refused[len(released)] = session.ended
+                released.append(commit.slot)
+        done(commits, released, refused)
