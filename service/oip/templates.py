@@ -13,6 +13,7 @@ import orjson
 
 from service.codec.codec import Codec, load_json
 from service.errors import MalformedJson
+from service.sessions.replay import ExpiringMap
 
 if TYPE_CHECKING:
     from service.oip.parameters import Wish
@@ -34,7 +35,7 @@ class Templates:
 
     def __init__(self, codec: Codec, pack_step: Callable[..., bytes] | None) -> None:
         self._is_raw_step, self._pack_step = codec.is_raw_step, pack_step
-        self._known: dict[tuple[bytes, bytes], Wish] = {}
+        self._known: ExpiringMap[tuple[bytes, bytes], Wish] = ExpiringMap(_MOST)
 
     def learn(self, wish: "Wish", fields: dict[str, Any], head: bytes, tail: bytes) -> None:
         """Remember a request of one input that was found to be good and to bring one step."""
@@ -54,9 +55,7 @@ class Templates:
                 return
         except MalformedJson:  # what was found is a part of an array
             return
-        if len(self._known) >= _MOST:
-            del self._known[next(iter(self._known))]
-        self._known[key] = wish
+        self._known.put(key, wish)
 
     def read(self, body: bytes, length: bytes | None) -> "tuple[Wish, bytes, str] | None":
         """Return what a request asks for, its one step as raw bytes, and its id, where it is known; else None."""

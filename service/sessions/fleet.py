@@ -150,9 +150,11 @@ class Fleets:
 
     async def run(self, model: ServedModel, request: FleetRequest, tenant: str) -> FleetResult:
         """Advance the sessions that a request names, each row for itself."""
-        found, errors = self._sessions.find_fleet(request.keys, tenant, model)
+        lookup = self._sessions.find_fleet(request.keys, tenant, model)
+        found, errors = lookup.sessions, lookup.errors
         created = self._create(model, request, tenant, found, errors) if request.rows.create and errors else []
-        _refuse_other_tensors(model, found, errors)
+        if not lookup.uniform:
+            _refuse_other_tensors(model, found, errors)
         rows: Sequence[int] = range(len(found))
         sessions = cast(list[Session], found)
         if errors:
@@ -160,7 +162,7 @@ class Fleets:
             sessions = [session for session in found if session is not None]
         if not sessions:
             return FleetResult([None] * len(found), [None] * len(found), errors)
-        run = self._one_piece if _in_one_piece(model, rows, sessions, request) else self._row_by_row
+        run = self._one_piece if _in_one_piece(model, rows, sessions, request, lookup.uniform) else self._row_by_row
         result = await run(model, request, rows, sessions, errors)
         result.created = created
         return result
@@ -297,15 +299,17 @@ def _refuse_other_tensors(model: ServedModel, found: list[Session | None], error
                 found[row] = None
 
 
-def _in_one_piece(model: ServedModel, rows: Sequence[int], sessions: list[Session], request: FleetRequest) -> bool:
+def _in_one_piece(
+    model: ServedModel, rows: Sequence[int], sessions: list[Session], request: FleetRequest, uniform: bool
+) -> bool:
     """Tell whether rows can be run together: short, equally long, each the next step of an idle session of its own."""
     asked = request.rows
     ordered = asked.numbers is not None or asked.epochs is not None
     return (
         request.steps[0] <= SHORT
         and len(set(request.steps)) == 1
-        and len(set(map(id, sessions))) == len(sessions)
-        and not any(session.last or session.model is not model for session in sessions)
+        and (uniform or len(set(map(id, sessions))) == len(sessions))
+        and (uniform or not any(session.last or session.model is not model for session in sessions))
         and not (ordered and any(not _is_next(s, *asked.order(row)) for row, s in zip(rows, sessions, strict=True)))
     )
 

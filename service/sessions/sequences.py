@@ -15,9 +15,9 @@ from service.errors import (
     StepGap,
 )
 from service.oip.errors import StartNeeded
-from service.oip.final_responses import Decode, Farewells, Taken, request_of
 from service.oip.parameters import Wish, request_name
 from service.repository.repository import ServedModel
+from service.sessions.replay import Decode, FinalResponses, Taken, request_of
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
 from service.settings import Settings
@@ -41,7 +41,7 @@ class Sequences:
 
     def __init__(self, settings: Settings, sessions: SessionTable, clock: Callable[[], float]) -> None:
         self._settings, self._sessions = settings, sessions
-        self._farewells = Farewells(clock)
+        self._final_responses = FinalResponses(clock)
         self._starting: dict[Session, _Start] = {}
 
     def follow(self, tenant: str, model: ServedModel, wish: Wish, raw: bytes, request_id: str) -> Chunk | None:
@@ -114,7 +114,7 @@ class Sequences:
                 self._settle_start(session, taken=chunk.error is None and session.step > 0)
         if chunk.error is None and wish.end and session.ended is None:
             if wish.known_again:
-                self._farewells.remember(session, wish.name, chunk)
+                self._final_responses.remember(session, wish.name, chunk)
             self._sessions.close(session)
         return Taken(session.model, chunk)
 
@@ -123,7 +123,7 @@ class Sequences:
         if not (wish.end and wish.known_again):
             return None
         last = self._sessions.last_of_name(wish.name, tenant, model.name)
-        return self._farewells.replayed(tenant, model.name, wish.name, last, decode)
+        return self._final_responses.replayed(tenant, model.name, wish.name, last, decode)
 
     def _find(self, tenant: str, model: ServedModel, wish: Wish) -> tuple[Session | None, ServiceError]:
         try:

@@ -2,7 +2,7 @@
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,10 +21,10 @@ from service.errors import (
     StepGap,
     StepTooOld,
 )
+from service.repository.repository import ServedModel
 
-if TYPE_CHECKING:
-    from service.repository.repository import ServedModel
-    from service.sessions.table import Bucket
+UNSCHEDULED = 0
+"""The expiry second of a session that is in no schedule."""
 
 
 class End(enum.Enum):
@@ -73,17 +73,17 @@ class Session:
     `slot`, `step`, `taken`, `content` and `answer` are its present `Moment`; they change together, in `advanced`,
     `rewind` and `restore`. `past` is there where the client may rewind, or has exchanged the state. `last` is the
     newest of its chunks on the way, `behind` counts those behind the first. `used` is when it was last created,
-    stepped, peeked at, forked, rewound, restored or answered again. `bucket` is the table's bucket that holds it,
-    `older` and `newer` are its neighbours in the order in which the tenant opened them. `name` is what the client
+    stepped, peeked at, forked, rewound, restored or answered again. `expiry_second` says where the schedule of expiry
+    has it; `older` and `newer` are the sessions that the tenant opened before and after it. `name` is what the client
     calls it, if it does. `ended` is what it answers once it is live no more.
     """
 
     __slots__ = (
         "answer",
         "behind",
-        "bucket",
         "content",
         "ended",
+        "expiry_second",
         "id",
         "idle_limit",
         "last",
@@ -103,7 +103,7 @@ class Session:
         self,
         session_id: str,
         tenant: str,
-        model: "ServedModel",
+        model: ServedModel,
         idle_limit: float,
         now: float,
         name: str | None = None,
@@ -111,7 +111,7 @@ class Session:
     ) -> None:
         self.id, self.tenant, self.model, self.name = session_id, tenant, model, name
         self.idle_limit, self.used = idle_limit, now
-        self.bucket: Bucket | None = None
+        self.expiry_second = UNSCHEDULED
         self.ended: ServiceError | None = None
         self.slot, self.step = INITIAL, 0
         self.taken, self.content, self.answer = 0, 0, b""
