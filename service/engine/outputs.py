@@ -6,8 +6,8 @@ import numpy as np
 class RunOutputs:
     """A tensor (batch, time, *shape) for each output of the model; `steps` is the length of the time axis.
 
-    `json`, `flat` and `raw` cache each row's outputs once they have been encoded: all rows are encoded in one call, when
-    the first is asked for. `json` holds the first output as nested JSON arrays, `flat` as numbers without brackets;
+    `json`, `flat` and `raw` cache each row's outputs once they have been encoded: all rows are encoded in one call,
+    when the first is asked for. `json` holds the first output as nested JSON arrays, `flat` as numbers without brackets;
     `raw` holds all outputs as raw bytes, one output behind the other.
     """
 

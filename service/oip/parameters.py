@@ -20,8 +20,8 @@ class Parameters:
     """A request's `id` and `parameters`.
 
     `name` is the sequence's name among the tenant's sessions, "" where the request is for none, and `shown` as the
-    client wrote it; see `sessions.names` for sequences that are numbers. `number` is the index of the first step, 0 for none.
-    `patience` is in seconds. `booleans` counts the parameters that are true or false.
+    client wrote it; see `sessions.names` for sequences that are numbers. `number` is the index of the first step, 0 for
+    none. `patience` is in seconds. `booleans` counts the parameters that are true or false.
     """
 
     __slots__ = (

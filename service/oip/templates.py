@@ -13,6 +13,7 @@ import orjson
 
 from service.codec.codec import Codec, load_json
 from service.errors import MalformedJson
+from service.sessions.replay import ExpiringMap
 
 _MOST = 8192
 _LONGEST = 2048
@@ -44,7 +45,7 @@ class Templates:
 
     def __init__(self, codec: Codec, pack_step: Callable[..., bytes] | None) -> None:
         self._is_raw_step, self._pack_step = codec.is_raw_step, pack_step
-        self._known: dict[tuple[bytes, bytes], Template] = {}
+        self._known: ExpiringMap[tuple[bytes, bytes], Template] = ExpiringMap(_MOST)
 
     def learn(self, template: Template, request_id: str, fields: dict[str, Any], head: bytes, tail: bytes) -> None:
         """Store the template of a valid request of one step of the one input."""
@@ -64,9 +65,7 @@ class Templates:
                 return
         except MalformedJson:  # what was found is a part of an array
             return
-        if len(self._known) >= _MOST:
-            del self._known[next(iter(self._known))]
-        self._known[key] = template
+        self._known.put(key, template)
 
     def read(self, body: bytes, length: bytes | None) -> tuple[Template, bytes, str] | None:
         """Return a request's template, its one step as raw bytes, and its id; None where there is no template."""

@@ -63,11 +63,9 @@ def read_step(io: ModelIO, fields: dict[str, Any], head: bytes, tail: bytes, ask
         ours = parameters == {"binary_data_size": len(tail)} and type(parameters["binary_data_size"]) is int
         return tail if ours and io.codec.is_raw_step(tail) else None
     data = tensor.get("data")
-    if (
-        io.pack_step is None
-        or type(data) is not list
-        or head.count(b"true") + head.count(b"false") != parameters.booleans
-    ):
+    if io.pack_step is None or type(data) is not list:
+        return None
+    if head.count(b"true") + head.count(b"false") != asked.booleans:  # there are some among the numbers
         return None
     try:  # packing checks the numbers' kind, count and range
         return io.pack_step(*data)

@@ -102,9 +102,11 @@ class Fleet:
         model = request.model
         if not model.card.streams:
             raise NotStreamable(model.name)
-        found, errors = self._table.find_fleet(request.keys, tenant, model)
+        lookup = self._table.find_fleet(request.keys, tenant, model)
+        found, errors = lookup.sessions, lookup.errors
         created = self._create(request, tenant, found, errors) if request.create and errors else []
-        _refuse_other_tensors(model, found, errors)
+        if not lookup.uniform:
+            _refuse_other_tensors(model, found, errors)
         rows: Sequence[int] = range(len(found))
         sessions = cast(list[Session], found)
         if errors:
@@ -112,7 +114,8 @@ class Fleet:
             sessions = [session for session in found if session is not None]
         if not sessions:
             return FleetResult([None] * len(found), [None] * len(found), errors, created=created)
-        run = self._run_together if _can_run_together(request, rows, sessions) else self._run_one_by_one
+        together = _are_next(request, rows, sessions) and (lookup.uniform or _are_uniform(model, sessions))
+        run = self._run_together if together else self._run_one_by_one
         result = await run(request, rows, sessions, errors)
         result.created = created
         return result
@@ -205,17 +208,20 @@ def _refuse_other_tensors(model: ServedModel, found: list[Session | None], error
                 found[row] = None
 
 
-def _can_run_together(request: FleetRequest, rows: Sequence[int], sessions: list[Session]) -> bool:
-    """Tell whether rows are short, equally long, and each the next step of an idle session of its own."""
-    numbered = request.numbers is not None or request.epochs is not None
-    return (
-        request.steps[0] <= SHORT
-        and len(set(request.steps)) == 1
-        and len(set(map(id, sessions))) == len(sessions)
-        and not any(session.busy or session.model is not request.model for session in sessions)
-        and not (numbered and any(not _is_next(request, row, s) for row, s in zip(rows, sessions, strict=True)))
+def _are_uniform(model: ServedModel, sessions: list[Session]) -> bool:
+    """Tell whether sessions are distinct, idle, and all on this version of the model."""
+    if any(session.busy or session.model is not model for session in sessions):
+        return False
+    return len(set(map(id, sessions))) == len(sessions)
+
+
+def _are_next(request: FleetRequest, rows: Sequence[int], sessions: list[Session]) -> bool:
+    """Tell whether rows are short, equally long, and each the next steps of its session as it stands."""
+    if request.steps[0] > SHORT or len(set(request.steps)) > 1:
+        return False
+    if request.numbers is None and request.epochs is None:
+        return True
+    return all(
+        request.number(row) in (0, session.step + 1) and request.epoch(row) in (None, session.epoch)
+        for row, session in zip(rows, sessions, strict=True)
     )
-
-
-def _is_next(request: FleetRequest, row: int, session: Session) -> bool:
-    return request.number(row) in (0, session.step + 1) and request.epoch(row) in (None, session.epoch)

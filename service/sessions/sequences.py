@@ -17,7 +17,7 @@ from service.errors import (
     StepGap,
 )
 from service.repository.repository import ServedModel
-from service.sessions.replay import FinalResponses, RequestIdentity
+from service.sessions.replay import FinalResponse, FinalResponses, RequestIdentity
 from service.sessions.session import Session
 from service.sessions.steps import StepResult, Steps
 from service.sessions.table import SessionTable
@@ -107,7 +107,7 @@ class Sequences:
             final = self._final(tenant, request)
             if final is None:
                 raise SequenceNotStarted(request.shown, request.model.name, why)
-            return final
+            return final.model
         version = str(session.model.card.version)
         if request.version not in (None, version):
             raise InvalidInput("version", f"{version}, which the sequence runs on", str(request.version))
@@ -179,13 +179,22 @@ class Sequences:
         except ServiceError as error:
             return None, error.with_traceback(None)
 
-    def _final(self, tenant: str, request: SequenceRequest) -> ServedModel | None:
-        """Return the version that gave an ended sequence's final response, where the request may be sent again."""
-        ...
+    def _final(self, tenant: str, request: SequenceRequest) -> FinalResponse | None:
+        """Return the final response of the sequence that ended, where the request may be the one that ended it."""
+        if not (request.end and request.is_recognisable):
+            return None
+        model = request.model.name
+        return self._finals.find(tenant, model, request.name, self._table.last_of_name(request.name, tenant, model))
 
     def _replayed(self, tenant: str, request: SequenceRequest) -> tuple[ServedModel, Chunk] | None:
         """Return the stored answer of the request that ended a sequence, where this is that request."""
-        ...
+        final = self._final(tenant, request)
+        if final is None or final.request != request.identity():
+            return None
+        chunk = request.chunk(None)
+        chunk.outputs = [(final.model.codec.stored_outputs(final.outputs, final.steps), 0, final.steps)]
+        chunk.last_step, chunk.replayed = final.last_step, True
+        return final.model, chunk
 
     def _start(self, tenant: str, request: SequenceRequest, before: Session | None) -> tuple[Session, Chunk]:
         """Open a session and queue its first chunk; a sequence of the same name is nameless from now on.

@@ -2,7 +2,7 @@
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,10 @@ from service.errors import (
     StepGap,
     StepTooOld,
 )
+from service.repository.repository import ServedModel
 
-if TYPE_CHECKING:
-    from service.repository.repository import ServedModel
-    from service.sessions.table import Bucket
+UNSCHEDULED = 0
+"""The expiry second of a session that is in no schedule."""
 
 
 class End(enum.Enum):
@@ -74,16 +74,17 @@ class Session:
     `slot`, `step`, `taken`, `digest` and `answer` are its present `Checkpoint`; they change together, in `advance`,
     `rewind` and `restore`. `history` is None unless the client may rewind, or has exchanged the state. `busy` is its
     job that is queued, running or being committed, `waiting` the jobs behind it (None while there are none). `used` is
-    when it was last created, stepped, peeked at, forked, rewound, restored or answered again. `older` and `newer` are its neighbours in the order in which the tenant opened them. `name` is the client's
-    name for it, None where it has none. `ended` is the error that it answers once it has ended.
+    when it was last created, stepped, peeked at, forked, rewound, restored or answered again. `expiry_second` belongs
+    to the table's expiry; `older` and `newer` are the sessions that the tenant opened before and after it. `name` is the
+    client's name for it, None where it has none. `ended` is the error that it answers once it has ended.
     """
 
     __slots__ = (
         "answer",
-        "bucket",
         "busy",
         "digest",
         "ended",
+        "expiry_second",
         "history",
         "id",
         "idle_limit",
@@ -103,7 +104,7 @@ class Session:
         self,
         session_id: str,
         tenant: str,
-        model: "ServedModel",
+        model: ServedModel,
         idle_limit: float,
         now: float,
         name: str | None = None,
@@ -111,7 +112,7 @@ class Session:
     ) -> None:
         self.id, self.tenant, self.model, self.name = session_id, tenant, model, name
         self.idle_limit, self.used = idle_limit, now
-        self.bucket: Bucket | None = None
+        self.expiry_second = UNSCHEDULED
         self.ended: ServiceError | None = None
         self.slot, self.step = INITIAL, 0
         self.taken, self.digest, self.answer = 0, 0, b""

@@ -7,7 +7,7 @@ writing it again: any bit that differs shows.
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -17,10 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.card import ModelCard
 from service.engine.arena import row_bytes
 from service.errors import SnapshotCorrupt, SnapshotMismatch, SnapshotUnsupported
-
-if TYPE_CHECKING:
-    from service.repository.repository import ServedModel
-    from service.sessions.session import Session
+from service.repository.repository import ServedModel
+from service.sessions.session import Session
 
 _ENTRY = "cellstream"
 _HEAD_BYTES = 16 << 10
@@ -46,7 +44,7 @@ def max_bytes(model: "ServedModel") -> int:
     return row_bytes(model.card.states) + _HEAD_BYTES
 
 
-def write_snapshot(session: "Session") -> bytes:
+def write_snapshot(session: Session) -> bytes:
     """Return the session's committed state as a file.
 
     Raises:
@@ -58,7 +56,7 @@ def write_snapshot(session: "Session") -> bytes:
     return _write(_label(card, session.step), arena.row(session.slot))
 
 
-def read_snapshot(body: bytes, model: "ServedModel") -> tuple[dict[str, np.ndarray], int]:
+def read_snapshot(body: bytes, model: ServedModel) -> tuple[dict[str, np.ndarray], int]:
     """Return the row of every state, and the step, that a file holds for this very model.
 
     Raises:

@@ -1,14 +1,192 @@
-"""A creation that is sent again gives the session that it gave before, even while the first is under way."""
+"""What is kept for requests that are sent again is bounded; a creation that is sent again gives the same session."""
 
 import asyncio
+from collections.abc import Callable
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from service.app import Service
+from service.engine.work import Chunk
+from service.errors import IdempotencyConflict, InvalidInput
+from service.repository.repository import ServedModel
+from service.sessions import replay
+from service.sessions.replay import Creations, ExpiringMap, FinalResponses
+from service.sessions.session import Session
+from tests.fakes import FakeClock
 from tests.service.conftest import FEATURES
 
 PATH = "/v1/models/explosive/sessions"
 HEADERS = {"Idempotency-Key": "once"}
+
+MOST, MOST_BYTES, SECONDS = 3, 10, 5.0
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(0, 5), st.binary(max_size=12)),
+        st.tuples(st.sampled_from(["get", "pop"]), st.integers(0, 5), st.just(b"")),
+        st.tuples(st.sampled_from(["expire", "wait"]), st.integers(0, 4), st.just(b"")),
+    ),
+    max_size=60,
+)
+
+
+class PlainMap:
+    """A list of (key, value, time put), the oldest first, searched from end to end."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[int, bytes, float]] = []
+        self.dropped: list[tuple[int, bytes]] = []
+
+    def get(self, key: int) -> bytes | None:
+        return next((value for known, value, _ in self.kept if known == key), None)
+
+    def pop(self, key: int) -> bytes | None:
+        value = self.get(key)
+        self.kept = [kept for kept in self.kept if kept[0] != key]
+        return value
+
+    def put(self, key: int, value: bytes, now: float) -> None:
+        self.pop(key)
+        self.kept.append((key, value, now))
+        while len(self.kept) > MOST or sum(len(value) for _, value, _ in self.kept) > MOST_BYTES:
+            self.dropped.append(self.kept.pop(0)[:2])
+
+    def expire(self, now: float) -> None:
+        self.dropped += [(key, value) for key, value, put in self.kept if put + SECONDS <= now]
+        self.kept = [kept for kept in self.kept if kept[2] + SECONDS > now]
+
+
+@given(operations)
+def test_the_map_does_what_a_plain_list_does(steps: list[tuple[str, int, bytes]]) -> None:
+    """Whatever is put, read, popped and expired, both hold the same, and have dropped the same in the same sequence."""
+    clock, plain, dropped = FakeClock(), PlainMap(), list[tuple[int, bytes]]()
+    tested: ExpiringMap[int, bytes] = ExpiringMap(
+        MOST, SECONDS, clock=clock, most_bytes=MOST_BYTES, size=len, dropped=lambda *gone: dropped.append(gone)
+    )
+    for operation, key, value in steps:
+        if operation == "put":
+            tested.put(key, value)
+            plain.put(key, value, clock())
+        elif operation == "get":
+            assert tested.get(key) == plain.get(key)
+        elif operation == "pop":
+            assert tested.pop(key) == plain.pop(key)
+        elif operation == "expire":
+            tested.expire()
+            plain.expire(clock())
+        else:
+            clock.advance(key)
+        assert [tested.get(key) for key in range(6)] == [plain.get(key) for key in range(6)]
+        assert len(tested) == len(plain.kept) <= MOST
+        assert dropped == plain.dropped
+        total = sum(len(value) for _, value, _ in plain.kept)
+        assert repr(tested) == f"<ExpiringMap {len(plain.kept)} values of {total} bytes>"
+
+
+def test_a_value_too_large_is_not_kept() -> None:
+    """It goes at once, and the others with it, as they are older."""
+    tested: ExpiringMap[str, bytes] = ExpiringMap(9, most_bytes=3, size=len)
+    tested.put("small", b"12")
+    tested.put("large", b"1234")
+    assert len(tested) == 0
+
+
+def test_a_key_opens_one_session_for_an_hour(clock: FakeClock) -> None:
+    """The same creation again gives the id; after an hour, or when it came to nothing, the key is free."""
+    creations = Creations(clock)
+    for _ in range(2):
+        assert creations.recall("t", "lstm", b"once", b"{}") is None
+        creations.remember("t", "lstm", b"once", b"{}", "id")
+        assert creations.recall("t", "lstm", b"once", b"{}") == "id"
+        assert creations.recall("other", "lstm", b"once", b"{}") is None
+        assert creations.recall("t", "gru", b"once", b"{}") is None
+        with pytest.raises(IdempotencyConflict):
+            creations.recall("t", "lstm", b"once", b'{"keep":1}')
+        creations.forget("t", "lstm", b"once")
+    creations.remember("t", "lstm", b"once", b"{}", "id")
+    clock.advance(3599)
+    assert creations.recall("t", "lstm", b"once", b"{}") == "id"
+    clock.advance(1)
+    assert creations.recall("t", "lstm", b"once", b"{}") is None
+
+
+@pytest.mark.parametrize("key", [b"", b"a b", b"x" * 129, b"\xc3\xa9"])
+def test_a_key_is_short_and_visible(clock: FakeClock, key: bytes) -> None:
+    """Anything else is refused."""
+    with pytest.raises(InvalidInput):
+        Creations(clock).recall("t", "lstm", key, b"{}")
+
+
+@pytest.fixture
+def answered(service: Service) -> Callable[[str], Chunk]:
+    """Return a function that gives an answered request, known by an id, of a session of its own."""
+    model = service.repository.find("lstm")
+
+    def answer(request: str) -> Chunk:
+        chunk = model.codec.decode_steps(b'{"inputs":[[1,2,3]]}', 8, 64)
+        chunk.owner = service.sessions.create("t", model, 900, request)
+        chunk.request, chunk.last_step = request, 7
+        chunk.results = [(model.codec.stored(b"\0" * 8, 1), 0, 1)]
+        return chunk
+
+    return answer
+
+
+def replayed(responses: FinalResponses, chunk: Chunk, **other: str) -> bool:
+    """Tell whether the request of a chunk is answered when it is sent again."""
+
+    def decode(model: ServedModel) -> Chunk:
+        again = model.codec.decode_steps(b'{"inputs":[[1,2,3]]}', 8, 64)
+        again.request = other.get("request", chunk.request)
+        return again
+
+    session = chunk.owner
+    assert isinstance(session, Session)
+    name = chunk.request
+    taken = responses.replayed("t", "lstm", name, other.get("last", session.id), decode)
+    assert taken is None or (taken.chunk.replayed, taken.chunk.last_step) == (True, 7)
+    assert taken is None or taken.chunk.raw_outputs() == chunk.raw_outputs()
+    return taken is not None
+
+
+def test_a_final_response_is_replayed_to_its_own_request(clock: FakeClock, answered: Callable[[str], Chunk]) -> None:
+    """Another request gets none; once another sequence of that name has ended, nor does this one."""
+    responses, chunk = FinalResponses(clock), answered("a")
+    assert not replayed(responses, chunk)
+    remember(responses, chunk)
+    assert replayed(responses, chunk)
+    assert not replayed(responses, chunk, request="b")
+    assert replayed(responses, chunk)
+    assert not replayed(responses, chunk, last="another session")
+    assert not replayed(responses, chunk)
+
+
+def test_final_responses_are_bounded(
+    clock: FakeClock, answered: Callable[[str], Chunk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In number, in bytes and in time: the oldest go first."""
+    monkeypatch.setattr(replay, "MOST_RESPONSES", 2)
+    chunks = [answered(name) for name in "abc"]
+    responses = FinalResponses(clock)
+    for chunk in chunks:
+        remember(responses, chunk)
+    assert [replayed(responses, chunk) for chunk in chunks] == [False, True, True]
+    clock.advance(900)
+    assert [replayed(responses, chunk) for chunk in chunks] == [False, False, False]
+    monkeypatch.setattr(replay, "MOST_RESPONSE_BYTES", 15)
+    responses = FinalResponses(clock)
+    for chunk in chunks:
+        remember(responses, chunk)
+    assert [replayed(responses, chunk) for chunk in chunks] == [False, False, True]
+
+
+def remember(responses: FinalResponses, chunk: Chunk) -> None:
+    session = chunk.owner
+    assert isinstance(session, Session)
+    responses.remember(session, chunk.request, chunk)
 
 
 @pytest.mark.parametrize("copies", [2, 4])

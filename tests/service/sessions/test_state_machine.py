@@ -640,7 +640,7 @@ class SessionApi(RuleBasedStateMachine):
         assert self.served.promised == self.world.promised <= MOST_ROWS
         assert len(table) == self.served.sessions == len(live)
         assert self.served.batcher.waiting == 0
-        assert sum(len(bucket.sessions) - bucket.left for bucket in table._buckets.values()) == len(live)
+        assert len(table._expiry) == len(live)
         for session in table:
             assert session.last is None
             assert session.behind == 0

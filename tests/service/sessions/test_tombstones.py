@@ -1,0 +1,45 @@
+"""What is known of sessions that ended is known to their tenant alone, for an hour."""
+
+import pytest
+
+from service.app import Service
+from service.errors import SessionClosed, SessionExpired, SessionNotFound
+from service.sessions.session import End, Session
+from service.sessions.tombstones import TOMBSTONE_SECONDS, Tombstones
+from tests.fakes import FakeClock
+
+
+@pytest.fixture
+def sessions(service: Service, clock: FakeClock) -> list[Session]:
+    model = service.repository.find("lstm")
+    return [Session(str(number), "t", model, 60, clock()) for number in range(4)]
+
+
+def test_a_tombstone_says_why_to_its_tenant(clock: FakeClock, sessions: list[Session]) -> None:
+    """Others are told that there is no such session."""
+    tombstones = Tombstones(clock)
+    for session, end, error in zip(sessions, (End.CLOSED, End.EXPIRED), (SessionClosed, SessionExpired), strict=False):
+        tombstones.add(session, end, None, "newer")
+        tombstone = tombstones.find(session.id)
+        assert tombstone is not None
+        assert (type(tombstone.error("t")), type(tombstone.error("other"))) == (error, SessionNotFound)
+        assert tombstone.opened_next() == "newer"
+
+
+def test_a_name_leads_to_the_last_of_its_sessions(clock: FakeClock, sessions: list[Session]) -> None:
+    """When its tombstone goes, the name leads nowhere; when that of an earlier one goes, it stays."""
+    tombstones = Tombstones(clock, most=2)
+    for session in sessions[:3]:
+        tombstones.add(session, End.CLOSED, "name", "newer")
+        assert tombstones.last_of_name("t", "lstm", "name") == session.id
+    assert (len(tombstones), tombstones.find("0")) == (2, None)
+    assert tombstones.last_of_name("t", "lstm", "other") is tombstones.last_of_name("u", "lstm", "name") is None
+    tombstones.add(sessions[3], End.CLOSED, None, "newer")
+    assert tombstones.last_of_name("t", "lstm", "name") == "2"
+    clock.advance(TOMBSTONE_SECONDS - 1)
+    tombstones.expire()
+    assert len(tombstones) == 2
+    clock.advance(1)
+    tombstones.expire()
+    assert len(tombstones) == 0
+    assert tombstones.last_of_name("t", "lstm", "name") is None
