@@ -19,8 +19,10 @@ from rich.table import Table
 
 from benchmarks.reference import FEATURES, write_reference
 from benchmarks.servers import pin
-from service.api.handler import Call
+from service.api.request import Call, Reply, operation
 from service.app import Service
+from service.engine.batcher import read_outputs
+from service.engine.chunk import Chunk
 from service.repository.repository import ServedModel
 from service.settings import Settings
 
@@ -59,8 +61,8 @@ class Driver:
         await asyncio.gather(*(stream(f"/v1/sessions/{session.id}/steps") for session in self.sessions))
         return (time.process_time() - start) / steps / len(self.sessions)
 
-    def turn(self) -> dict[str, float]:
-        """Return the seconds a step takes in each part of one turn of the batcher."""
+    def round(self) -> dict[str, float]:
+        """Return the seconds that a step takes in each part of one round of the batcher."""
         batcher, codec = self.model.batcher, self.model.codec
         times: dict[str, float] = {}
 
@@ -70,34 +72,38 @@ class Driver:
             times[name] = (time.perf_counter() - start) / len(self.sessions)
             return result
 
-        chunks = timed(
+        bodies = timed(
             "decode: JSON → bytes", lambda: [codec.decode_steps(self.body, 1024, 65_536) for _ in self.sessions]
         )
-        for chunk, session in zip(chunks, self.sessions, strict=True):
-            chunk.owner, chunk.commit = session, True
-        batcher._scheduled = True  # the turn is taken by hand
-        timed("submit: entry, future, queue", lambda: [batcher.submit((chunk,)) for chunk in chunks])
-        now = time.monotonic()
-        work, steps = timed("take: who runs together", lambda: batcher._take(batcher._lanes.short, now))
-        binding, write = timed("prepare: inputs, slots", lambda: batcher._prepare(work, steps))
-        timed("run: onnxruntime", lambda: batcher._engine.run(binding))
-        timed(
-            "settle: finite? flip, answer",
-            lambda: batcher._end_turn(
-                batcher._lanes.short, (now, now), lambda *run: batcher._settle(work, *run), binding, write, None
-            ),
-        )
-        timed("encode: outputs → JSON", lambda: [codec.encode_steps(chunk) for chunk in chunks])
+        chunks = [Chunk(session, *body) for session, body in zip(self.sessions, bodies, strict=True)]
+        batcher._scheduled = True  # the round is run by hand
+        timed("submit: waiter, future, queue", lambda: [batcher.submit((chunk,)) for chunk in chunks])
+        now, runner, slots = time.monotonic(), self.model.engine, self.model.arena.slots
+        work, _, _ = timed("pick: who runs together", lambda: batcher._scheduler.pick(now))
+        binding = runner.binding(work.rows, work.steps)
+        timed("prepare: lease, inputs, slots", lambda: work.prepare(binding, slots.lease_many(work.leases)))
+        timed("run: onnxruntime", lambda: runner.run(binding))
+
+        def settle() -> None:
+            outputs, not_finite, _ = read_outputs(binding, None)
+            settled = work.settle(outputs, not_finite, now)
+            batcher._committer.apply(settled.commits, now, batcher._answer_commits)
+
+        timed("settle, commit, answer", settle)
+        batcher._scheduled = False
+        timed("encode: outputs → JSON", lambda: [codec.encode_steps(chunk.outputs) for chunk in chunks])
         return times
 
-    def gate(self) -> float:
-        """Return the seconds the gate's own parts take: headers, key, request id, counts."""
-        gate, start = self.service.gate, time.perf_counter()
+    async def handle(self) -> float:
+        """Return the seconds that the handler's own parts take: headers, key, request id, counts."""
+        handler, scope = self.service.handler, {"headers": self.headers, "query_string": b""}
+
+        async def nothing(call: Call, body: bytes) -> Reply:
+            return 200, [], b""
+
+        empty, start = operation("step", nothing), time.perf_counter()
         for _ in range(1000):
-            headers = dict(self.headers)
-            gate.request_id(headers)
-            Call(gate.tenant(headers), "id", headers, b"", self.receive)
-            gate.answered("step", 200, start)
+            await handler.run(empty, handler.call("id", scope, self.receive))
         return (time.perf_counter() - start) / 1000
 
 
@@ -106,8 +112,8 @@ async def measure(artifacts: Path, sessions: int) -> dict[str, float]:
     driver = Driver(artifacts, sessions)
     await driver.whole_way(20)
     result = {"": min([await driver.whole_way(max(20, 10_000 // sessions)) for _ in range(ROUNDS)])}
-    result["gate: headers, key, id, counts"] = min(driver.gate() for _ in range(ROUNDS))
-    rounds = [driver.turn() for _ in range(50)]
+    result["handler: headers, key, id, counts"] = min([await driver.handle() for _ in range(ROUNDS)])
+    rounds = [driver.round() for _ in range(50)]
     return result | {name: min(times[name] for times in rounds) for name in rounds[0]}
 
 

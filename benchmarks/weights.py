@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from benchmarks.sessions import FLEET, SMALL_FEATURES, SMALL_HIDDEN, write_small
-from service.api.handler import Call, Message
+from service.api.request import Message
 from service.app import Service
 from service.sessions.session import Session
 from service.settings import Settings
@@ -65,7 +65,9 @@ async def _step(service: Service, ids: list[str]) -> None:
         return {"type": "http.request", "body": head + raw}
 
     headers = {b"inference-header-content-length": b"%d" % len(head)}
-    status, _, body = await service.fleets.step(Call("public", "small", headers, b"", receive))
+    scope = {"headers": list(headers.items()), "query_string": b""}
+    call = service.handler.call("small", scope, receive)
+    status, _, body = await service.handler.run(service.model_operations.fleet, call)
     assert status == 200, body
 
 
@@ -74,7 +76,7 @@ def _parts(session: Session) -> dict[str, float]:
         "the session object": sys.getsizeof(session),
         "its id": sys.getsizeof(session.id),
         "the stored answer": sys.getsizeof(session.answer),
-        "the digest of the last request": sys.getsizeof(session.content),
+        "the digest of the last request": sys.getsizeof(session.digest),
         "when it was used": sys.getsizeof(session.used) / FLEET,
         "its slot": sys.getsizeof(session.slot),
     }

@@ -69,8 +69,8 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<Batcher {self.waiting} waiting, {self._queue!r}>"
 
-    def submit(self, jobs: Sequence[Job], patience: float = math.inf) -> Waiter:
-        """Queue the jobs of one request; its waiter's future is done when each has its outputs or its error.
+    def submit(self, jobs: Sequence[Job], patience: float = math.inf) -> "asyncio.Future[None]":
+        """Queue the jobs of one request; the future is done when each has its outputs or its error.
 
         They wait for `patience` seconds at most, and never longer than any request may. A fleet step's sessions must be
         idle.
@@ -98,7 +98,7 @@ class Batcher:
                 self._round()
             else:
                 loop.call_soon(self._round)
-        return waiter
+        return waiter.future
 
     def close(self, why: ServiceError) -> None:
         """Answer every waiting and every later request with an error; a run that goes on is finished."""
@@ -125,7 +125,7 @@ class Batcher:
 
         def complete(failure: BaseException | None) -> None:
             ended = self._clock()
-            outputs, not_finite, failure = _read(binding, failure)
+            outputs, not_finite, failure = read_outputs(binding, failure)
             if outputs is None:
                 _log.error("engine_failed", model=self._runner.card.name, error=repr(failure))
                 self._slots.release_many(slots)
@@ -227,7 +227,7 @@ class Batcher:
             self._drop(self._queue.pop().drop(why, now), now)
 
 
-def _read(
+def read_outputs(
     binding: Binding | None, failure: BaseException | None
 ) -> tuple[RunOutputs | None, np.ndarray | None, BaseException | None]:
     """Return copies of a run's outputs, which of its rows are not finite, and why there are none if so."""

@@ -7,8 +7,8 @@ class RunOutputs:
     """A tensor (batch, time, *shape) for each output of the model; `steps` is the length of the time axis.
 
     `json`, `flat` and `raw` cache each row's outputs once they have been encoded: all rows are encoded in one call,
-    when the first is asked for. `json` holds the first output as nested JSON arrays, `flat` as numbers without brackets;
-    `raw` holds all outputs as raw bytes, one output behind the other.
+    when the first is asked for. `json` holds the first output as nested JSON arrays, `flat` as numbers without
+    brackets; `raw` holds all outputs as raw bytes, one output behind the other.
     """
 
     __slots__ = ("flat", "json", "raw", "steps", "tensors")

@@ -147,7 +147,7 @@ class Fleet:
         whole = len(rows) == len(request.keys)
         raw = request.raw if whole else b"".join(request.inputs(rows))
         fleet = FleetStep(sessions, raw, request.steps[0])
-        await request.model.batcher.submit((fleet,), request.patience).future
+        await request.model.batcher.submit((fleet,), request.patience)
         parts = [part.tensors[0] for part in fleet.parts]
         if whole and not fleet.errors:
             return FleetResult(list(fleet.last_steps), parts[0] if len(parts) == 1 else np.concatenate(parts), errors)
@@ -180,7 +180,7 @@ class Fleet:
             by_version.setdefault(session.model, []).append(chunk)
         for version, of_version in by_version.items():
             try:
-                await version.batcher.submit(of_version, request.patience).future
+                await version.batcher.submit(of_version, request.patience)
             except ServiceError as error:
                 if len(by_version) == 1:
                     raise

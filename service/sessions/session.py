@@ -75,8 +75,8 @@ class Session:
     `rewind` and `restore`. `history` is None unless the client may rewind, or has exchanged the state. `busy` is its
     job that is queued, running or being committed, `waiting` the jobs behind it (None while there are none). `used` is
     when it was last created, stepped, peeked at, forked, rewound, restored or answered again. `expiry_second` belongs
-    to the table's expiry; `older` and `newer` are the sessions that the tenant opened before and after it. `name` is the
-    client's name for it, None where it has none. `ended` is the error that it answers once it has ended.
+    to the table's expiry; `older` and `newer` are the sessions that the tenant opened before and after it. `name` is
+    the client's name for it, None where it has none. `ended` is the error that it answers once it has ended.
     """
 
     __slots__ = (

@@ -1,12 +1,12 @@
 """Steps: what clients compute, on values that know no protocol. A front decodes a request and encodes the result."""
 
+import asyncio
 import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from service.engine.chunk import Chunk
 from service.engine.outputs import OutputRow
-from service.engine.work import Waiter
 from service.errors import SessionBusy
 from service.repository.repository import ServedModel
 from service.sessions.session import Session
@@ -69,7 +69,7 @@ class Steps:
         session_id = request.session_id
         session = self._table.resident(session_id, tenant) or await self._table.load(session_id, tenant)
         chunk = Chunk(session, request.inputs, request.steps, request.number, request.epoch, request.name, keep)
-        await self.queue(session, chunk, request.patience).future
+        await self.queue(session, chunk, request.patience)
         return StepResult(session.model, chunk)
 
     def peek(self, tenant: str, request: StepRequest) -> Awaitable[StepResult]:
@@ -85,10 +85,10 @@ class Steps:
             QueueFull, DeadlineExceeded, StateNotFinite, EngineFailed: One of them was not run.
         """
         chunks = [Chunk(None, inputs, steps, keep=False) for inputs, steps in sequences]
-        await model.batcher.submit(chunks, patience).future
+        await model.batcher.submit(chunks, patience)
         return [StepResult(model, chunk) for chunk in chunks]
 
-    def queue(self, session: Session, chunk: Chunk, patience: float = math.inf) -> Waiter:
+    def queue(self, session: Session, chunk: Chunk, patience: float = math.inf) -> "asyncio.Future[None]":
         """Queue a chunk of a session, which waits for at most `patience` seconds.
 
         Raises:

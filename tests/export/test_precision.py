@@ -16,8 +16,9 @@ from export.artefact import read_card
 from export.module import Example, export_module
 from export.precision import Precision, PrecisionError, choose
 from models.cells import CELLS
-from service.engine.runner import Engine
+from service.engine.runner import Runner
 from service.repository.repository import Repository
+from service.sessions.commit import MemoryCommitter
 from service.settings import Settings
 from tests.export.networks import SCALERS, make_network
 from tests.export.zoo import ZOO, write
@@ -60,10 +61,10 @@ def test_float16_halves_weights_and_states(cell: str, tmp_path: Path) -> None:
 def test_the_service_serves_float16_in_place(tmp_path: Path) -> None:
     """A float16 artefact passes the service's proof that no arena is copied, and its arenas are float16."""
     export_network(make_network(hidden_size=32), tmp_path, "half", 1, precision=Precision.FLOAT16)
-    repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), FakeClock())
+    repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), MemoryCommitter(), FakeClock())
     repository.open()
-    engine: Engine = repository.find("half").engine
-    assert {rows.dtype for rows in engine.arena.rows.values()} == {np.dtype(np.float16)}
+    runner: Runner = repository.find("half").engine
+    assert {rows.dtype for rows in runner.arena.rows.values()} == {np.dtype(np.float16)}
     repository.close()
 
 
@@ -109,7 +110,7 @@ def test_a_recurrent_layer_before_a_linear_one_can_be_held_in_float16(
     module = Headed(layer(3, 16, num_layers=2, batch_first=True))
     path = export_module(module, [Example.parse("1x20x3")], tmp_path, "half", 1, precision=Precision.FLOAT16)
     assert {state.dtype for state in read_card(path).states} == {"float16"}
-    repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), FakeClock())
+    repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), MemoryCommitter(), FakeClock())
     repository.open()
     repository.close()
 

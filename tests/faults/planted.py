@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from service.__main__ import main
-from service.engine.work import Chunk
+from service.engine.chunk import Chunk
+from service.engine.work import Commit, Outcome, Replay
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
 
@@ -35,16 +36,16 @@ def leak() -> None:
 
 def double() -> None:
     """Take a request that is sent again as a new one."""
-    settles = Session.settles
+    check = Session.check
 
-    def run_again(session: Session, chunk: Chunk) -> bool:
-        settled = settles(session, chunk)
-        if chunk.replayed:
-            chunk.results, chunk.replayed, settled = [], False, False
-            _tell(session, chunk.number, chunk.steps)
-        return settled
+    def run_again(session: Session, chunk: Chunk) -> Outcome | None:
+        outcome = check(session, chunk)
+        if not isinstance(outcome, Replay):
+            return outcome
+        _tell(session, chunk.number, chunk.steps)
+        return None
 
-    Session.settles = run_again  # type: ignore[method-assign, assignment]
+    Session.check = run_again  # type: ignore[method-assign, assignment]
 
 
 def drop() -> None:
@@ -68,22 +69,23 @@ def forget() -> None:
 
 def _at_one_request(strike: Callable[[Session, int, int], None]) -> None:
     """Have a fault strike when a session passes a certain step; the row of the state before stays there for it."""
-    advanced = Session.advanced
+    advance = Session.advance
 
-    def advance(session: Session, slot: int, steps: int, *rest: Any) -> int:
-        before, strikes = session.slot, session.step < _STRIKES_AT <= session.step + steps
+    def advance_with_fault(session: Session, commit: Commit, now: float) -> int:
+        before, steps = session.slot, commit.step - session.step
+        strikes = session.step < _STRIKES_AT <= commit.step
         if strikes:
             session.model.arena.slots.share(before)
-        gone = advanced(session, slot, steps, *rest)
+        gone = advance(session, commit, now)
         if strikes:
             strike(session, before, steps)
         return gone
 
-    Session.advanced = advance  # type: ignore[method-assign, assignment]
+    Session.advance = advance_with_fault  # type: ignore[method-assign, assignment]
 
 
 def _go_back(session: Session, slot: int, taken: int) -> None:
-    if session.last is None:
+    if session.busy is None:
         _tell(session, session.step - taken + 1, taken)
         session.slot, session.step, session.taken = slot, session.step - taken, 0
 

@@ -20,6 +20,8 @@ from examples.voice_activity import adopt_silero, read_steps
 from export.adopt import Wishes, adopt_model
 from export.artefact import read_card
 from service.app import Service
+from service.engine.outputs import output_tensor
+from service.sessions.steps import StepRequest, Steps
 from service.settings import Settings
 from tests.export.zoo import ZOO, write
 from tests.fakes import FakeClock
@@ -163,19 +165,22 @@ async def test_silero_among_strangers_equals_the_original(
 ) -> None:
     """1,875 steps equal the original to 1e-6 while 32 other sessions stream other parts of it in the same batches."""
     steps, expected = speech
-    operations, model = detector.operations, detector.repository.find("silero")
-    sessions = [detector.lifecycle.new_session("silero", "tenant") for _ in range(1 + STRANGERS)]
-    bodies = [orjson.dumps({"inputs": [step.tolist()]}) for step in steps]
+    model = detector.repository.find("silero")
+    service = Steps(detector.sessions, session_queue_limit=1)
+    sessions = [detector.sessions.create("tenant", model, 900) for _ in range(1 + STRANGERS)]
     found = np.zeros((1 + STRANGERS, len(steps), 1))
     for step in range(len(steps)):
         # each stranger is elsewhere in the recording, so every row of a batch holds other sound
         places = [step] + [(step + 53 * stranger) % len(steps) for stranger in range(1, 1 + STRANGERS)]
-        chunks = [operations.submit(session, bodies[place]) for session, place in zip(sessions, places, strict=True)]
-        await asyncio.gather(*(chunk.entry.future for chunk in chunks))
-        for row, (session, chunk) in enumerate(zip(sessions, chunks, strict=True)):
-            found[row, step] = orjson.loads(operations.answer(session, chunk))["outputs"][0]
+        requests = [
+            StepRequest(session.id, (steps[place].astype("<f4").tobytes(),), 1)
+            for session, place in zip(sessions, places, strict=True)
+        ]
+        results = await asyncio.gather(*(service.take("tenant", request) for request in requests))
+        for row, result in enumerate(results):
+            found[row, step] = output_tensor(result.outputs)[0]
     assert float(np.abs(found[0] - expected).max()) <= 1e-6
-    runs = model.batcher.rows / model.batcher.runs
+    runs = model.batcher.statistics.rows / model.batcher.statistics.run_count
     assert runs > STRANGERS / 2, f"only {runs:.1f} rows ran together"
     # a stranger too is what it would be alone
     shifted = by_hand(np.roll(steps, -53, axis=0)[:200])

@@ -77,14 +77,14 @@ async def test_batched_with_strangers_equals_alone(
     sessions = [await open_session(client, model) for _ in sequences]
     outputs: list[list[object]] = [[] for _ in sequences]
     batcher = service.repository.find(model).batcher
-    runs = batcher.runs
+    runs = batcher.statistics.run_count
     for t in range(12):
         bodies = await asyncio.gather(
             *(step(client, s, x[t : t + 1]) for s, x in zip(sessions, sequences, strict=True))
         )
         for row, body in zip(outputs, bodies, strict=True):
             row.extend(body["outputs"])  # type: ignore[arg-type]
-    assert batcher.runs - runs < 12 * len(sequences) / 2
+    assert batcher.statistics.run_count - runs < 12 * len(sequences) / 2
     for row, inputs in zip(outputs, sequences, strict=True):
         np.testing.assert_allclose(np.array(row), offline(networks[model], inputs), atol=1e-5)
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from service.api.fast_path import App
-from service.api.handler import Message
+from service.api.request import App, Message
 
 OCTETS = "application/octet-stream"
 HEAD_LENGTH = "inference-header-content-length"

@@ -57,7 +57,7 @@ BAD_PREDICTIONS: dict[str, tuple[bytes, int, str]] = {
 
 @pytest.fixture(params=["hot lane", "routes"])
 def settings(request: pytest.FixtureRequest, artifacts: Path) -> Settings:
-    return Settings(artifacts=artifacts, max_sessions=50, hot_lane=request.param == "hot lane")
+    return Settings(artifacts=artifacts, max_sessions=50, fast_path=request.param == "hot lane")
 
 
 @pytest.fixture

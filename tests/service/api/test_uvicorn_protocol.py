@@ -176,7 +176,7 @@ def test_http_1_0_is_answered_and_closed(server: RunningServer) -> None:
 
 def test_both_lanes_put_the_same_on_the_wire(server: RunningServer, artifacts: Path) -> None:
     """With and without the hot lane, heads and bodies are equal to the byte, errors included."""
-    plain = RunningServer(artifacts, "--no-hot-lane")
+    plain = RunningServer(artifacts, "--no-fast-path")
     try:
         answers = []
         for running in (server, plain):

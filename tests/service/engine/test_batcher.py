@@ -9,10 +9,11 @@ import pytest
 
 from models.network import Network
 from service.app import Service
-from service.codec.codec import outputs_of
+from service.engine import chunk as chunk_module
 from service.engine.batcher import Batcher
+from service.engine.chunk import Chunk
+from service.engine.outputs import output_tensor
 from service.engine.runner import Binding, Costs
-from service.engine.work import Chunk
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, SessionClosed, ShuttingDown
 from service.repository.repository import ServedModel
 from service.sessions.session import Session
@@ -58,7 +59,7 @@ async def step(batcher: Batcher, session: Session, inputs: np.ndarray) -> np.nda
     await batcher.submit([chunk])
     if chunk.error is not None:
         raise chunk.error
-    return outputs_of(chunk)
+    return output_tensor(chunk.outputs)
 
 
 async def test_one_of_three_waiters_is_cancelled(
@@ -118,7 +119,7 @@ async def test_a_failure_beside_the_run_reaches_every_waiter(
         if where == "binding":
             patch.setattr(model.engine, "binding", fail)
         else:
-            patch.setattr(Binding, "unfinite_rows", fail)
+            patch.setattr(Binding, "not_finite_rows", fail)
         results = await asyncio.gather(
             *(step(model.batcher, session, inputs[2:]) for session in sessions), return_exceptions=True
         )
@@ -153,19 +154,19 @@ async def test_chunks_of_all_lengths_interleave_exactly(
 
 
 async def test_a_cut_chunk_goes_on_where_it_was_cut(
-    service: Service, model: ServedModel, networks: dict[str, Network]
+    service: Service, model: ServedModel, networks: dict[str, Network], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chunk that has been run in part shares its next run with a fresh one of the same length."""
     first, second = sessions_of(service, model, 2)
     inputs = random_inputs(8)
     chunk, fresh = chunk_of(first, inputs), chunk_of(second, inputs)
-    model.batcher._steps_to_run = lambda batch, seconds: 4 if len(batch) == 1 else 8  # type: ignore[method-assign]
+    monkeypatch.setattr(chunk_module, "_steps_of_run", lambda chunks, limits, seconds: 4 if len(chunks) == 1 else 8)
     future = model.batcher.submit([chunk])
     await until(lambda: chunk.done > 0)
     assert chunk.done == 4
     await asyncio.gather(future, model.batcher.submit([fresh]))
     for each in (chunk, fresh):
-        np.testing.assert_allclose(outputs_of(each), offline(networks["lstm"], inputs), atol=1e-5)
+        np.testing.assert_allclose(output_tensor(each.outputs), offline(networks["lstm"], inputs), atol=1e-5)
 
 
 async def test_a_full_queue_refuses_at_once(service: Service, model: ServedModel) -> None:
@@ -213,7 +214,7 @@ async def test_long_and_ragged_work_is_cut_and_exact(
     chunks = [chunk_of(session, inputs) for session, inputs in zip(sessions, sequences, strict=True)]
     await asyncio.gather(*(model.batcher.submit([chunk]) for chunk in chunks))
     for chunk, inputs in zip(chunks, sequences, strict=True):
-        np.testing.assert_allclose(outputs_of(chunk), offline(networks["lstm"], inputs), atol=1e-5)
+        np.testing.assert_allclose(output_tensor(chunk.outputs), offline(networks["lstm"], inputs), atol=1e-5)
 
 
 async def test_steps_pass_long_work(service: Service, model: ServedModel) -> None:
@@ -225,7 +226,7 @@ async def test_steps_pass_long_work(service: Service, model: ServedModel) -> Non
     await step(model.batcher, session, random_inputs(1))
     assert not done.done()
     await done
-    assert len(outputs_of(long)) == 30_000
+    assert len(output_tensor(long.outputs)) == 30_000
 
 
 async def test_a_cancelled_prediction_stops_and_frees_its_rows(service: Service, model: ServedModel) -> None:

@@ -29,15 +29,14 @@ async def test_rows_that_are_not_finite_are_found(service: Service) -> None:
     binding = engine.binding(3, 1)
     binding.inputs[0][:] = 0
     binding.inputs[0][1] = 3e38
-    binding.set_lengths(None)
-    binding.set_slots([0, 0, 0], [1, 1, 1])
+    binding.set_rows([0, 0, 0], [1, 1, 1], None)
     engine.run(binding)
-    bad = binding.unfinite_rows()
+    bad = binding.not_finite_rows()
     assert bad is not None
     assert bad.tolist() == [False, True, False]
     binding.inputs[0][:] = 0
     engine.run(binding)
-    assert binding.unfinite_rows() is None
+    assert binding.not_finite_rows() is None
 
 
 async def test_measured_costs_are_shown(service: Service) -> None:

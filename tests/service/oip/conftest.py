@@ -29,7 +29,7 @@ def artifacts(artifacts: Path) -> Path:
 
 @pytest.fixture(params=["hot lane", "routes"])
 def settings(request: pytest.FixtureRequest, artifacts: Path) -> Settings:
-    return Settings(artifacts=artifacts, max_sessions=50, model_control=True, hot_lane=request.param == "hot lane")
+    return Settings(artifacts=artifacts, max_sessions=50, model_control=True, fast_path=request.param == "hot lane")
 
 
 @pytest.fixture

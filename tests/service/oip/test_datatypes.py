@@ -115,7 +115,7 @@ async def test_requests_leave_nothing_to_the_garbage_collector(client: httpx.Asy
         (json.dumps(body(step, 1, id="same")).encode(), {}),
         (sent["content"], sent["headers"]),
     ]
-    if not service.settings.hot_lane:
+    if not service.settings.fast_path:
         return
     for content, headers in requests:
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": INFER, "query_string": b""}

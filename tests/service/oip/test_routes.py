@@ -147,7 +147,7 @@ async def test_statistics_are_true(client: httpx.AsyncClient, service: Service, 
     asked = [asyncio.create_task(client.post(INFER, json=body(random_inputs(1), n, start=True))) for n in (1, 2, 3)]
     await asyncio.sleep(0.05)
     clock.advance(0.5)
-    batcher._turn()
+    batcher._round()
     await asyncio.gather(*asked)
     session = (await client.post("/v1/models/lstm/sessions")).json()["session_id"]
     await client.post(f"/v1/sessions/{session}/steps", json={"inputs": [[0, 0, 0]]})
@@ -260,7 +260,7 @@ async def test_both_lanes_give_the_same_bytes(artifacts: Path, networks: dict[st
     """The hot lane answers what the routes do."""
     answers = []
     for hot in (True, False):
-        service = Service(Settings(artifacts=artifacts, max_sessions=9, hot_lane=hot))
+        service = Service(Settings(artifacts=artifacts, max_sessions=9, fast_path=hot))
         service.open()
         async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://service") as client:
             sent = [body(np.zeros((1, 3)), 1, start=True), body(np.zeros((1, 3)), 1), {}, [], body(np.zeros((1, 4)), 1)]

@@ -146,7 +146,7 @@ async def test_a_start_that_is_not_taken_changes_nothing(
     behind = asyncio.create_task(client.post(INFER, json=body(inputs, 1)))
     await asyncio.sleep(0.05)
     clock.advance(0.001)
-    batcher._turn()
+    batcher._round()
     for start in starts:
         assert (await start).json()["code"] == "deadline_exceeded"
     assert (await behind).status_code == 400  # it was meant for the sequence that did not start
@@ -174,7 +174,7 @@ async def test_of_several_starts_the_last_that_is_taken_counts(
             starts.append(asyncio.create_task(client.post(INFER, json=sent)))
             await asyncio.sleep(0.01)
         clock.advance(0.001)
-        batcher._turn()
+        batcher._round()
         for at, start in enumerate(starts):
             assert (await start).status_code == (503 if at in bad else 200)
         good = [at + 1 for at in range(3) if at not in bad]
@@ -192,7 +192,7 @@ async def test_a_client_that_gives_up_on_a_start(client: httpx.AsyncClient, serv
     await asyncio.sleep(0.05)
     start.cancel()
     await asyncio.wait([start])
-    batcher._turn()
+    batcher._round()
     assert last_step(await client.post(INFER, json=body(random_inputs(1), 1))) == 4
     assert len(service.sessions) == 1
 
@@ -247,7 +247,7 @@ async def test_a_fleet_s_wait_can_be_bounded(client: httpx.AsyncClient, service:
     waiting = asyncio.create_task(client.post(INFER, json=sent))
     await asyncio.sleep(0.05)
     clock.advance(0.001)
-    batcher._turn()
+    batcher._round()
     (row,) = json.loads((await waiting).json()["parameters"]["errors"])
     assert row["code"] == "deadline_exceeded"
     assert last_step(await client.post(INFER, json=body(random_inputs(1), "a"))) == 2
@@ -272,7 +272,7 @@ async def test_the_wait_can_be_bounded(client: httpx.AsyncClient, service: Servi
     waiting = [asyncio.create_task(client.post(INFER, json=body(random_inputs(1), 1, timeout=t))) for t in (500, 0)]
     await asyncio.sleep(0.05)
     clock.advance(0.001)
-    batcher._turn()
+    batcher._round()
     late, patient = await asyncio.gather(*waiting)
     assert (late.status_code, late.json()["code"], late.json()["retryable"]) == (503, "deadline_exceeded", True)
     assert last_step(patient) == 2

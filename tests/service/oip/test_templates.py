@@ -11,9 +11,9 @@ from models.network import Network
 from service.app import Service
 from service.errors import ServiceError
 from service.oip.infer import _split
-from service.oip.model_io import Form, Forms
-from service.oip.parameters import Wish, wanted_outputs
-from service.oip.templates import Templates
+from service.oip.model_io import ModelIO, ModelIOCache
+from service.oip.parameters import Parameters, requested_outputs
+from service.oip.templates import Template, Templates
 from service.oip.tensors import Limits, read_inputs, read_step
 
 LIMITS = Limits(1024, 65_536)
@@ -78,42 +78,38 @@ def others(draw: st.DrawFn, body: str) -> str:
 
 
 @pytest.fixture
-def form(service: Service, networks: dict[str, Network]) -> Form:
-    return Forms().of(service.repository.find("lstm"))
+def io(service: Service, networks: dict[str, Network]) -> ModelIO:
+    return ModelIOCache().of(service.repository.find("lstm"))
 
 
-def read(form: Form, body: bytes, length: bytes | None, templates: Templates | None = None) -> Any:
+def read(io: ModelIO, body: bytes, length: bytes | None, templates: Templates | None = None) -> Any:
     """Return all that a request says, read as a whole; None where it is refused."""
     try:
         fields, head, tail = _split(body, length)
-        wish = Wish(fields)
-        wish.wanted = wanted_outputs(form, fields, wish)
-        raw = read_step(form, fields, head, tail, wish)
+        asked = Parameters(fields)
+        template = Template(asked.name, asked.shown, asked.epoch, asked.patience, requested_outputs(io, fields, asked))
+        raw = read_step(io, fields, head, tail, asked)
         if raw is None:
-            inputs = read_inputs(form, fields, tail, LIMITS)
+            inputs = read_inputs(io, fields, tail, LIMITS)
             if (inputs.rows, inputs.steps) != (1, 1):
                 return None
             raw = inputs.raw[0]
-        elif templates is not None:
-            templates.learn(wish, fields, head, tail)
+        elif templates is not None and not (asked.start or asked.end or asked.number):
+            templates.learn(template, asked.id, fields, head, tail)
     except ServiceError:
         return None
-    return said(wish, raw, wish.id)
+    return template, raw, asked.id, asked.start, asked.end, asked.number
 
 
-def said(wish: Wish, raw: bytes, request_id: str) -> Any:
-    return raw, request_id, wish.name, wish.epoch, wish.patience, wish.wanted, wish.start, wish.end, wish.number
-
-
-def check(form: Form, templates: Templates, body: bytes, length: bytes | None) -> bool:
+def check(io: ModelIO, templates: Templates, body: bytes, length: bytes | None) -> bool:
     """Compare the two ways to read a body; return whether the templates know it."""
     found = templates.read(body, length)
     if found is not None:
-        assert said(found[0], found[1], found[2]) == read(form, body, length), body
+        assert (*found, False, False, 0) == read(io, body, length), body
     return found is not None
 
 
-def test_a_template_reads_what_is_there(form: Form) -> None:
+def test_a_template_reads_what_is_there(io: ModelIO) -> None:
     """Whatever body is learned from, any other reads by it as it reads without."""
     known = 0
 
@@ -122,12 +118,12 @@ def test_a_template_reads_what_is_there(form: Form) -> None:
     def compare(data: st.DataObject) -> None:
         nonlocal known
         body = data.draw(bodies())
-        templates = Templates(form.codec, form.pack_step)
-        read(form, body.encode(), None, templates)
+        templates = Templates(io.codec, io.pack_step)
+        read(io, body.encode(), None, templates)
         for _ in range(3):
             other = data.draw(others(body)).encode()
             length = data.draw(st.sampled_from([None, None, b"%d" % len(other), b"%d" % (len(other) + 9)]))
-            known += check(form, templates, other, length)
+            known += check(io, templates, other, length)
 
     compare()
     assert known > 200
@@ -145,24 +141,24 @@ def test_a_template_reads_what_is_there(form: Form) -> None:
 )
 @pytest.mark.parametrize("name", ['"data"', '"d\\u0061ta"'])
 @pytest.mark.parametrize("blank", ["", " "])
-def test_bodies_made_to_mislead(form: Form, learned: str, sent: str | None, name: str, blank: str) -> None:
+def test_bodies_made_to_mislead(io: ModelIO, learned: str, sent: str | None, name: str, blank: str) -> None:
     """Other arrays before the numbers, keys with escapes and second ids are read for what they are."""
     tensor = f'{{"name":"x","shape":[1,1,3],"datatype":"FP32",{name}:{blank}[1,2,3]}}'
     body = learned.replace("T", tensor).encode()
-    templates = Templates(form.codec, form.pack_step)
-    assert read(form, body, None, templates) is not None
+    templates = Templates(io.codec, io.pack_step)
+    assert read(io, body, None, templates) is not None
     other = body if sent is None else sent.encode() + body[len(sent) :]
-    check(form, templates, other, None)
-    check(form, templates, other.replace(b"[7,8,9]", b"[1,1,1]"), None)
+    check(io, templates, other, None)
+    check(io, templates, other.replace(b"[7,8,9]", b"[1,1,1]"), None)
 
 
-def test_both_ways_to_write_a_colon_are_known(form: Form) -> None:
+def test_both_ways_to_write_a_colon_are_known(io: ModelIO) -> None:
     """Bodies of json.dumps and of compact writers are read by their numbers when they come again."""
     for separators in ((",", ":"), (", ", ": ")):
-        templates = Templates(form.codec, form.pack_step)
+        templates = Templates(io.codec, io.pack_step)
         tensor = {"name": "x", "shape": [1, 1, 3], "datatype": "FP32", "data": [1.5, 2, 3]}
         body = json.dumps({"inputs": [tensor], "parameters": {"sequence_id": 1}}, separators=separators).encode()
-        assert not check(form, templates, body, None)
-        read(form, body, None, templates)
-        assert check(form, templates, body.replace(b"1.5", b"-6"), None)
-        assert not check(form, templates, body, b"%d" % (len(body) + 1))
+        assert not check(io, templates, body, None)
+        read(io, body, None, templates)
+        assert check(io, templates, body.replace(b"1.5", b"-6"), None)
+        assert not check(io, templates, body, b"%d" % (len(body) + 1))

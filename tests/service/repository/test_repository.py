@@ -12,12 +12,13 @@ from onnx import helper
 from models.card import CARD_KEY, SEAL_KEY, seal, seal_placeholder
 from service.errors import ArtefactRefused, RefusedToStart
 from service.repository.repository import Repository, check_provider, newest_artefacts
+from service.sessions.commit import MemoryCommitter
 from service.settings import Settings
 from tests.fakes import FakeClock
 
 
 def load(folder: Path, **settings: object) -> Repository:
-    repository = Repository(Settings(artifacts=folder, **settings), FakeClock())  # type: ignore[arg-type]
+    repository = Repository(Settings(artifacts=folder, **settings), MemoryCommitter(), FakeClock())  # type: ignore[arg-type]
     repository.open()
     return repository
 

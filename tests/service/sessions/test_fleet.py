@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from models.network import Network
 from service.app import Service
+from service.engine.chunk import Chunk
 from service.settings import Settings
 from tests.fakes import FakeClock
 from tests.service.conftest import FEATURES, offline, random_inputs
@@ -21,7 +23,7 @@ Send = Callable[..., Any]
 
 @pytest.fixture(params=["hot lane", "routes"])
 def settings(request: pytest.FixtureRequest, artifacts: Path) -> Settings:
-    return Settings(artifacts=artifacts, max_sessions=50, hot_lane=request.param == "hot lane")
+    return Settings(artifacts=artifacts, max_sessions=50, fast_path=request.param == "hot lane")
 
 
 def framed(names: list[str], inputs: np.ndarray, head: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -150,7 +152,7 @@ async def test_a_fleet_and_single_steps_of_its_sessions_keep_order(
     answers = await asyncio.gather(first, *single)
     steps = [answer.json()["step"] for answer in answers[1:]]
     assert sorted(steps) == sorted([2, 3] * 20)
-    assert all(session.step == 3 and session.behind == 0 for session in sessions)
+    assert all(session.step == 3 and session.waiting is None for session in sessions)
     final = np.array([answers[2 + 2 * n].json()["outputs"][0] for n in range(20)])
     np.testing.assert_allclose(final, np.tile(offline(networks["lstm"], inputs)[2], (20, 1)), atol=1e-5)
 
@@ -257,7 +259,7 @@ async def test_one_session_does_not_fill_the_queue(client: httpx.AsyncClient) ->
 async def test_a_fleet_of_busy_sessions_is_answered(client: httpx.AsyncClient, service: Service) -> None:
     """Where every row is refused, the answer says so at once."""
     session = service.sessions.create("public", service.repository.find("lstm"), 900)
-    session.behind = 64
+    session.waiting = deque([Chunk(session, (bytes(12),), 1)] * 64)
     body = {"sessions": [session.id, session.id], "inputs": [[[0, 0, 0]]] * 2}
     answer = await asyncio.wait_for(client.post("/v1/models/lstm/fleet", json=body), 5)
     assert [error["code"] for error in answer.json()["errors"]] == ["session_busy"] * 2

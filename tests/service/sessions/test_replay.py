@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.app import Service
-from service.engine.work import Chunk
+from service.engine.chunk import Chunk
 from service.errors import IdempotencyConflict, InvalidInput
-from service.repository.repository import ServedModel
 from service.sessions import replay
 from service.sessions.replay import Creations, ExpiringMap, FinalResponses
 from service.sessions.session import Session
@@ -122,34 +121,25 @@ def test_a_key_is_short_and_visible(clock: FakeClock, key: bytes) -> None:
 
 @pytest.fixture
 def answered(service: Service) -> Callable[[str], Chunk]:
-    """Return a function that gives an answered request, known by an id, of a session of its own."""
+    """Return a function that gives an answered request, known by a name, of a session of that name."""
     model = service.repository.find("lstm")
 
-    def answer(request: str) -> Chunk:
-        chunk = model.codec.decode_steps(b'{"inputs":[[1,2,3]]}', 8, 64)
-        chunk.owner = service.sessions.create("t", model, 900, request)
-        chunk.request, chunk.last_step = request, 7
-        chunk.results = [(model.codec.stored(b"\0" * 8, 1), 0, 1)]
+    def answer(name: str) -> Chunk:
+        session = service.sessions.create("t", model, 900, name)
+        chunk = Chunk(session, (bytes(12),), 1, name=name)
+        chunk.outputs, chunk.last_step = [(model.codec.stored_outputs(bytes(8), 1), 0, 1)], 7
         return chunk
 
     return answer
 
 
 def replayed(responses: FinalResponses, chunk: Chunk, **other: str) -> bool:
-    """Tell whether the request of a chunk is answered when it is sent again."""
-
-    def decode(model: ServedModel) -> Chunk:
-        again = model.codec.decode_steps(b'{"inputs":[[1,2,3]]}', 8, 64)
-        again.request = other.get("request", chunk.request)
-        return again
-
-    session = chunk.owner
+    """Tell whether the request of a chunk is recognised when it is sent again."""
+    session, request = chunk.owner, (other.get("request", chunk.name), 0, chunk.digest())
     assert isinstance(session, Session)
-    name = chunk.request
-    taken = responses.replayed("t", "lstm", name, other.get("last", session.id), decode)
-    assert taken is None or (taken.chunk.replayed, taken.chunk.last_step) == (True, 7)
-    assert taken is None or taken.chunk.raw_outputs() == chunk.raw_outputs()
-    return taken is not None
+    final = responses.find("t", "lstm", chunk.name, other.get("last", session.id))
+    assert final is None or (final.outputs, final.last_step) == (bytes(8), 7)
+    return final is not None and final.request == request
 
 
 def test_a_final_response_is_replayed_to_its_own_request(clock: FakeClock, answered: Callable[[str], Chunk]) -> None:
@@ -186,7 +176,7 @@ def test_final_responses_are_bounded(
 def remember(responses: FinalResponses, chunk: Chunk) -> None:
     session = chunk.owner
     assert isinstance(session, Session)
-    responses.remember(session, chunk.request, chunk)
+    responses.remember(session, chunk.name, (chunk.name, 0, chunk.digest()), chunk)
 
 
 @pytest.mark.parametrize("copies", [2, 4])

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from export import export_network
 from models.network import Network, NetworkConfig
 from service.app import Service
-from service.engine.work import Chunk
+from service.engine.chunk import Chunk
 from service.settings import Settings
 from tests.fakes import FakeClock
 from tests.service.numpy_model import Moment, Twin, World
@@ -627,8 +627,8 @@ class SessionApi(RuleBasedStateMachine):
         held = {session.id: session for session in self.service.sessions}
         for twin in self.world.live:
             session = held[twin.id]
-            past = session.past.moments if session.past is not None else ()
-            slots = [session.slot, *(moment.slot for moment in past)]
+            kept = session.history.checkpoints if session.history is not None else ()
+            slots = [session.slot, *(checkpoint.slot for checkpoint in kept)]
             for row, slot in zip([twin.now.row, *(moment.row for moment in twin.kept)], slots, strict=True):
                 assert slot_of.setdefault(row, slot) == slot
                 assert row_of.setdefault(slot, row) == row
@@ -642,8 +642,8 @@ class SessionApi(RuleBasedStateMachine):
         assert self.served.batcher.waiting == 0
         assert len(table._expiry) == len(live)
         for session in table:
-            assert session.last is None
-            assert session.behind == 0
+            assert session.busy is None
+            assert session.waiting is None
 
 
 def _agree(expected: Any, got: Any) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.app import Service
+from service.engine.chunk import Chunk
 from service.errors import ModelReplaced, SessionClosed, SessionExpired, SessionLost, SessionNotFound, TableFull
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
@@ -39,7 +40,7 @@ def test_a_sweep_looks_only_at_what_is_due(table: SessionTable, service: Service
     model = service.repository.find("lstm")
     session = table.create("t", model, 10)
     clock.advance(9)
-    session.advanced(0, 1, 0, b"", clock())
+    session.used = clock()
     clock.advance(2)
     assert table.sweep() == 0
     clock.advance(10)
@@ -147,11 +148,10 @@ def test_a_uniform_fleet_needs_no_other_look(table: SessionTable, service: Servi
     assert (lookup.sessions, lookup.errors, lookup.uniform) == (sessions, {}, True)
     assert not table.find_fleet([first.id, "name 0"], "t", model).uniform  # one session, by its two keys
     assert not table.find_fleet([first.id, "unknown"], "t", model).uniform
-    chunk = model.codec.decode_steps(b'{"inputs":[[1,2,3]]}', 8, 64)
-    second.last = chunk
+    second.busy = Chunk(second, (bytes(12),), 1)
     lookup = table.find_fleet([first.id, second.id], "t", model)
     assert (lookup.sessions, lookup.errors, lookup.uniform) == ([first, second], {}, False)
-    second.last = None
+    second.busy = None
     first.model = other
     assert not table.find_fleet([first.id, second.id], "t", model).uniform
     first.model = model

@@ -72,7 +72,7 @@ def test_what_ended_as_the_newest_learns_what_is_opened_next(model: ServedModel)
     after_third = tenant.remove(third)
     opened(tenant, model, "4")
     assert isinstance(after_third, NextOpened)
-    assert (after_second.id, after_third.id) == ("3", "4")
+    assert [after_second.id, after_third.id] == ["3", "4"]
 
 
 @given(st.lists(st.integers(0, 9), max_size=60))
