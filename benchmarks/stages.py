@@ -21,7 +21,7 @@ from benchmarks.reference import FEATURES, write_reference
 from benchmarks.servers import pin
 from service.api.handler import Call
 from service.app import Service
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.settings import Settings
 
 ROUNDS = 7

@@ -18,7 +18,8 @@ from service.oip.model_io import Form, Forms, Wanted
 from service.oip.parameters import Wish, wanted_outputs
 from service.oip.responses import answer_rows, answer_sequence
 from service.oip.tensors import Inputs, Limits, read_inputs, read_raw, read_step
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 from service.sessions.fleet import FleetRequest, FleetRows, Fleets
 from service.sessions.sequences import Sequences
 from service.sessions.table import SessionTable

@@ -11,7 +11,8 @@ from models.card import StateSpec, TensorSpec
 from service.api.handler import Call, Reply, json_reply
 from service.codec.binary import DATATYPE_OF
 from service.oip.errors import UnknownModel, not_ready
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 from service.settings import Settings
 
 EXTENSIONS = (

@@ -9,7 +9,7 @@ import orjson
 from models.card import TensorSpec
 from service.codec.binary import DATATYPE_OF
 from service.oip.templates import Templates
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 
 Wanted = tuple[tuple[int, bool], ...]
 """Which outputs are asked for, in order, and whether each in binary."""

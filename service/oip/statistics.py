@@ -13,7 +13,8 @@ import orjson
 from service.api.handler import Call, Reply, json_reply
 from service.engine.statistics import Runs
 from service.oip.metadata import Metadata
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 
 
 class Statistics:

@@ -16,7 +16,8 @@ from service.codec.binary import DATATYPE_OF, HEAD_LENGTH, declared_shape, split
 from service.codec.codec import kind, load_json, outputs_of, to_json, whole_number
 from service.engine.work import SHORT, Chunk, FleetStep
 from service.errors import InvalidInput, NotStreamable, ServiceError, SessionBusy
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
 from service.settings import Settings

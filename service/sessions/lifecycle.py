@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from service.api.handler import Call, Reply, json_reply
 from service.api.schemas import ExtendSession, ForkSession, OpenSession, RewindSession, SessionAnswer, SessionList
 from service.codec.codec import load_json
-from service.engine.arena import row_bytes
 from service.engine.work import Chunk
 from service.errors import InvalidInput, ServiceError
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 from service.sessions.replay import Creations
 from service.sessions.session import Session
 from service.sessions.snapshots import most_bytes, read_snapshot, write_snapshot
@@ -202,7 +202,7 @@ class Lifecycle:
         return seconds
 
     def _snapshot_limit(self, model: ServedModel) -> int:
-        return most_bytes(row_bytes(model.card.states))
+        return most_bytes(model.state_bytes)
 
     def _created(self, session: Session) -> Reply:
         location = (b"location", b"/v1/sessions/" + session.id.encode())

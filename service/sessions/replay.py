@@ -9,7 +9,7 @@ from weakref import ref
 
 from service.engine.work import Chunk
 from service.errors import IdempotencyConflict, InvalidInput
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 
 K = TypeVar("K", bound=Hashable)

@@ -16,7 +16,7 @@ from service.errors import (
 )
 from service.oip.errors import StartNeeded
 from service.oip.parameters import Wish, request_name
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.replay import Decode, FinalResponses, Taken, request_of
 from service.sessions.session import Session
 from service.sessions.table import SessionTable

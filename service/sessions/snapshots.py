@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.card import ModelCard
 from service.errors import SnapshotCorrupt, SnapshotMismatch, SnapshotUnsupported
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 
 _ENTRY = "cellstream"

@@ -6,10 +6,10 @@ Each operation goes from the bytes of its request to the bytes of its answer.
 from service.api.handler import Call, Reply, json_reply
 from service.api.schemas import EngineAnswer, ModelAnswer, ModelList, ModelSummary
 from service.codec.codec import whole_number
-from service.engine.arena import row_bytes
 from service.engine.work import Chunk
 from service.errors import SessionBusy
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
 from service.settings import Settings
@@ -126,7 +126,7 @@ class Operations:
         answer = ModelAnswer(
             **_summary(model),
             card=model.card.model_dump(mode="json"),
-            state_bytes=row_bytes(model.card.states),
+            state_bytes=model.state_bytes,
             engine=EngineAnswer(
                 provider=model.engine.session.get_providers()[0],
                 threads=self._settings.threads,

@@ -14,7 +14,7 @@ from service.engine.batcher import Batcher
 from service.engine.runner import Binding, Costs
 from service.engine.work import Chunk
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, SessionClosed, ShuttingDown
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 from service.settings import Settings
 from tests.fakes import FakeClock

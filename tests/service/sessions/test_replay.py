@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.app import Service
 from service.engine.work import Chunk
 from service.errors import IdempotencyConflict, InvalidInput
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions import replay
 from service.sessions.replay import Creations, ExpiringMap, FinalResponses
 from service.sessions.session import Session

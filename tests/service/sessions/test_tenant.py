@@ -6,7 +6,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from service.app import Service
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 from service.sessions.tenant import NextOpened, Tenant
 
@@ -72,7 +72,8 @@ def test_what_ended_as_the_newest_learns_what_is_opened_next(model: ServedModel)
     after_third = tenant.remove(third)
     opened(tenant, model, "4")
     assert isinstance(after_third, NextOpened)
-    assert (after_second.id, after_third.id) == ("3", "4")
+    ids = [following.id for following in (after_second, after_third)]
+    assert ids == ["3", "4"]
 
 
 @given(st.lists(st.integers(0, 9), max_size=60))
