@@ -23,7 +23,7 @@ from service.api.request import Call, Reply, operation
 from service.app import Service
 from service.engine.batcher import read_outputs
 from service.engine.chunk import Chunk
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.settings import Settings
 
 ROUNDS = 7
@@ -78,7 +78,7 @@ class Driver:
         chunks = [Chunk(session, *body) for session, body in zip(self.sessions, bodies, strict=True)]
         batcher._scheduled = True  # the round is run by hand
         timed("submit: waiter, future, queue", lambda: [batcher.submit((chunk,)) for chunk in chunks])
-        now, runner, slots = time.monotonic(), self.model.engine, self.model.arena.slots
+        now, runner, slots = time.monotonic(), self.model.runner, self.model.arena.slots
         work, _, _ = timed("pick: who runs together", lambda: batcher._scheduler.pick(now))
         binding = runner.binding(work.rows, work.steps)
         timed("prepare: lease, inputs, slots", lambda: work.prepare(binding, slots.lease_many(work.leases)))

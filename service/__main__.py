@@ -19,7 +19,6 @@ from rich.table import Table
 
 from service.api.uvicorn_protocol import AnsweringProtocol, StreamingProtocol
 from service.app import Service
-from service.engine.arena import row_bytes
 from service.errors import RefusedToStart
 from service.logs import configure_logs
 from service.settings import Settings
@@ -171,7 +170,7 @@ def show_start(service: Service, port: int) -> None:
             f"{model.name} {model.card.version}",
             model.card.cell,
             f"{slots:,}",
-            f"{row_bytes(model.card.states) * slots / (1 << 20):,.1f} MiB",
+            f"{model.memory / (1 << 20):,.1f} MiB",
             f"{batcher.costs.of(1, 1) * 1e6:.0f}",
             "the loop" if batcher.inline else "a thread",
         )

@@ -9,7 +9,7 @@ from service.api.request import CONTENT_TYPE, OCTETS, Reply, json_reply
 from service.codec.binary import DATATYPE_OF, HEAD_LENGTH, declared_shape, split_head
 from service.codec.codec import kind, load_json, to_json, whole_number
 from service.errors import InvalidInput
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.fleet import FleetRequest, FleetResult
 from service.sessions.names import NAME_LENGTH, NUMBER_PREFIX
 from service.settings import Settings

@@ -5,10 +5,10 @@ from service.api.request import CONTENT_TYPE, OCTETS, Call, Operation, Reply, js
 from service.api.schemas import EngineAnswer, ModelAnswer, ModelList, ModelSummary
 from service.api.session_bodies import created_reply, creation_key, read_open
 from service.codec.binary import HEAD_LENGTH
-from service.engine.arena import row_bytes
 from service.engine.outputs import raw_outputs
 from service.errors import NotStreamable
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 from service.sessions.fleet import Fleet
 from service.sessions.lifecycle import Lifecycle, OpenRequest, SessionOptions
 from service.sessions.steps import Steps
@@ -44,9 +44,9 @@ class ModelOperations:
         answer = ModelAnswer(
             **_summary(model),
             card=model.card.model_dump(mode="json"),
-            state_bytes=row_bytes(model.card.states),
+            state_bytes=model.state_bytes,
             engine=EngineAnswer(
-                provider=model.engine.session.get_providers()[0],
+                provider=model.runner.session.get_providers()[0],
                 threads=self._settings.threads,
                 runs_on="loop" if batcher.inline else "thread",
                 run_us=round(batcher.costs.run * 1e6, 2),

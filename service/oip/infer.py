@@ -19,7 +19,8 @@ from service.oip.parameters import Parameters, request_name, requested_outputs
 from service.oip.responses import rows_response, sequence_response
 from service.oip.templates import Requested, Template
 from service.oip.tensors import Inputs, Limits, read_inputs, read_raw, read_step
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 from service.sessions.fleet import Fleet, FleetRequest
 from service.sessions.sequences import SequenceRequest, Sequences
 from service.sessions.steps import StepRequest, Steps

@@ -12,7 +12,8 @@ from service.api.request import Call, Reply, json_reply
 from service.codec.binary import DATATYPE_OF
 from service.oip.errors import UnknownModel, not_ready
 from service.oip.models import served_model
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 from service.settings import Settings
 
 EXTENSIONS = (

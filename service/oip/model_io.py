@@ -9,7 +9,7 @@ import orjson
 from models.card import TensorSpec
 from service.codec.binary import DATATYPE_OF
 from service.oip.templates import Requested, Templates
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 
 
 class TensorIO:

@@ -1,7 +1,8 @@
 """The models that a path of the protocol names."""
 
 from service.oip.errors import UnknownModel
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 
 
 def served_model(repository: Repository, argument: str) -> ServedModel:

@@ -8,7 +8,7 @@ from service.errors import InvalidInput
 from service.oip.errors import InvalidRequest, NeedsBinary, Refused, UnexpectedOutput, Unsupported
 from service.oip.model_io import ModelIO
 from service.oip.templates import Requested
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.names import NAME_LENGTH, NUMBER_PREFIX, name_of_number
 from service.sessions.sequences import SequenceRequest
 

@@ -13,7 +13,8 @@ import orjson
 from service.api.request import Call, Reply, json_reply
 from service.engine.statistics import RunDurations
 from service.oip.models import served_model
-from service.repository.repository import Repository, ServedModel
+from service.repository.repository import Repository
+from service.repository.served_model import ServedModel
 
 
 class ModelStatistics:

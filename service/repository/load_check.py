@@ -1,4 +1,4 @@
-"""The proof, at load, that a graph works on its arena in place and touches only the rows it is told to."""
+"""The check, at load, that a graph works on its arena in place and changes only the rows it is told to."""
 
 from pathlib import Path
 from statistics import median
@@ -12,30 +12,30 @@ from service.engine.arena import INITIAL, Arena, row_bytes
 from service.engine.runner import Runner
 from service.errors import ArtefactRefused
 
-PROOF_SLOTS = (1_000, 100_000)
-"""A step on the larger arena may take at most PROOF_RATIO times one on the smaller: nothing copies the arena."""
-PROOF_RATIO = 1.5
-PROOF_TRIES = 5
-_PROOF_MEMORY = 256 << 20
+CHECK_SLOTS = (1_000, 100_000)
+"""A step on the larger arena may take at most CHECK_RATIO times one on the smaller: nothing copies the arena."""
+CHECK_RATIO = 1.5
+CHECK_TRIES = 5
+_CHECK_MEMORY = 256 << 20
 
 
-def prove_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -> None:
-    """Show that a step costs the same on a small and a large arena, and changes no row but its own.
+def check_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -> None:
+    """Check that a step costs the same on a small and a large arena, and changes no row but its own.
 
     Raises:
         ArtefactRefused: The graph copies its arena, or writes where it should not.
     """
-    small, large = PROOF_SLOTS
-    large = max(small, min(large, _PROOF_MEMORY // max(row_bytes(card.states), 1)))
+    small, large = CHECK_SLOTS
+    large = max(small, min(large, _CHECK_MEMORY // max(row_bytes(card.states), 1)))
     engines = [Runner(session, card, Arena(card.states, slots)) for slots in (small, large)]
     try:
-        _prove_other_rows_stay(engines[0], path)
+        _check_other_rows(engines[0], path)
         if large < 10 * small:
             return  # rows so large that a copy of a thousand of them could not go unnoticed above
-        for _ in range(PROOF_TRIES):  # the machine may be busy elsewhere for a moment: one good comparison proves it
+        for _ in range(CHECK_TRIES):  # the machine may be busy with other work: one good comparison is enough
             times = [[engine.time_of(1, 1, 1) for engine in engines] for _ in range(9)]
             ratio = median(t[1] for t in times) / median(t[0] for t in times)
-            if ratio <= PROOF_RATIO:
+            if ratio <= CHECK_RATIO:
                 return
     except ArtefactRefused:
         raise
@@ -46,7 +46,8 @@ def prove_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -
     )
 
 
-def _prove_other_rows_stay(engine: Runner, path: Path) -> None:
+def _check_other_rows(engine: Runner, path: Path) -> None:
+    """Check that a step changes no row but those that it is to write."""
     arena, random = engine.arena, np.random.default_rng(0)
     for rows in arena.rows.values():
         filler: Any = random.uniform(-1, 1, rows.shape) if rows.dtype.kind == "f" else random.integers(0, 2, rows.shape)

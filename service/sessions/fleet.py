@@ -14,7 +14,7 @@ from service.engine.chunk import SHORT, Chunk
 from service.engine.fleet_step import FleetStep
 from service.engine.outputs import output_tensor
 from service.errors import InvalidInput, NotStreamable, ServiceError
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 from service.sessions.steps import Steps
 from service.sessions.table import SessionTable

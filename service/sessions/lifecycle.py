@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from service.errors import InvalidInput, ServiceError
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.replay import Creations
 from service.sessions.session import Session
 from service.sessions.snapshots import max_bytes, read_snapshot, write_snapshot

@@ -10,7 +10,7 @@ from service.engine.chunk import Chunk
 from service.engine.digest import digest
 from service.engine.outputs import raw_outputs
 from service.errors import IdempotencyConflict, InvalidInput
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 
 K = TypeVar("K", bound=Hashable)

@@ -16,7 +16,7 @@ from service.errors import (
     SessionNotFound,
     StepGap,
 )
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.replay import FinalResponse, FinalResponses, RequestIdentity
 from service.sessions.session import Session
 from service.sessions.steps import StepResult, Steps

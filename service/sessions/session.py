@@ -22,7 +22,7 @@ from service.errors import (
     StepGap,
     StepTooOld,
 )
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 
 UNSCHEDULED = 0
 """The expiry second of a session that is in no schedule."""

@@ -15,9 +15,8 @@ import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.card import ModelCard
-from service.engine.arena import row_bytes
 from service.errors import SnapshotCorrupt, SnapshotMismatch, SnapshotUnsupported
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 
 _ENTRY = "cellstream"
@@ -41,7 +40,7 @@ class _Label(BaseModel):
 
 def max_bytes(model: "ServedModel") -> int:
     """Return the most bytes that a snapshot of a model's state can have."""
-    return row_bytes(model.card.states) + _HEAD_BYTES
+    return model.state_bytes + _HEAD_BYTES
 
 
 def write_snapshot(session: Session) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from service.engine.chunk import Chunk
 from service.engine.outputs import OutputRow
 from service.errors import SessionBusy
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
 

@@ -16,7 +16,7 @@ from service.errors import (
     ShuttingDown,
     TableFull,
 )
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.expiry import Expiry
 from service.sessions.session import End, Session
 from service.sessions.tenant import Tenant

@@ -14,7 +14,7 @@ from export.__main__ import app
 from export.artefact import artefact_bytes
 from models.card import ModelCard, Parity, StateSpec, TensorSpec, seal, seal_placeholder
 from service.errors import ArtefactRefused
-from service.repository.repository import open_artefact
+from service.repository.artefact import open_artefact
 from tests.export.zoo import ZOO
 
 Evil = tuple[str, Callable[[Path], object]]

@@ -63,7 +63,7 @@ def test_the_service_serves_float16_in_place(tmp_path: Path) -> None:
     export_network(make_network(hidden_size=32), tmp_path, "half", 1, precision=Precision.FLOAT16)
     repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), MemoryCommitter(), FakeClock())
     repository.open()
-    runner: Runner = repository.find("half").engine
+    runner: Runner = repository.find("half").runner
     assert {rows.dtype for rows in runner.arena.rows.values()} == {np.dtype(np.float16)}
     repository.close()
 

@@ -15,7 +15,7 @@ from service.engine.chunk import Chunk
 from service.engine.outputs import output_tensor
 from service.engine.runner import Binding, Costs
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError, SessionClosed, ShuttingDown
-from service.repository.repository import ServedModel
+from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 from service.settings import Settings
 from tests.fakes import FakeClock
@@ -93,7 +93,7 @@ async def test_an_engine_failure_reaches_every_waiter(
         raise RuntimeError("no run today")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.engine, "run", fail)
+        patch.setattr(model.runner, "run", fail)
         results = await asyncio.gather(
             *(step(model.batcher, session, inputs[2:]) for session in sessions), return_exceptions=True
         )
@@ -117,7 +117,7 @@ async def test_a_failure_beside_the_run_reaches_every_waiter(
 
     with monkeypatch.context() as patch:
         if where == "binding":
-            patch.setattr(model.engine, "binding", fail)
+            patch.setattr(model.runner, "binding", fail)
         else:
             patch.setattr(Binding, "not_finite_rows", fail)
         results = await asyncio.gather(

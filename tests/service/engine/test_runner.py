@@ -20,12 +20,12 @@ def test_costs_say_how_much_fits() -> None:
 async def test_an_empty_run_is_refused(service: Service, shape: tuple[int, int]) -> None:
     """An empty batch would end the process inside onnxruntime."""
     with pytest.raises(ValueError, match="at least one row and one step"):
-        service.repository.find("lstm").engine.binding(*shape)
+        service.repository.find("lstm").runner.binding(*shape)
 
 
 async def test_rows_that_are_not_finite_are_found(service: Service) -> None:
     """The row at fault is named, its neighbours are not."""
-    engine = service.repository.find("explosive").engine
+    engine = service.repository.find("explosive").runner
     binding = engine.binding(3, 1)
     binding.inputs[0][:] = 0
     binding.inputs[0][1] = 3e38

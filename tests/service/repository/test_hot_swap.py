@@ -13,7 +13,7 @@ import torch
 from export import export_network
 from models.network import Network, NetworkConfig
 from service.app import Service
-from service.repository import repository
+from service.repository import artefact, repository
 from service.settings import Settings
 from tests.fakes import FakeClock
 from tests.service.conftest import FEATURES, offline, random_inputs
@@ -228,7 +228,7 @@ async def test_the_watcher_survives_what_it_meets(
     made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
     made.open()
     surprises = [FileNotFoundError("gone"), MemoryError(), RuntimeError("what")]
-    look = repository.newest_artefacts
+    look = artefact.newest_artefacts
 
     def surprising(path: Path) -> dict[str, tuple[int, Path]]:
         if surprises:

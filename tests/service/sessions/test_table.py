@@ -177,7 +177,7 @@ def test_nothing_is_opened_on_a_version_that_is_over(table: SessionTable, servic
     """Its sessions have ended, and so do those found later."""
     model = service.repository.find("lstm")
     session: Session = table.create("t", model, 900)
-    model.retired = True
+    model.retire()
     with pytest.raises(ModelReplaced):
         table.create("t", model, 900)
     with pytest.raises(ModelReplaced):
@@ -204,7 +204,7 @@ def test_a_page_holds_no_session_that_is_over(table: SessionTable, service: Serv
     for gone in (short, other):
         with pytest.raises(SessionExpired):
             table.find(gone.id, "t")
-    model.retired = True
+    model.retire()
     assert table.page("t", 10)[0] == []
     assert len(table) == 0
 

@@ -1,0 +1,90 @@
+"""A model file that is damaged, or not what its card says, is refused with a sentence; the service does not start."""
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+
+from models.card import CARD_KEY
+from service.errors import ArtefactRefused, RefusedToStart
+from service.repository.artefact import check_provider, newest_artefacts
+from tests.service.repository.conftest import Rewrite, load
+
+
+def edit_card(model: onnx.ModelProto, **changes: object) -> None:
+    for prop in model.metadata_props:
+        if prop.key == CARD_KEY:
+            prop.value = json.dumps(json.loads(prop.value) | changes)
+
+
+def test_the_highest_version_is_served(artifacts: Path, tmp_path: Path) -> None:
+    """Versions are compared as numbers; folders that are none are passed over."""
+    for version in ("1", "9", "10", "latest", ".tmp"):
+        shutil.copytree(artifacts / "lstm/1", tmp_path / "lstm" / version)
+    assert newest_artefacts(tmp_path)["lstm"][0] == 10
+    assert load(tmp_path).find("lstm").card.version == 10
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, -1])
+def test_a_truncated_file_is_refused(artifacts: Path, tmp_path: Path, keep: int) -> None:
+    """Any missing byte is noticed."""
+    target = tmp_path / "lstm/1/model.onnx"
+    target.parent.mkdir(parents=True)
+    target.write_bytes((artifacts / "lstm/1/model.onnx").read_bytes()[:keep])
+    with pytest.raises(ArtefactRefused, match="checksum"):
+        load(tmp_path)
+
+
+def test_flipped_bits_are_refused(artifacts: Path, tmp_path: Path) -> None:
+    """Wherever a bit flips, in a weight too, the file is refused."""
+    data = (artifacts / "lstm/1/model.onnx").read_bytes()
+    target = tmp_path / "lstm/1/model.onnx"
+    target.parent.mkdir(parents=True)
+    for at in range(0, len(data), len(data) // 97):
+        target.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        with pytest.raises(ArtefactRefused, match="checksum"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"inputs": [{"name": "z", "shape": [3]}]}, "expected an input z"),
+        ({"inputs": [{"name": "x", "shape": [4]}]}, r"input x: expected tensor\(float\) \[\?, \?, 4\]"),
+        ({"inputs": [{"name": "x", "shape": [3], "dtype": "int64"}]}, "input x: expected tensor.int64"),
+        ({"states": [{"name": "layer0.h", "shape": [8]}]}, "that the card does not know"),
+        ({"ragged": False}, "input lengths that the card does not know"),
+        ({"outputs": []}, "outputs"),
+        ({"format": 2}, "format"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_card_that_disagrees_is_refused(rewrite: Rewrite, changes: dict[str, object], said: str) -> None:
+    """The sentence says what was expected and what came."""
+    folder = rewrite(lambda model: edit_card(model, **changes))
+    with pytest.raises(ArtefactRefused, match=said):
+        load(folder)
+
+
+def test_a_file_without_a_card_is_refused(rewrite: Rewrite) -> None:
+    """An ONNX file that is sealed but tells nothing of itself is no artefact."""
+
+    def drop(model: onnx.ModelProto) -> None:
+        kept = [prop for prop in model.metadata_props if prop.key != CARD_KEY]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+
+    with pytest.raises(ArtefactRefused, match="expected a model card"):
+        load(rewrite(drop))
+
+
+def test_a_missing_provider_is_refused() -> None:
+    """CUDA is asked for by name, and its absence is one sentence."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        check_provider("cuda")
+    else:
+        with pytest.raises(RefusedToStart, match="needs CUDAExecutionProvider"):
+            check_provider("cuda")
