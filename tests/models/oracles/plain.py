@@ -1,4 +1,4 @@
-"""The simple networks, the LSTM and the GRUs as float64 loops."""
+"""Reference implementations of the simple networks, the LSTM and the GRUs, as float64 loops."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""The cells with a structure of their own as float64 loops: row by row where the cells use masks."""
+"""Reference implementations of the other cells as float64 loops: row by row where the cells use masks."""
 
 from typing import Any
 
