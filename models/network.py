@@ -137,7 +137,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             names: Callable[[], list[str]] = file.keys
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names()}
     except (SafetensorError, OSError) as exc:
-        raise CheckpointError(path, f"not a complete safetensors file ({exc})") from exc
+        raise CheckpointError(path, f"not a whole safetensors file ({exc})") from exc
 
 
 def _check_weights(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -101,7 +101,7 @@ def test_a_file_that_is_not_a_checkpoint_is_refused_with_the_reason(tmp_path: Pa
     with pytest.raises(CheckpointError, match="no such file"):
         Network.load(path)
     path.write_bytes(b"not safetensors at all, but long enough to look like something")
-    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         Network.load(path)
     save_file({"w": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match=r"not one written by Network\.save"):
@@ -116,7 +116,7 @@ def test_a_file_that_is_not_a_checkpoint_is_refused_with_the_reason(tmp_path: Pa
     whole = path.read_bytes()
     for cut in (4, 100, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        with pytest.raises(CheckpointError, match="not a whole safetensors file"):
             Network.load(path)
 
 
