@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle, array, blocks, identity, loop, sigmoid
+from tests.models.oracles.common import Array, Oracle, array, blocks, identity, loop, sigmoid
 
 
 def _gates(cell: Any, order: str, x: Array, h: Array) -> dict[str, Array]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle
-from tests.models.oracles.parts import blocks as _blocks
-from tests.models.oracles.parts import sigmoid as _sigmoid
+from tests.models.oracles.common import Array, Oracle
+from tests.models.oracles.common import blocks as _blocks
+from tests.models.oracles.common import sigmoid as _sigmoid
 
 
 def _simple(cell: Any, x: Array, state: list[Array], squash: Callable[[Array], Array]) -> tuple[Array, list[Array]]:

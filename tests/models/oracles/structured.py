@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle, array, blocks, loop, sigmoid
+from tests.models.oracles.common import Array, Oracle, array, blocks, loop, sigmoid
 
 
 def _affine(block: tuple[Array, Array, Array], x: Array, h: Array) -> Array:
