@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     console = Console()
-    if not console.is_terminal:  # one line for each cell, whatever width the pipe reports
+    if not console.is_terminal:  # one line for each cell, also if the output is a pipe
         console = Console(width=200)
     console.print(cell_table())
     console.print(composition_table())

@@ -60,7 +60,7 @@ class NIAF(DiagonalPeepholes):
 
     source = _SOURCE + "NIAF"
 
-    def squash_candidate(self, a: Tensor) -> Tensor:
+    def activate_candidate(self, a: Tensor) -> Tensor:
         """Return the candidate unchanged, (batch, hidden)."""
         return a
 
@@ -70,7 +70,7 @@ class NOAF(DiagonalPeepholes):
 
     source = _SOURCE + "NOAF"
 
-    def squash_memory(self, c: Tensor) -> Tensor:
+    def activate_cell_state(self, c: Tensor) -> Tensor:
         """Return the cell state unchanged, (batch, hidden)."""
         return c
 

@@ -23,7 +23,7 @@ class LSTMOptions(CellOptions):
 class GatedLSTM(Cell):
     """Base class of the LSTM and those variants that change its gates, peepholes or activation functions.
 
-    i, f, o = σ(W x + R h' + b + p c̃);  g = squash(W x + R h' + b);  c = f c' + i g;  h = o squash(c)
+    i, f, o = σ(W x + R h' + b + p c̃);  g = act(W x + R h' + b);  c = f c' + i g;  h = o act(c)
 
     A gate in `removed` is always 1. A gate in `coupled` is one minus the gate it is mapped to. A gate in `peeping()`
     has a peephole, a diagonal p that multiplies the cell state: c' for i and f, the new c for o.
@@ -52,11 +52,11 @@ class GatedLSTM(Cell):
         """Return the gates that have a peephole, in the order of the rows of P."""
         return ""
 
-    def squash_candidate(self, a: Tensor) -> Tensor:
+    def activate_candidate(self, a: Tensor) -> Tensor:
         """Return the activation of the candidate, (batch, hidden)."""
         return torch.tanh(a)
 
-    def squash_memory(self, c: Tensor) -> Tensor:
+    def activate_cell_state(self, c: Tensor) -> Tensor:
         """Return the activation of the cell state, which the output gate multiplies, (batch, hidden)."""
         return torch.tanh(c)
 
@@ -64,8 +64,8 @@ class GatedLSTM(Cell):
         h, c = state
         a = dict(zip(self.gates.names, self.gates(x, h), strict=True))
         i, f = self._gate("i", a, c), self._gate("f", a, c)
-        c = f * c + i * self.squash_candidate(a["g"])
-        h = self._gate("o", a, c) * self.squash_memory(c)
+        c = f * c + i * self.activate_candidate(a["g"])
+        h = self._gate("o", a, c) * self.activate_cell_state(c)
         return h, (h, c)
 
     def _gate(self, name: str, a: Mapping[str, Tensor], c: Tensor) -> Tensor:
@@ -102,10 +102,10 @@ class OriginalLSTM(GatedLSTM):
     source = "Hochreiter & Schmidhuber 1997, section 4 and appendix A.1"
     removed = "f"
 
-    def squash_candidate(self, a: Tensor) -> Tensor:
+    def activate_candidate(self, a: Tensor) -> Tensor:
         """Return 4 σ(a) − 2, between −2 and 2, (batch, hidden)."""
         return 4.0 * torch.sigmoid(a) - 2.0
 
-    def squash_memory(self, c: Tensor) -> Tensor:
+    def activate_cell_state(self, c: Tensor) -> Tensor:
         """Return 2 σ(c) − 1, between −1 and 1, (batch, hidden)."""
         return 2.0 * torch.sigmoid(c) - 1.0

@@ -1,4 +1,4 @@
-"""P5: a sequence that is chunked, forked, restored and rewound, beside other sessions, gives the outputs of one run."""
+"""P5: a sequence that is chunked, forked, restored and rewound next to other sessions gives the outputs of one run."""
 
 import asyncio
 from collections import Counter

@@ -33,9 +33,9 @@ def test_the_projection_lstm_equals_torchs() -> None:
         set_gates(cell.gates, "ifgo", w, r, b_w + b_r)  # type: ignore[arg-type]
         cell.V.copy_(v)  # type: ignore[operator]
         wanted, (h, c) = theirs(x)
-        y, (m, memory) = cell.sequence(x, cell.initial_state(BATCH))
+        y, (m, cell_state) = cell.sequence(x, cell.initial_state(BATCH))
         torch.testing.assert_close(y, wanted, atol=1e-6, rtol=0)
-        torch.testing.assert_close(memory, c[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(cell_state, c[0], atol=1e-6, rtol=0)
         torch.testing.assert_close(m @ cell.V.T, h[0], atol=1e-6, rtol=0)  # type: ignore[operator]
 
 

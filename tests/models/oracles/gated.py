@@ -89,7 +89,7 @@ def greff(
     state: list[Array],
     order: str = "ifgo",
     candidate: Callable[[Array], Array] = np.tanh,
-    memory: Callable[[Array], Array] = np.tanh,
+    activation: Callable[[Array], Array] = np.tanh,
     coupled: bool = False,
 ) -> tuple[Array, list[Array]]:
     """Run the LSTM with peepholes, V of Greff et al. 2015, with the gates of `order`; a gate not in it is 1."""
@@ -102,7 +102,7 @@ def greff(
         f = sigmoid(a["f"] + peephole["f"] * c) if "f" in order else (1.0 - i if coupled else 1.0)
         c = f * c + i * candidate(a["g"])
         o = sigmoid(a["o"] + peephole["o"] * c) if "o" in order else 1.0
-        h = o * memory(c)
+        h = o * activation(c)
         return h, [h, c]
 
     return loop(step, x, state)
@@ -142,6 +142,6 @@ ORACLES: dict[str, Oracle] = {
     "greff_nfg": partial(greff, order="igo"),
     "greff_nog": partial(greff, order="ifg"),
     "greff_niaf": partial(greff, candidate=identity),
-    "greff_noaf": partial(greff, memory=identity),
+    "greff_noaf": partial(greff, activation=identity),
     "greff_fgr": full_gate_recurrence,
 }

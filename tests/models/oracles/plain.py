@@ -11,12 +11,12 @@ from tests.models.oracles.common import blocks as _blocks
 from tests.models.oracles.common import sigmoid as _sigmoid
 
 
-def _simple(cell: Any, x: Array, state: list[Array], squash: Callable[[Array], Array]) -> tuple[Array, list[Array]]:
+def _simple(cell: Any, x: Array, state: list[Array], activation: Callable[[Array], Array]) -> tuple[Array, list[Array]]:
     w, r, b = _blocks(cell.gates, "h")["h"]
     (h,) = state
     ys = []
     for x_t in x:
-        h = squash(x_t @ w.T + h @ r.T + b)
+        h = activation(x_t @ w.T + h @ r.T + b)
         ys.append(h)
     return np.stack(ys), [h]
 
