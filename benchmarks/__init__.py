@@ -1,1 +1,1 @@
-"""Measurements: every figure is a ratio against something measured in the same run."""
+"""Benchmarks: the main figures are ratios to a reference that is measured in the same run."""

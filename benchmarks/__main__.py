@@ -1,4 +1,4 @@
-"""The table: python -m benchmarks, or make bench."""
+"""The main benchmark, which prints a table of ratios: python -m benchmarks, or make bench."""
 
 import json
 import tempfile
@@ -22,27 +22,30 @@ from export import export_network
 from models.network import Network, NetworkConfig
 
 Round = dict[str, Figure]
+"""Name of a load → its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: what is compared, how it is read from a round, and what it should reach."""
+    """One row of the table: a label, the ratio computed from a round, the required value and the target."""
 
-    what: str
+    label: str
     value: Callable[[Round], float]
-    at_least: float
-    aim: float
+    required: float
+    target: float
     lower_is_better: bool = False
 
     def reached(self, value: float) -> str:
-        """Return what was reached: the aim, the least, or less."""
+        """Return "target", "required" or "no": the best of the two limits that the value reaches."""
         sign = -1 if self.lower_is_better else 1
-        return "aim" if sign * value >= sign * self.aim else "yes" if sign * value >= sign * self.at_least else "no"
+        if sign * value >= sign * self.target:
+            return "target"
+        return "required" if sign * value >= sign * self.required else "no"
 
 
 ROWS = (
     Row(
-        "server CPU a step, 64 sessions ÷ bare uvicorn's a request",
+        "server CPU per step, 64 sessions ÷ per request of bare uvicorn",
         lambda r: r["ours 64"].cpu / r["bare 64"].cpu,
         1.6,
         1.3,
@@ -60,8 +63,8 @@ ROWS = (
     Row("p50, one session ÷ bare uvicorn", lambda r: r["ours 1"].p50 / r["bare 1"].p50, 2.1, 1.7, True),
     Row("p99 ÷ p50, 64 sessions", lambda r: r["ours 64"].p99 / r["ours 64"].p50, 2.5, 1.8, True),
     Row(
-        "p99, 64 sessions, beside predictions of 3,801 steps ÷ alone",
-        lambda r: r["beside"].p99 / r["ours 64"].p99,
+        "p99, 64 sessions, with concurrent predictions of 3,801 steps ÷ without",
+        lambda r: r["with predictions"].p99 / r["ours 64"].p99,
         3,
         2,
         True,
@@ -87,7 +90,7 @@ ROWS = (
     ),
     Row("predict 3,801 steps, JSON ÷ raw onnxruntime", lambda r: r["long json"].rate / r["raw long"].rate, 0.60, 0.75),
     Row(
-        "predict 64 at once, 10–400 steps ÷ raw one by one",
+        "64 concurrent predictions of 10–400 steps ÷ raw onnxruntime, one at a time",
         lambda r: r["predictions"].rate / r["raw short"].rate,
         1.2,
         1.8,
@@ -97,14 +100,14 @@ ROWS = (
 
 
 async def measure_round(bench: Bench, ten: Path) -> Round:
-    """Run every load once."""
+    """Run every load once, and return the results; `ten` is the folder of the ten small models."""
     result: Round = {}
     for sessions in (1, 16, 64):
         result[f"bare {sessions}"] = await bench.steps(bench.bare, sessions)
         result[f"ours {sessions}"] = await bench.steps(bench.service, sessions)
     result["dict 64"] = await bench.steps(bench.dict_of_states, 64)
     result["pydantic 64"] = await bench.steps(bench.pydantic, 64)
-    result["beside"] = await bench.steps_beside_predictions()
+    result["with predictions"] = await bench.steps_with_predictions()
     result["bare ws"] = await bench.sockets(bench.bare_ws)
     result["ours ws"] = await bench.sockets(bench.service)
     result["chunks"] = await bench.chunks(8)
@@ -113,14 +116,14 @@ async def measure_round(bench: Bench, ten: Path) -> Round:
     result["raw long"] = bench.raw_long()
     result["long binary"] = await bench.long_prediction(True)
     result["long json"] = await bench.long_prediction(False)
-    result["raw short"] = bench.raw_one_by_one()
+    result["raw short"] = bench.raw_one_at_a_time()
     result["predictions"] = await bench.predictions()
     result["start"] = bench.start_of_ten(ten)
     return result
 
 
 async def sweep(bench: Bench) -> dict[str, dict[int, Figure]]:
-    """Measure throughput and tail against the number of sessions."""
+    """Measure throughput and latency of each server by the number of sessions."""
     servers = {"cellstream": bench.service, "bare uvicorn": bench.bare, "dict of states": bench.dict_of_states}
     return {
         name: {sessions: await bench.steps(server, sessions) for sessions in (1, 4, 16, 64, 256)}
@@ -129,7 +132,7 @@ async def sweep(bench: Bench) -> dict[str, dict[int, Figure]]:
 
 
 def write_ten_models(folder: Path) -> None:
-    """Export ten small models."""
+    """Export ten small models to a folder of artefacts."""
     for number in range(10):
         torch.manual_seed(number)
         network = Network(NetworkConfig(cell="lstm", input_size=4, hidden_size=32, output_size=2))
@@ -137,23 +140,23 @@ def write_ten_models(folder: Path) -> None:
 
 
 def show(rounds: list[Round]) -> None:
-    """Print the table of medians."""
-    table = Table(title=f"medians of {len(rounds)} rounds, taking turns, {SECONDS:g} s a load")
-    table.add_column("what")
-    for column in ("median", "least", "most", "at least", "aim", "reached"):
+    """Print the table of the rounds' medians, minima and maxima."""
+    table = Table(title=f"medians of {len(rounds)} alternating rounds, {SECONDS:g} s per load")
+    table.add_column("measurement")
+    for column in ("median", "minimum", "maximum", "required", "target", "reached"):
         table.add_column(column, justify="right")
     for row in ROWS:
         values = [row.value(each) for each in rounds]
         sign = "≤" if row.lower_is_better else "≥"
         figures = [f"{value:.2f}" for value in (median(values), min(values), max(values))]
         table.add_row(
-            row.what, *figures, f"{sign} {row.at_least:g}", f"{sign} {row.aim:g}", row.reached(median(values))
+            row.label, *figures, f"{sign} {row.required:g}", f"{sign} {row.target:g}", row.reached(median(values))
         )
     Console(width=120).print(table)
 
 
 def plot(curves: dict[str, dict[int, Figure]], path: Path) -> None:
-    """Draw throughput and p99 against the number of sessions."""
+    """Plot throughput and p99 latency by the number of sessions, and save the image."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -164,23 +167,23 @@ def plot(curves: dict[str, dict[int, Figure]], path: Path) -> None:
         sessions = list(points)
         left.plot(sessions, [points[n].rate / 1000 for n in sessions], marker="o", label=name)
         right.plot(sessions, [points[n].p99 for n in sessions], marker="o", label=name)
-    for axes, title in ((left, "thousand steps a second"), (right, "p99 of a step, ms")):
+    for axes, title in ((left, "thousand steps/s"), (right, "p99 of a step, ms")):
         axes.set(xscale="log", xlabel="sessions", title=title)
         axes.grid(alpha=0.3)
     left.set_ylim(bottom=0)
     right.set_yscale("log")
     left.legend()
     figure.suptitle(
-        "one step a request over HTTP, JSON; LSTM 16 → 128 × 2 → 4; one core for the server, one for the load"
+        "one step per request over HTTP, JSON; LSTM 16 → 128 × 2 → 4; one core for the server, one for the load"
     )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="how often every load is measured")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="how many times every load is measured")] = 5,
     out: Annotated[Path, typer.Option(help="folder for results.json and sessions.png")] = Path("results"),
-    curves: Annotated[bool, typer.Option(help="also measure and draw the plot against the number of sessions")] = True,
+    curves: Annotated[bool, typer.Option(help="also measure and plot the dependence on the number of sessions")] = True,
 ) -> None:
     """Measure the service against bare uvicorn, FastAPI, a dict of states and raw onnxruntime, and print ratios."""
     out.mkdir(parents=True, exist_ok=True)
@@ -192,7 +195,7 @@ def main(
         pin(1)
         error = uvloop.run(bench.check())
         if error > 1e-5:
-            raise RuntimeError(f"the service's answers are {error:g} from raw onnxruntime's")
+            raise RuntimeError(f"the service's outputs differ from those of raw onnxruntime by {error:g}")
         for number in range(rounds):
             progress.update(task, description=f"round {number + 1} of {rounds}")
             done.append(uvloop.run(measure_round(bench, Path(folder) / "ten")))
@@ -202,7 +205,7 @@ def main(
             plot(uvloop.run(sweep(bench)), out / "sessions.png")
     show(done)
     results = [
-        {"what": row.what, "at_least": row.at_least, "aim": row.aim, "values": [row.value(r) for r in done]}
+        {"label": row.label, "required": row.required, "target": row.target, "values": [row.value(r) for r in done]}
         for row in ROWS
     ]
     loads = [{name: {"rate": f.rate, "p50": f.p50, "p99": f.p99, "cpu": f.cpu} for name, f in r.items()} for r in done]

@@ -1,4 +1,4 @@
-"""The load: closed loops over keep-alive connections, every request made before the clock starts."""
+"""The load generator: closed loops over keep-alive connections, with all requests built before the measurement."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it goes over the wire, and how many time steps it asks for."""
+    """One request: its bytes on the wire, and the number of time steps in it."""
 
     wire: bytes
     steps: int = 1
@@ -23,7 +23,7 @@ class Request:
 
 @dataclass(slots=True)
 class Load:
-    """What was measured: requests and steps answered, seconds they took, latencies and the server's CPU seconds."""
+    """Result of a measurement: requests and steps answered, its seconds, the server's CPU seconds, latencies in s."""
 
     requests: int = 0
     steps: int = 0
@@ -33,21 +33,21 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Return steps a second."""
+        """Return the steps answered per second."""
         return self.steps / self.seconds
 
     @property
     def cpu_of_request(self) -> float:
-        """Return the server's CPU seconds for one request."""
+        """Return the server's CPU seconds per request."""
         return self.cpu / self.requests
 
     def percentile(self, q: float) -> float:
-        """Return a percentile of the latencies, in milliseconds."""
+        """Return a percentile of the latencies, in milliseconds; `q` is from 0 to 100."""
         return float(np.percentile(self.latencies, q)) * 1e3
 
 
 def post(path: str, body: bytes, **headers: str) -> bytes:
-    """Return an HTTP/1.1 POST."""
+    """Return the bytes of an HTTP/1.1 POST; an underscore in a header's name stands for a hyphen."""
     lines = [f"POST {path} HTTP/1.1", "host: bench", f"content-length: {len(body)}"]
     headers.setdefault("content_type", "application/json")
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -55,14 +55,14 @@ def post(path: str, body: bytes, **headers: str) -> bytes:
 
 
 def frame(payload: bytes) -> bytes:
-    """Return a masked binary WebSocket frame; the mask is zero, which leaves the payload as it is."""
+    """Return a masked binary WebSocket frame of less than 64 KiB; the mask is zero, so the payload is unchanged."""
     size = len(payload)
     head = bytes([0x82, 0x80 | size]) if size < 126 else struct.pack(">BBH", 0x82, 0x80 | 126, size)
     return head + bytes(4) + payload
 
 
 class _Connection(asyncio.Protocol):
-    """Sends its requests round and round, the next when the last is answered."""
+    """Send requests over one HTTP connection in a cycle, each when the one before it has been answered."""
 
     def __init__(self, run: "_Run", requests: list[Request]) -> None:
         self.run, self.requests, self.next = run, requests, 0
@@ -83,15 +83,15 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        if self.whole():
+        if self.is_complete():
             self.buffer = b""
             request = self.requests[self.next % len(self.requests)]
             self.next += 1
             if self.run.answered(self, request.steps):
                 self.send()
 
-    def whole(self) -> bool:
-        """Tell whether a whole HTTP answer has come."""
+    def is_complete(self) -> bool:
+        """Return whether the buffer holds a complete HTTP response."""
         head, separator, body = self.buffer.partition(b"\r\n\r\n")
         if not separator:
             return False
@@ -107,7 +107,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Socket(_Connection):
-    """The same over a WebSocket."""
+    """Send frames over one WebSocket in a cycle, each when the one before it has been answered."""
 
     path = ""
 
@@ -131,7 +131,8 @@ class _Socket(_Connection):
             self.open, self.buffer = True, b""
             self.ready()
 
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
+        """Return whether the buffer holds a complete binary frame."""
         if len(self.buffer) < 2:
             return False
         if self.buffer[0] != 0x82:
@@ -144,7 +145,7 @@ class _Socket(_Connection):
 
 
 class _Run:
-    """One measurement: all connections ready, a warm-up, then the clock."""
+    """One measurement: wait until all connections are open, warm up, then measure for a fixed time."""
 
     def __init__(self, connections: int, seconds: float, warm_up: int, pid: int) -> None:
         self._waiting, self._seconds, self._warm_up, self._pid = connections, seconds, warm_up, pid
@@ -180,10 +181,10 @@ class _Run:
             self.done.set_result(None)
         return True
 
-    def fail(self, why: str) -> None:
+    def fail(self, reason: str) -> None:
         self.over = True
         if not self.done.done():
-            self.done.set_exception(RuntimeError(why))
+            self.done.set_exception(RuntimeError(reason))
 
 
 async def closed_loop(
@@ -195,10 +196,13 @@ async def closed_loop(
     warm_up: int = 10,
     socket_path: str = "",
 ) -> Load:
-    """Keep one request of each connection under way for some seconds; over WebSockets where a path is given.
+    """Send each connection's requests one at a time for `seconds`, after `warm_up` requests per connection.
+
+    With a `socket_path` the connections are WebSockets. `pid` is the server process, whose CPU time is measured.
 
     Raises:
-        RuntimeError: An answer was not 200, or a connection was lost.
+        RuntimeError: A response was an error, or a connection was lost.
+        TimeoutError: The measurement did not end within `seconds` + 60.
     """
     run = _Run(len(connections), seconds, warm_up, pid)
     host, port = urlsplit(url).netloc.split(":")
@@ -225,7 +229,7 @@ async def closed_loop(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time a process has used."""
+    """Return the CPU time that a process has used, in seconds."""
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,11 +1,11 @@
-"""What cellstream is measured against: the least that could answer, and what people write by hand.
+"""The servers with which cellstream is compared: minimal ones without a model, and a typical handwritten service.
 
-Each is an ASGI callable, served by `python -m benchmarks.peers NAME --port P`:
+Each is an ASGI application, served by `python -m benchmarks.peers NAME --port P`:
 
-bare            no model: parse the JSON with the standard library, answer four of its numbers
+bare            no model: parse the JSON with the standard library, return four of its numbers
 bare_ws         no model: answer each binary frame with its first four floats
-pydantic        no model: FastAPI with a typed body and answer
-dict_of_states  FastAPI, a dict of states, one onnxruntime run a request
+pydantic        no model: FastAPI with a typed request and response
+dict_of_states  FastAPI, a dict of states, one onnxruntime run per request
 """
 
 import asyncio
@@ -25,7 +25,7 @@ MODEL_VARIABLE = "CELLSTREAM_BENCH_MODEL"
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:
-    """Answer any POST with four of the numbers it brought."""
+    """Answer any POST with the first four numbers of its inputs."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
         return
@@ -67,7 +67,7 @@ class StepReply(BaseModel):
 
 
 def pydantic() -> FastAPI:
-    """Return FastAPI as its tutorial shows it, with nothing behind it."""
+    """Return a FastAPI application as in its tutorial, without a model."""
     app = FastAPI()
 
     @app.post("/v1/sessions/{session}/steps")
@@ -78,7 +78,7 @@ def pydantic() -> FastAPI:
 
 
 def dict_of_states() -> FastAPI:
-    """Return what people write: a dict from session to state, and a run for each request in one thread."""
+    """Return a typical handwritten application: a dict from session to state, and one run per request in a thread."""
     app = FastAPI()
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -94,8 +94,8 @@ def dict_of_states() -> FastAPI:
         async with locks.setdefault(session, asyncio.Lock()):
             feeds = dict(zip(names, states.get(session, zeros), strict=True))
             feeds["x"] = np.array(body.inputs, np.float32)[:, None]
-            y, *after = await asyncio.get_running_loop().run_in_executor(thread, model.run, None, feeds)
-            states[session] = after
+            y, *new_states = await asyncio.get_running_loop().run_in_executor(thread, model.run, None, feeds)
+            states[session] = new_states
         return StepReply(outputs=y[:, 0].tolist(), step=1)
 
     return app
@@ -104,11 +104,11 @@ def dict_of_states() -> FastAPI:
 def main() -> None:
     """Serve the peer named on the command line."""
     name, port = sys.argv[1], int(sys.argv[3])
-    made: Any = {"bare": bare, "bare_ws": bare_ws}.get(name) or {
+    application: Any = {"bare": bare, "bare_ws": bare_ws}.get(name) or {
         "pydantic": pydantic,
         "dict_of_states": dict_of_states,
     }[name]()
-    uvicorn.run(made, port=port, access_log=False, log_level="warning")
+    uvicorn.run(application, port=port, access_log=False, log_level="warning")
 
 
 if __name__ == "__main__":

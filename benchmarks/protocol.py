@@ -1,8 +1,8 @@
-"""What the Open Inference Protocol costs: python -m benchmarks.protocol, or make bench-protocol.
+"""The cost of the Open Inference Protocol: python -m benchmarks.protocol, or make bench-protocol.
 
-The load generator that other servers were measured with, `bench/loadgen.py` of the folder that CELLSTREAM_SHARED names,
-steps the reference model over /v1 and over /v2, JSON and binary, and the bare uvicorn callable that stands beside it.
-It compares the answers with onnxruntime's.
+The load generator is `bench/loadgen.py` in the folder that CELLSTREAM_SHARED names, which has also measured other
+servers. It steps the reference model over /v1 and over /v2, in JSON and binary, and measures a bare uvicorn callable
+from the same folder. It compares the outputs with those of onnxruntime.
 """
 
 import json
@@ -40,19 +40,19 @@ ADAPTERS = {
 
 Round = dict[tuple[str, int], float]
 ROWS = (
-    *((f"v2 JSON × /v1, {n} sessions", ("json", n), ("v1", n), "≥ 0.75", "≥ 0.90") for n in (16, 64)),
-    *((f"v2 binary × /v1, {n} sessions", ("binary", n), ("v1", n), "≥ 0.85", "≥ 1.00") for n in (16, 64)),
-    ("v2 JSON × bare uvicorn, 1 session", ("json", 1), ("bare", 1), "≥ 0.40", "≥ 0.52"),
-    ("v2 JSON × bare uvicorn, 16 sessions", ("json", 16), ("bare", 16), "≥ 0.40", "≥ 0.56"),
-    ("v2 JSON × bare uvicorn, 64 sessions", ("json", 64), ("bare", 64), "≥ 0.52", "≥ 0.75"),
+    *((f"v2 JSON ÷ /v1, {n} sessions", ("json", n), ("v1", n), "≥ 0.75", "≥ 0.90") for n in (16, 64)),
+    *((f"v2 binary ÷ /v1, {n} sessions", ("binary", n), ("v1", n), "≥ 0.85", "≥ 1.00") for n in (16, 64)),
+    ("v2 JSON ÷ bare uvicorn, 1 session", ("json", 1), ("bare", 1), "≥ 0.40", "≥ 0.52"),
+    ("v2 JSON ÷ bare uvicorn, 16 sessions", ("json", 16), ("bare", 16), "≥ 0.40", "≥ 0.56"),
+    ("v2 JSON ÷ bare uvicorn, 64 sessions", ("json", 64), ("bare", 64), "≥ 0.52", "≥ 0.75"),
 )
 
 
 def load(generator: Path, server: Server, adapter: str, sessions: int, seconds: float) -> float:
-    """Return the steps a second of one load.
+    """Return the steps per second of one load.
 
     Raises:
-        RuntimeError: The generator found an error, or an answer that is not onnxruntime's.
+        RuntimeError: The generator found an error, or an output that differs from onnxruntime's.
     """
     command = [sys.executable, str(generator), "--url", server.url, "--adapter", *ADAPTERS[adapter]]
     command += ["--sessions", str(sessions), "--seconds", str(seconds)]
@@ -63,18 +63,18 @@ def load(generator: Path, server: Server, adapter: str, sessions: int, seconds: 
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="how often every load is measured")] = 5,
-    seconds: Annotated[float, typer.Option(help="length of a load")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="how many times every load is measured")] = 5,
+    seconds: Annotated[float, typer.Option(help="duration of each load, in seconds")] = 1.0,
 ) -> None:
     """Measure v2 infer against /v1 steps and bare uvicorn, and print ratios."""
     shared = Path(os.environ.get("CELLSTREAM_SHARED", "../shared")).resolve()
     if not (shared / "bench/loadgen.py").exists():
         raise SystemExit(
-            f"no {shared}/bench/loadgen.py: CELLSTREAM_SHARED names the folder that has the load generator"
+            f"no {shared}/bench/loadgen.py: set CELLSTREAM_SHARED to the folder that contains bench/loadgen.py"
         )
     measured: list[Round] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, Progress(transient=True) as progress:
-        for script in ("loadgen.py", "make_model.py"):  # they read and write beside themselves
+        for script in ("loadgen.py", "make_model.py"):  # the scripts read and write files in their own folder
             shutil.copy(shared / "bench" / script, folder)
         subprocess.run([sys.executable, f"{folder}/make_model.py"], check=True, stdout=subprocess.DEVNULL)
         generator = Path(folder) / "loadgen.py"
@@ -92,14 +92,14 @@ def main(
                     one[adapter, sessions] = load(generator, server, adapter, sessions, seconds)
                     progress.advance(task)
             measured.append(one)
-    table = Table(title=f"the protocol's cost, medians of {rounds} rounds")
-    table.add_column("what")
-    for column in ("median", "least", "most", "at least", "aim"):
+    table = Table(title=f"steps/s of the Open Inference Protocol, medians of {rounds} rounds")
+    table.add_column("measurement")
+    for column in ("median", "minimum", "maximum", "required", "target"):
         table.add_column(column, justify="right")
-    for what, above, below, least, aim in ROWS:
-        values = [each[above] / each[below] for each in measured]
+    for label, numerator, denominator, required, target in ROWS:
+        values = [each[numerator] / each[denominator] for each in measured]
         figures = [f"{value:.2f}" for value in (median(values), min(values), max(values))]
-        table.add_row(what, *figures, least, aim)
+        table.add_row(label, *figures, required, target)
     Console(width=120).print(table)
 
 

@@ -1,4 +1,4 @@
-"""Write the reference model: LSTM 16 → 128 × 2 → 4, with weights that any load generator can make for itself.
+"""Write the reference model: LSTM 16 → 128 × 2 → 4, with weights from a seed, so other programs can reproduce them.
 
 Run as `python -m benchmarks.reference --out DIR`; it writes DIR/lstm/1/model.onnx.
 """
@@ -20,7 +20,7 @@ _ROWS = "iofg"  # the order in which the generator draws the gates
 
 
 def reference_network() -> Network:
-    """Return the reference network, its weights drawn from ±2/√hidden layer by layer: W, R, both biases."""
+    """Return the reference network; its weights are drawn from ±2/√hidden, for each layer W, R and both biases."""
     random = np.random.RandomState(SEED)
     bound = 1 / np.sqrt(HIDDEN)
 
@@ -56,7 +56,7 @@ def write_reference(folder: Path) -> Path:
     )
 
 
-def main(out: Annotated[Path, typer.Option(help="folder of artefacts to write lstm/1/model.onnx into")]) -> None:
+def main(out: Annotated[Path, typer.Option(help="folder of artefacts, in which lstm/1/model.onnx is written")]) -> None:
     """Export the reference model."""
     print(write_reference(out))
 

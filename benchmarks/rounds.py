@@ -1,4 +1,4 @@
-"""One round: every load once, the service and what it is measured against taking turns."""
+"""The loads of one round, on the service and on the servers with which it is compared."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ _BINARY = {"content_type": "application/octet-stream"}
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One load's result: steps a second, latency percentiles in ms, the server's CPU seconds for a request."""
+    """Result of one load: steps per second, latency percentiles in ms, the server's CPU seconds per request."""
 
     rate: float
     p50: float = 0.0
@@ -38,7 +38,7 @@ class Figure:
 
 
 class Bench:
-    """All servers, running, and the loads on them."""
+    """The running servers, and the loads on them; each load returns its result."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         artefact = write_reference(folder / "artifacts")
@@ -63,38 +63,38 @@ class Bench:
         return [f"/v1/sessions/{session}/steps" for session in ids]
 
     async def steps(self, server: Server, sessions: int, seconds: float = SECONDS) -> Figure:
-        """One step a request, JSON."""
+        """Send one step per request, in JSON."""
         bodies = [_json_steps(_inputs(1)) for _ in range(32)]
         loops = [[Request(post(path, body)) for body in bodies] for path in self._session_paths(server, sessions)]
         return Figure.of(await closed_loop(server.url, loops, pid=server.pid, seconds=seconds))
 
     async def chunks(self, longest: int) -> Figure:
-        """Chunks of 1 to `longest` steps a request, 64 sessions, JSON."""
+        """Send chunks of 1 to `longest` steps per request, in JSON, from 64 sessions."""
         loops = []
         for path in self._session_paths(self.service, 64):
             lengths = [int(n) for n in _RANDOM.integers(1, longest + 1, 32)]
             loops.append([Request(post(path, _json_steps(_inputs(n))), n) for n in lengths])
         return Figure.of(await closed_loop(self.service.url, loops, pid=self.service.pid, seconds=SECONDS))
 
-    async def steps_beside_predictions(self) -> Figure:
-        """One step a request, 64 sessions, while another client predicts long sequences without pause."""
+    async def steps_with_predictions(self) -> Figure:
+        """Send one step per request from 64 sessions, while another client continuously predicts long sequences."""
         request = Request(post("/v1/models/lstm/predict", _json_sequence(_inputs(LONG))), LONG)
-        beside = asyncio.create_task(
+        predictions = asyncio.create_task(
             closed_loop(self.service.url, [[request]], pid=self.service.pid, seconds=SECONDS * 2, warm_up=1)
         )
         await asyncio.sleep(0.1)
         figure = await self.steps(self.service, 64)
-        await beside
+        await predictions
         return figure
 
     async def sockets(self, server: Server) -> Figure:
-        """One step a frame, 64 WebSockets, binary."""
+        """Send one step per binary frame over 64 WebSockets."""
         loops = [[Request(frame(_inputs(1).tobytes())) for _ in range(32)] for _ in range(64)]
         path = "/v1/models/lstm/stream?format=binary"
         return Figure.of(await closed_loop(server.url, loops, pid=server.pid, seconds=SECONDS, socket_path=path))
 
     async def fleet(self) -> Figure:
-        """1,024 sessions a request, framed."""
+        """Advance 1,024 sessions per request, with a binary tensor."""
         names = [f"unit-{n}" for n in range(FLEET)]
         raw = _RANDOM.normal(size=(FLEET, 1, FEATURES)).astype("<f4").tobytes()
         tensor = {
@@ -109,14 +109,14 @@ class Bench:
         return Figure.of(await closed_loop(self.service.url, [loop], pid=self.service.pid, seconds=SECONDS, warm_up=3))
 
     async def long_prediction(self, binary: bool) -> Figure:
-        """One sequence of 3,801 steps a request."""
+        """Predict one sequence of 3,801 steps per request."""
         inputs = _inputs(LONG)
         body, headers = (inputs.tobytes(), _BINARY) if binary else (_json_sequence(inputs), {})
         loop = [Request(post("/v1/models/lstm/predict", body, **headers), LONG)]
         return Figure.of(await closed_loop(self.service.url, [loop], pid=self.service.pid, seconds=SECONDS, warm_up=2))
 
     async def predictions(self) -> Figure:
-        """64 clients, each predicting sequences of 10 to 400 steps, JSON."""
+        """Predict sequences of 10 to 400 steps, in JSON, from 64 clients."""
         loops = []
         for _ in range(64):
             lengths = [int(n) for n in _RANDOM.integers(10, 401, 4)]
@@ -124,15 +124,15 @@ class Bench:
         return Figure.of(await closed_loop(self.service.url, loops, pid=self.service.pid, seconds=SECONDS, warm_up=1))
 
     def raw_batches(self) -> Figure:
-        """Raw onnxruntime, one step of 1,024 sequences a run."""
-        return Figure(self.raw.row_steps_a_second(1, FLEET, SECONDS))
+        """Run raw onnxruntime on one step of 1,024 sequences at a time."""
+        return Figure(self.raw.steps_per_second(1, FLEET, SECONDS))
 
     def raw_long(self) -> Figure:
-        """Raw onnxruntime, one sequence of 3,801 steps a run."""
-        return Figure(self.raw.row_steps_a_second(LONG, 1, SECONDS))
+        """Run raw onnxruntime on one sequence of 3,801 steps at a time."""
+        return Figure(self.raw.steps_per_second(LONG, 1, SECONDS))
 
-    def raw_one_by_one(self) -> Figure:
-        """Raw onnxruntime, sequences of 10 to 400 steps one after the other."""
+    def raw_one_at_a_time(self) -> Figure:
+        """Run raw onnxruntime on sequences of 10 to 400 steps, one at a time."""
         steps, start = 0, time.perf_counter()
         for length in itertools.cycle([int(n) for n in _RANDOM.integers(10, 401, 16)]):
             self.raw.run(length, 1)
@@ -142,7 +142,7 @@ class Bench:
         raise AssertionError
 
     def start_of_ten(self, folder: Path) -> Figure:
-        """Process start to listening, ten small models; the rate is 1 / seconds."""
+        """Start the service with ten small models until it listens; the rate is 1 / seconds."""
         with Server("service", "--artifacts", str(folder), "--log-level", "error") as server:
             return Figure(1 / server.start_seconds)
 

@@ -1,4 +1,4 @@
-"""Servers under measurement, each its own process on the first core; the load runs on the second."""
+"""The measured servers, each a process of its own on the first core; the load generator runs on the second."""
 
 import os
 import socket
@@ -13,7 +13,11 @@ from benchmarks.peers import MODEL_VARIABLE
 
 
 class Server:
-    """A process that listens on a port of its own, from `with` to its end."""
+    """Start `python -m COMMAND --port P` on a free port, wait until it listens, and end it when the block ends.
+
+    Raises:
+        RuntimeError: The server ended, or did not listen within 30 s.
+    """
 
     def __init__(self, *command: str, model: str = "") -> None:
         self.port = _free_port()
@@ -55,7 +59,7 @@ class Server:
 
 
 def pin(core: int) -> None:
-    """Keep this process on one core, where there are several."""
+    """Restrict this process to one core if the machine has several."""
     if (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {core})
 
@@ -67,7 +71,11 @@ def _free_port() -> int:
 
 
 def post_json(url: str, body: bytes = b"", **headers: str) -> bytes:
-    """POST once and return the answer's body."""
+    """Send a POST request and return the body of the response; an underscore in a header's name stands for a hyphen.
+
+    Raises:
+        urllib.error.URLError: The request failed, or the response was an error.
+    """
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, body, named, method="POST")
     with urllib.request.urlopen(request, timeout=30) as answer:

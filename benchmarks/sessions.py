@@ -1,7 +1,7 @@
-"""What sessions cost: python -m benchmarks.sessions, or make bench-sessions.
+"""The cost of sessions: python -m benchmarks.sessions, or make bench-sessions.
 
-Step numbers, forks, and a million sessions that lie idle: how long they take to open, what they weigh, and what a step
-costs beside them. Speed is told as a ratio to something measured in the same run.
+Measures step numbers, forks and a million idle sessions: the time to open them, their memory, and the time of a step
+while they exist. Speed is given as a ratio to a reference that is measured in the same run.
 """
 
 import json
@@ -30,7 +30,7 @@ from export import export_network
 from models.network import Network, NetworkConfig
 
 SMALL_FEATURES, SMALL_HIDDEN = 4, 32
-"""An LSTM whose state, h and c, is 64 floats."""
+"""Sizes of an LSTM whose state, h and c, is 64 floats."""
 FLEET = 1000
 _FEW = 1000
 _NUMBERED = 4000
@@ -38,7 +38,7 @@ _IDLE = orjson.dumps({"idle_limit": 86_400})
 
 
 def write_small(folder: Path) -> None:
-    """Export the model of the idle sessions to FOLDER/small/1."""
+    """Export the small model, which the idle sessions use, to FOLDER/small/1."""
     torch.manual_seed(0)
     network = Network(
         NetworkConfig(cell="lstm", input_size=SMALL_FEATURES, hidden_size=SMALL_HIDDEN, output_size=SMALL_FEATURES)
@@ -47,7 +47,7 @@ def write_small(folder: Path) -> None:
 
 
 class Bench:
-    """Three servers: the reference model, and the small model beside few and beside very many idle sessions."""
+    """Three servers: one with the reference model, and two with the small model and few or many idle sessions."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         write_reference(folder / "reference")
@@ -58,7 +58,7 @@ class Bench:
         self.many = stack.enter_context(_service(folder / "small", *small))
 
     def open_idle(self, server: Server, count: int, progress: Progress) -> float:
-        """Open sessions by name, a thousand a request, each with its first step; return the seconds it took."""
+        """Open sessions by name, 1,000 per request, each with its first step; return the seconds taken."""
         task = progress.add_task(f"opening {count:,} sessions", total=count)
         raw = np.random.default_rng(0).normal(size=(FLEET, 1, SMALL_FEATURES)).astype("<f4").tobytes()
         tensor = {
@@ -76,7 +76,7 @@ class Bench:
         return time.perf_counter() - start
 
     async def steps(self, server: Server, model: str, features: int, sessions: int, numbered: bool = False) -> Load:
-        """One step a request, JSON, by sessions of their own; numbered or not."""
+        """Send one step per request, in JSON, from new sessions, with or without step numbers."""
         loops = []
         for _ in range(sessions):
             path = f"/v1/sessions/{_open(server, model)}/steps"
@@ -88,14 +88,14 @@ class Bench:
         return await closed_loop(server.url, loops, pid=server.pid)
 
     async def forks(self) -> Load:
-        """One fork a request, of one session after a step."""
+        """Fork one session, which has taken a step, once per request."""
         session = _open(self.reference, "lstm")
         post_json(f"{self.reference.url}/v1/sessions/{session}/steps", b'{"inputs":[%b]}' % _row(FEATURES, 0))
         loop = [Request(post(f"/v1/sessions/{session}/fork", b""))]
         return await closed_loop(self.reference.url, [loop], pid=self.reference.pid, seconds=0.5)
 
     async def round(self) -> dict[str, float]:
-        """Measure every ratio once, the two sides of each taking turns."""
+        """Measure both sides of every ratio once, and return the ratios by name."""
         plain = await self.steps(self.reference, "lstm", FEATURES, 64)
         numbered = await self.steps(self.reference, "lstm", FEATURES, 64, numbered=True)
         one = await self.steps(self.reference, "lstm", FEATURES, 1)
@@ -121,12 +121,12 @@ def _row(features: int, seed: int) -> bytes:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="how often every ratio is measured")] = 5,
-    idle: Annotated[int, typer.Option(min=FLEET, help="idle sessions to step beside")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="how many times every ratio is measured")] = 5,
+    idle: Annotated[int, typer.Option(min=FLEET, help="number of idle sessions")] = 1_000_000,
 ) -> None:
-    """Measure what step numbers, forks and a million idle sessions cost, and print it."""
+    """Measure and print the cost of step numbers, forks and a million idle sessions."""
     idle -= idle % FLEET
-    weights = json.loads(subprocess.check_output([sys.executable, "-m", "benchmarks.weights", str(idle)]))
+    memory = json.loads(subprocess.check_output([sys.executable, "-m", "benchmarks.weights", str(idle)]))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, Progress(transient=True) as progress:
         bench = Bench(Path(folder), stack)
         pin(1)
@@ -138,30 +138,31 @@ def main(
             measured.append(uvloop.run(bench.round()))
             progress.advance(task)
     lines = (
-        ("steps/s at 64 sessions with step numbers, × without", "numbered", "≥ 0.92", "≥ 0.97"),
-        (f"p50 of a step, one session, beside {idle:,} idle ones, × beside {_FEW:,}", "many 1", "≤ 1.2", "≤ 1.05"),
-        (f"p50 of a step, 64 sessions, beside {idle:,} idle ones, × beside {_FEW:,}", "many 64", "≤ 1.2", "≤ 1.05"),
-        ("p50 of a fork, × that of a step", "fork", "≤ 1.2", "≤ 0.8"),
+        ("steps/s of 64 sessions with step numbers ÷ without", "numbered", "≥ 0.92", "≥ 0.97"),
+        (f"p50 of a step, one session, with {idle:,} idle sessions ÷ with {_FEW:,}", "many 1", "≤ 1.2", "≤ 1.05"),
+        (f"p50 of a step, 64 sessions, with {idle:,} idle sessions ÷ with {_FEW:,}", "many 64", "≤ 1.2", "≤ 1.05"),
+        ("p50 of a fork ÷ p50 of a step", "fork", "≤ 1.2", "≤ 0.8"),
     )
-    table = Table(title=f"what sessions cost, medians of {rounds} rounds")
-    for column, justify in (("what", "left"), ("median", "right"), ("least", "right"), ("most", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    table.add_column("at least", justify="right")
-    table.add_column("aim", justify="right")
-    for what, key, least, aim in lines:
+    table = Table(title=f"cost of sessions, medians of {rounds} rounds")
+    table.add_column("measurement")
+    for column in ("median", "minimum", "maximum", "required", "target"):
+        table.add_column(column, justify="right")
+    for label, key, required, target in lines:
         values = [ratios[key] for ratios in measured]
         figures = [f"{value:.2f}" for value in (median(values), min(values), max(values))]
-        table.add_row(what, *figures, least, aim)
-    before, after = weights["before"], weights["after"]
-    table.add_row("Python bytes of a session before its first step", f"{before:.0f}", "", "", "≤ 400", "≤ 350")
-    table.add_row("… and after it, with its stored answer", f"{after:.0f}", "", "", "≤ 650", "≤ 550")
-    table.add_row(f"seconds to open {idle:,} through fleet, with a step each", f"{seconds:.1f}", "", "", "≤ 60", "≤ 20")
+        table.add_row(label, *figures, required, target)
+    before, after = memory["before"], memory["after"]
+    table.add_row("Python bytes per session before its first step", f"{before:.0f}", "", "", "≤ 400", "≤ 350")
+    table.add_row("Python bytes per session after it, with its stored answer", f"{after:.0f}", "", "", "≤ 650", "≤ 550")
+    table.add_row(
+        f"seconds to open {idle:,} by fleet steps, with one step each", f"{seconds:.1f}", "", "", "≤ 60", "≤ 20"
+    )
     console = Console(width=140)
     console.print(table)
-    parts = Table(title="bytes of a session after its first step, by part")
+    parts = Table(title="bytes per session after its first step, by part")
     parts.add_column("part")
     parts.add_column("bytes", justify="right")
-    for part, size in weights["parts"].items():
+    for part, size in memory["parts"].items():
         parts.add_row(part, f"{size:.0f}")
     console.print(parts)
 

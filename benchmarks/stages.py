@@ -1,7 +1,7 @@
-"""Where the microseconds of one step go: python -m benchmarks.stages.
+"""The time of each stage of one step: python -m benchmarks.stages.
 
-The whole way of a step is driven in this process, without sockets, by a batch of sessions at once; then each stage is
-timed by itself. What no stage accounts for is the passing of control: tasks, futures, coroutines.
+Whole steps of many sessions at once are timed in this process, without sockets; then each stage is timed by itself. The
+rest, which no stage accounts for, is asyncio: tasks, futures and coroutines.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ ROUNDS = 7
 
 
 class Driver:
-    """A service in this process, and sessions that step all at once."""
+    """A service in this process, and sessions that step concurrently."""
 
     def __init__(self, artifacts: Path, sessions: int) -> None:
         self.service = Service(Settings(artifacts=artifacts))
@@ -48,8 +48,8 @@ class Driver:
     async def send(self, _: Any) -> None:
         pass
 
-    async def whole_way(self, steps: int) -> float:
-        """Return the CPU seconds a step takes through the ASGI callable, a task a request."""
+    async def whole_step(self, steps: int) -> float:
+        """Return the CPU seconds per step through the ASGI callable, with one task per request."""
         loop = asyncio.get_running_loop()
 
         async def stream(path: str) -> None:
@@ -61,7 +61,7 @@ class Driver:
         await asyncio.gather(*(stream(f"/v1/sessions/{session.id}/steps") for session in self.sessions))
         return (time.process_time() - start) / steps / len(self.sessions)
 
-    def round(self) -> dict[str, float]:
+    def stages(self) -> dict[str, float]:
         """Return the seconds that a step takes in each part of one round of the batcher."""
         batcher, codec = self.model.batcher, self.model.codec
         times: dict[str, float] = {}
@@ -94,7 +94,7 @@ class Driver:
         timed("encode: outputs → JSON", lambda: [codec.encode_steps(chunk.outputs) for chunk in chunks])
         return times
 
-    async def handle(self) -> float:
+    async def handler(self) -> float:
         """Return the seconds that the handler's own parts take: headers, key, request id, counts."""
         handler, scope = self.service.handler, {"headers": self.headers, "query_string": b""}
 
@@ -108,28 +108,28 @@ class Driver:
 
 
 async def measure(artifacts: Path, sessions: int) -> dict[str, float]:
-    """Return the least seconds a step of each stage over several rounds; the whole way under ""."""
+    """Return the minimum seconds per step of each stage over several rounds, and those of the whole step under ""."""
     driver = Driver(artifacts, sessions)
-    await driver.whole_way(20)
-    result = {"": min([await driver.whole_way(max(20, 10_000 // sessions)) for _ in range(ROUNDS)])}
-    result["handler: headers, key, id, counts"] = min([await driver.handle() for _ in range(ROUNDS)])
-    rounds = [driver.round() for _ in range(50)]
+    await driver.whole_step(20)
+    result = {"": min([await driver.whole_step(max(20, 10_000 // sessions)) for _ in range(ROUNDS)])}
+    result["handler: headers, key, id, metrics"] = min([await driver.handler() for _ in range(ROUNDS)])
+    rounds = [driver.stages() for _ in range(50)]
     return result | {name: min(times[name] for times in rounds) for name in rounds[0]}
 
 
-def main(sessions: Annotated[int, typer.Option(min=1, help="sessions that step at once")] = 64) -> None:
-    """Print the stages of one step."""
+def main(sessions: Annotated[int, typer.Option(min=1, help="number of sessions that step concurrently")] = 64) -> None:
+    """Print the time of each stage of one step."""
     with tempfile.TemporaryDirectory() as folder:
         write_reference(Path(folder))
         pin(1)
         stages = uvloop.run(measure(Path(folder), sessions))
     whole = stages.pop("")
-    table = Table(title=f"one step of {sessions} sessions at once, without HTTP")
+    table = Table(title=f"one step of {sessions} concurrent sessions, without HTTP")
     table.add_column("stage")
-    for column in ("µs a step", "share"):
+    for column in ("µs per step", "share"):
         table.add_column(column, justify="right")
-    stages["passing control: task, future, coroutines"] = whole - sum(stages.values())
-    for name, seconds in (*stages.items(), ("whole way", whole)):
+    stages["asyncio: tasks, futures, coroutines"] = whole - sum(stages.values())
+    for name, seconds in (*stages.items(), ("whole step", whole)):
         table.add_row(name, f"{seconds * 1e6:.2f}", f"{seconds / whole:.0%}")
     Console().print(table)
 

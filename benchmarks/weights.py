@@ -1,7 +1,7 @@
-"""What a session weighs: python -m benchmarks.weights COUNT prints JSON, for benchmarks.sessions to show.
+"""The memory of a session: python -m benchmarks.weights COUNT prints JSON, which benchmarks.sessions shows.
 
-The service is opened in this process, many sessions are opened in its table and each is stepped once by fleet steps;
-what the process's memory has grown by, less the rows of state, is what Python took.
+The service runs in this process; many sessions are opened in its table, and each is stepped once by fleet steps. The
+growth of the process's memory, less the rows of state, is the memory of the Python objects.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ _STATE_BYTES = 2 * SMALL_HIDDEN * 4
 
 
 def resident() -> int:
-    """Return the process's resident bytes."""
+    """Return the resident memory of this process, in bytes."""
     gc.collect()
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
 
 
-async def weigh(count: int, artifacts: Path) -> dict[str, object]:
-    """Return a session's bytes before and after its first step, and the parts of the latter."""
+async def measure(count: int, artifacts: Path) -> dict[str, object]:
+    """Return the bytes per session `before` and `after` its first step, and the `parts` of the latter."""
     service = Service(Settings(artifacts=artifacts, max_sessions=count + FLEET, idle_limit=86_400, watch=0))
     service.open()
     model = service.repository.find("small")
@@ -46,7 +46,7 @@ async def weigh(count: int, artifacts: Path) -> dict[str, object]:
         await _step(service, ids[first : first + FLEET])
     after = (resident() - empty) / count - own - _STATE_BYTES
     parts = _parts(service.sessions.find(ids[-1], "public"))
-    parts["tables that find and end it, and the allocator"] = after - sum(parts.values())
+    parts["tables of sessions and expiry, and the allocator"] = after - sum(parts.values())
     service.close()
     return {"before": before, "after": after, "parts": parts}
 
@@ -77,7 +77,7 @@ def _parts(session: Session) -> dict[str, float]:
         "its id": sys.getsizeof(session.id),
         "the stored answer": sys.getsizeof(session.answer),
         "the digest of the last request": sys.getsizeof(session.digest),
-        "when it was used": sys.getsizeof(session.used) / FLEET,
+        "the time of its last use": sys.getsizeof(session.used) / FLEET,
         "its slot": sys.getsizeof(session.slot),
     }
 
@@ -85,4 +85,4 @@ def _parts(session: Session) -> dict[str, float]:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         write_small(Path(folder))
-        print(json.dumps(asyncio.run(weigh(int(sys.argv[1]), Path(folder)))))
+        print(json.dumps(asyncio.run(measure(int(sys.argv[1]), Path(folder)))))

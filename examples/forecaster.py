@@ -1,4 +1,4 @@
-"""The sunspot forecaster: an LSTM that reads one year and answers the next."""
+"""The sunspot forecaster: an LSTM that reads the value of a year and predicts the next year's."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from models.training import FitConfig, Sequences, fit
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the forecaster is made.
+    """Hold the hyperparameters of the forecaster and its training.
 
-    The defaults were chosen by `python -m examples.selection`, which looks at no year after 1920. The network sees
-    `copies` of the series one by one, each with its own Gaussian noise on the inputs (`noise`, in sunspots) and
-    stretched by a factor of its own (between e^−spread and e^spread), since cycles to come may be higher or lower than
-    those past: with some 200 steps to learn from, that and few epochs keep it from learning the series by heart. The
-    first `burn_in` years of a sequence only warm the state up.
+    The defaults were chosen by `python -m examples.selection`, which uses no year after 1920. The network is trained on
+    `copies` of the series. Each copy has its own Gaussian noise on the inputs (standard deviation `noise`, in sunspots)
+    and is multiplied by its own factor (between e^−spread and e^spread), since future cycles may be higher or lower
+    than those in the data. With only about 200 steps of data, this and the small number of epochs prevent overfitting.
+    The first `burn_in` years of a sequence build up the state and are left out of the loss.
     """
 
     hidden_size: int = 4
@@ -35,7 +35,7 @@ class Recipe:
 
 
 def prepare(series: Series, last_year: int, recipe: Recipe) -> tuple[Network, Sequences]:
-    """Return an untrained network and what it learns from: the years up to and including `last_year`, nothing after."""
+    """Return an untrained network and its training sequences, from the years up to and including `last_year` only."""
     values = torch.from_numpy(series.span(FIRST_YEAR, last_year).copy())
     scaler = Scaler(mean=(float(values.mean()),), std=(float(values.std()),))
     torch.manual_seed(recipe.seed)
@@ -62,8 +62,8 @@ def prepare(series: Series, last_year: int, recipe: Recipe) -> tuple[Network, Se
     return network, Sequences(inputs, targets, recipe.burn_in)
 
 
-def fitting(recipe: Recipe, *, progress: bool) -> FitConfig:
-    """Return the recipe's part that the fit loop wants."""
+def fit_config(recipe: Recipe, *, progress: bool) -> FitConfig:
+    """Return the training options of a recipe."""
     return FitConfig(
         epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
@@ -74,41 +74,41 @@ def fitting(recipe: Recipe, *, progress: bool) -> FitConfig:
 
 
 def train(series: Series, last_year: int, recipe: Recipe, *, progress: bool = True) -> Network:
-    """Train on the years up to and including `last_year`, and on nothing after it."""
+    """Return a network that was trained on the years up to and including `last_year` only."""
     network, sequences = prepare(series, last_year, recipe)
-    fit(network, sequences, fitting(recipe, progress=progress))
+    fit(network, sequences, fit_config(recipe, progress=progress))
     return network
 
 
 def forecast(network: Network, series: Series, first: int, last: int) -> list[float]:
-    """Forecast each year from first to last, one step ahead, in one pass over the series (no service)."""
+    """Forecast each year from first to last, one year ahead, by one run of the network over the series."""
     values = torch.from_numpy(series.span(FIRST_YEAR, last - 1).copy())
     with torch.no_grad():
         y, _ = network(values[None, :, None])
     return [float(value) for value in y[0, first - FIRST_YEAR - 1 :, 0]]
 
 
-def trained(
+def train_or_load(
     series: Series, last_year: int, recipe: Recipe, checkpoint: Path, *, progress: bool = True
 ) -> tuple[Network, bool]:
-    """Return the forecaster and whether it was trained now; a checkpoint of the same recipe and data is reused."""
-    note = checkpoint.with_suffix(".json")
+    """Return the forecaster, and whether it was trained now; a checkpoint of the same recipe and data is reused."""
+    metadata = checkpoint.with_suffix(".json")
     fingerprint = _fingerprint(series, last_year, recipe)
-    if _noted(note) == fingerprint:
+    if _read_fingerprint(metadata) == fingerprint:
         try:
             return Network.load(checkpoint), False
         except CheckpointError:
-            pass  # lost or damaged: make it again
+            pass  # missing or damaged: train again
     network = train(series, last_year, recipe, progress=progress)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    note.unlink(missing_ok=True)
+    metadata.unlink(missing_ok=True)
     network.save(checkpoint)
-    note.write_text(json.dumps({"fingerprint": fingerprint, "recipe": asdict(recipe)}, indent=2) + "\n")
+    metadata.write_text(json.dumps({"fingerprint": fingerprint, "recipe": asdict(recipe)}, indent=2) + "\n")
     return network, True
 
 
 def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
-    """Return the recipe with another number of epochs, or as it is."""
+    """Return the recipe with this number of epochs, or unchanged if it is None."""
     return recipe if epochs is None else replace(recipe, epochs=epochs)
 
 
@@ -118,9 +118,9 @@ def _fingerprint(series: Series, last_year: int, recipe: Recipe) -> str:
     return digest.hexdigest()
 
 
-def _noted(note: Path) -> str | None:
+def _read_fingerprint(metadata: Path) -> str | None:
     try:
-        found = json.loads(note.read_text())["fingerprint"]
+        found = json.loads(metadata.read_text())["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return str(found)

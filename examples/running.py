@@ -1,4 +1,4 @@
-"""Run the service in a process of its own, as an operator would."""
+"""Run the service in a separate process."""
 
 import argparse
 import os
@@ -16,26 +16,30 @@ HOST = "127.0.0.1"
 
 
 class ServiceUnavailableError(RuntimeError):
-    """The service did not become ready."""
+    """The service ended or did not become ready, or no port is free."""
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers within bounds, for argparse."""
+def integer_in(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers from `minimum` to `maximum`."""
 
     def read(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text}")
+            number = minimum - 1
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} to {maximum}, got {text}")
         return number
 
     return read
 
 
 def free_port(preferred: int) -> int:
-    """Return the preferred port when nobody listens on it, else one that the system picks."""
+    """Return the preferred port if it is free, and another free port otherwise.
+
+    Raises:
+        ServiceUnavailableError: No port is free.
+    """
     for port in (preferred, 0):
         with closing(socket.socket()) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,14 +53,14 @@ def free_port(preferred: int) -> int:
 
 @contextmanager
 def running_service(artifacts: Path, port: int, log: Path, seconds: float = 60.0) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the service, wait until it is ready, and stop it at the end.
+    """Start the service, wait up to `seconds` until it is ready, and stop it at the end of the block.
 
     Raises:
-        ServiceUnavailableError: It ended or was not ready in time; the message holds the end of its log.
+        ServiceUnavailableError: It ended or was not ready in time; the message includes the end of its log.
     """
     command = [sys.executable, "-m", "service", "--artifacts", str(artifacts.resolve())]
     command += ["--host", HOST, "--port", str(port)]
-    # settings of some other service in this shell are not meant for this one
+    # environment variables of this shell may hold the settings of another service
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CELLSTREAM_")}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as sink:

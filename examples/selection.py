@@ -1,7 +1,7 @@
-"""Choose the forecaster's recipe by how it does on training years that it has not seen, none of them after 1920.
+"""Choose the forecaster's hyperparameters by cross-validation on the training years, none of them after 1920.
 
-Each fold trains on the years up to its origin and forecasts the 35 years after it. A recipe's score is the mean squared
-error over all folds and seeds, at the epoch where that is lowest.
+Each fold trains on the years up to its origin and forecasts the 35 years after it. The score of a recipe is the mean
+error over all folds and seeds, at the epoch where it is lowest.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from examples import series
 from examples.baselines import REFERENCE_VARIANCE, average_relative_variance, fit_autoregression
-from examples.forecaster import Recipe, fitting, prepare
+from examples.forecaster import Recipe, fit_config, prepare
 from examples.series import FIRST_YEAR, LAST_TRAINING_YEAR, Series
 from models.training import Sequences, fit
 
@@ -28,25 +28,25 @@ EPOCHS = 20
 
 
 def candidates() -> Iterator[Recipe]:
-    """List the recipes that are compared."""
+    """Yield the recipes that are compared."""
     for hidden, noise, spread, rate in itertools.product((4, 8, 12), (3.0, 5.0, 8.0), (0.0, 0.25, 0.5), (5e-3, 1e-2)):
         yield Recipe(hidden_size=hidden, noise=noise, spread=spread, learning_rate=rate, epochs=EPOCHS)
 
 
 def errors(recipe: Recipe, sunspots: Series, origin: int) -> NDArray[np.float64]:
-    """Return the average relative variance on the years after the origin, for each epoch of training up to it."""
+    """Return the average relative variance on the years after `origin`, for each training epoch, (epochs,)."""
     last = origin + HORIZON
     assert last <= LAST_TRAINING_YEAR
     network, sequences = prepare(sunspots, origin, recipe)
     values = torch.from_numpy(sunspots.span(FIRST_YEAR, last).copy())[None, :, None]
-    unseen = Sequences(values[:, :-1], values[:, 1:], burn_in=origin - FIRST_YEAR)
-    history = fit(network, sequences, fitting(recipe, progress=False), unseen)
+    validation = Sequences(values[:, :-1], values[:, 1:], burn_in=origin - FIRST_YEAR)
+    history = fit(network, sequences, fit_config(recipe, progress=False), validation)
     scaled = np.array(history.validation) * float(network.output_std) ** 2
     return scaled / REFERENCE_VARIANCE
 
 
 def main() -> None:
-    """Print the candidates, best first, and the recipe to use."""
+    """Print the best candidates, best first, and the chosen recipe."""
     torch.set_num_threads(1)
     console = Console()
     sunspots = series.load()

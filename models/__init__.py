@@ -1,1 +1,1 @@
-"""What is served: cells, networks built of them, and the card that describes an exported one."""
+"""Recurrent cells, networks built from them, and the model card of an exported network."""

@@ -1,17 +1,17 @@
-"""The command line: `python -m models list` prints a line a variant."""
+"""Command line of the models: `python -m models list` prints one line for each cell."""
 
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
-from models.cells import CELLS, IN_PAPERS, Bidirectional
+from models.cells import CELLS, PAPER_NAMES, Bidirectional
 
 USAGE = "usage: python -m models list"
 
 
 def cell_table() -> Table:
-    """Return the table of all cells: name, family, states, whether it streams, ONNX forms, source."""
+    """Return the table of all cells: name, family, states, whether it streams, ONNX operators, source."""
     table = Table(title=f"{len(CELLS)} cells")
     for column in ("name", "family", "states", "streams", "ONNX on CPU", "on CUDA"):
         table.add_column(column, no_wrap=True)
@@ -26,15 +26,15 @@ def cell_table() -> Table:
 
 
 def composition_table() -> Table:
-    """Return the table of what cells are combined to, and of what papers call by another name."""
-    table = Table(title="made of cells, by fields of the network's configuration")
+    """Return the table of stacks and of the paper names that stand for one of the cells with certain options."""
+    table = Table(title="networks configured from these cells")
     table.add_column("name", no_wrap=True)
     table.add_column("configuration")
     table.add_column("streams")
     table.add_row("stack", "num_layers: 2 or more", "yes")
     table.add_row("residual stack", "residual: true", "yes")
     table.add_row("bidirectional", "bidirectional: true", "yes" if Bidirectional.streams else "no")
-    for name, (cell, options) in IN_PAPERS.items():
+    for name, (cell, options) in PAPER_NAMES.items():
         chosen = ", ".join(f"{key}: {value}" for key, value in options.items())
         table.add_row(name, f"cell: {cell}, cell_options: {{{chosen}}}", "yes")
     return table
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     console = Console()
-    if not console.is_terminal:  # a line a variant, however narrow the pipe claims to be
+    if not console.is_terminal:  # one line for each cell, also if the output is a pipe
         console = Console(width=200)
     console.print(cell_table())
     console.print(composition_table())

@@ -1,7 +1,8 @@
-"""The model card: what an artefact says of itself.
+"""The model card, which describes a served model, and the checksum of the artefact that contains it.
 
-The card travels inside the ONNX file, as JSON under the metadata key `card`, so that graph and description cannot
-drift apart. This is the only module the service shares with the export step; it needs pydantic alone.
+The card is stored inside the ONNX file, as JSON under the metadata key `card`, so that graph and description always
+match. This is the only module that the service shares with the export; besides the standard library it imports
+pydantic alone.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ _UNSEALED = b"0" * 64
 
 
 class SealError(ValueError):
-    """The file's bytes do not match the checksum it carries, or it carries none."""
+    """The file contains no checksum, or its bytes do not match it."""
 
 
 class _Frozen(BaseModel):
@@ -28,7 +29,7 @@ class _Frozen(BaseModel):
 
 
 class TensorSpec(_Frozen):
-    """One input or output of a step, without its batch and time axes."""
+    """Describe one input or output of a time step, without its batch and time axes."""
 
     name: str = Field(min_length=1)
     dtype: Dtype = "float32"
@@ -38,25 +39,26 @@ class TensorSpec(_Frozen):
     vocabulary: int | None = Field(default=None, ge=1, description="Token ids lie in [0, vocabulary).")
 
     @model_validator(mode="after")
-    def _names_fit_the_shape(self) -> Self:
-        for what, names in (("features", self.features), ("units", self.units)):
+    def _check_name_counts(self) -> Self:
+        for kind, names in (("features", self.features), ("units", self.units)):
             if names and self.shape != (len(names),):
-                raise ValueError(f"{self.name}: {len(names)} {what} named for a step of shape {self.shape}")
+                raise ValueError(f"{self.name}: {len(names)} {kind} named for a step of shape {self.shape}")
         return self
 
 
 class StateSpec(_Frozen):
-    """One tensor that is carried from step to step, without its batch axis."""
+    """Describe one state tensor, which is carried from step to step, without its batch axis."""
 
     name: str = Field(min_length=1)
     dtype: Dtype = "float32"
     shape: tuple[int, ...]
     initial: float | tuple[float, ...] = Field(
-        default=0.0, description="The state before the first step: one value for all elements, or all, row-major."
+        default=0.0,
+        description="State before the first step: one value for all elements, or one for each in row-major order.",
     )
 
     @model_validator(mode="after")
-    def _initial_fits_the_shape(self) -> Self:
+    def _check_initial_size(self) -> Self:
         size = 1
         for dim in self.shape:
             size *= dim
@@ -66,14 +68,14 @@ class StateSpec(_Frozen):
 
 
 class Parity(_Frozen):
-    """How far onnxruntime was from torch at export, as the largest absolute difference over the state's scale."""
+    """Record how far onnxruntime differed from torch at export: largest absolute difference divided by the scale."""
 
     tolerance: float = Field(gt=0)
-    errors: dict[str, float] = Field(description="Comparison → largest difference seen.")
+    errors: dict[str, float] = Field(description="Name of the comparison → largest difference seen.")
 
 
 class ModelCard(_Frozen):
-    """All that the service has to know of a model; paired with the graph by name, never by order."""
+    """Describe a served model; its inputs, outputs and states are matched with those of the graph by name."""
 
     format: Literal[1] = FORMAT
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
@@ -83,12 +85,12 @@ class ModelCard(_Frozen):
     config: dict[str, Any] = Field(default_factory=dict)
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
-    states: tuple[StateSpec, ...] = Field(description="What is carried from step to step; empty for a stateless model.")
-    max_batch: int = Field(default=256, ge=1, description="The most sequences in one run.")
+    states: tuple[StateSpec, ...] = Field(description="Tensors carried from step to step; none for a stateless model.")
+    max_batch: int = Field(default=256, ge=1, description="Largest number of sequences in one run.")
     ragged: bool = Field(default=True, description="Whether the graph takes the true lengths of padded chunks.")
     streams: bool = Field(
         default=True,
-        description="Whether sequences may be cut into steps; if not, the model has no sessions.",
+        description="Whether a sequence can be run one step at a time; if not, the model has no sessions.",
     )
     feedback: dict[str, str] = Field(default_factory=dict, description="Output → input, for roll-outs.")
     sampling: dict[str, Any] = Field(default_factory=dict)
@@ -97,24 +99,24 @@ class ModelCard(_Frozen):
     created_by: str
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        for what, specs in (("inputs", self.inputs), ("outputs", self.outputs), ("states", self.states)):
+    def _check_unique_names(self) -> Self:
+        for kind, specs in (("inputs", self.inputs), ("outputs", self.outputs), ("states", self.states)):
             names = [spec.name for spec in specs]
             if len(set(names)) != len(names):
-                raise ValueError(f"{what}: a name stands twice in {names}")
+                raise ValueError(f"{kind}: a name is used twice in {names}")
         return self
 
 
 def seal_placeholder() -> str:
-    """Return the metadata value to write under `SEAL_KEY` before the file is sealed."""
+    """Return the metadata value to write under `SEAL_KEY`; `seal` replaces its zeros by the checksum."""
     return (_SEAL_MARK + _UNSEALED).decode()
 
 
 def seal(data: bytes) -> bytes:
-    """Return the file with the SHA-256 of all its other bytes written over the placeholder.
+    """Return the file with its SHA-256, computed while the placeholder holds zeros, written over the placeholder.
 
     Raises:
-        SealError: The placeholder is missing or stands more than once.
+        SealError: The placeholder is missing or occurs more than once.
     """
     start = _seal_start(data)
     digest = hashlib.sha256(data).hexdigest().encode()
@@ -122,17 +124,21 @@ def seal(data: bytes) -> bytes:
 
 
 def check_seal(data: bytes) -> None:
-    """Raise SealError unless the file is, bit for bit, the one that was sealed."""
+    """Check that the file is, bit for bit, the one that `seal` returned.
+
+    Raises:
+        SealError: The checksum is missing, occurs more than once or does not match.
+    """
     start = _seal_start(data)
     hasher = hashlib.sha256(data[:start])
     hasher.update(_UNSEALED)
     hasher.update(memoryview(data)[start + len(_UNSEALED) :])
     if hasher.hexdigest().encode() != data[start : start + len(_UNSEALED)]:
-        raise SealError("the file's bytes do not match its checksum: it is damaged, truncated or was changed")
+        raise SealError("the file's bytes do not match its checksum: it is damaged, truncated or modified")
 
 
 def _seal_start(data: bytes) -> int:
-    parts = data.count(_SEAL_MARK)
-    if parts != 1:
-        raise SealError(f"expected one checksum in the file, found {parts}: not a whole cellstream artefact")
+    count = data.count(_SEAL_MARK)
+    if count != 1:
+        raise SealError(f"expected one checksum in the file, found {count}: not a complete cellstream artefact")
     return data.index(_SEAL_MARK) + len(_SEAL_MARK)

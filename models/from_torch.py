@@ -1,4 +1,4 @@
-"""Take over the weights of torch's own nn.RNN, nn.LSTM and nn.GRU."""
+"""Load the weights of torch's nn.RNN, nn.LSTM and nn.GRU into stacks and networks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,19 +16,19 @@ from models.config import NetworkConfig
 from models.network import Network
 from models.stack import Stack
 
-# torch's name for the arithmetic of a module → our name for the cell
+# value of torch's `RNNBase.mode` → name of the cell with the same equations
 _CELL_OF_MODE = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru_reset_after"}
 
 
 class NotLoadableError(ValueError):
-    """The torch module computes something that no cell here computes, or its weights do not fit."""
+    """No cell computes what the torch module computes, or the module's weights do not fit the stack."""
 
 
 def stack_from_torch(module: nn.RNNBase) -> Stack:
-    """Return a stack with the same outputs as a unidirectional nn.RNN, nn.LSTM or nn.GRU without projection.
+    """Return a stack, in eval mode, with the outputs of a unidirectional nn.RNN, nn.LSTM or nn.GRU without projection.
 
     Raises:
-        NotLoadableError: The module is bidirectional, projects its output, or is of another kind.
+        NotLoadableError: The module is bidirectional, has a projection, or is of another class.
     """
     cell = CELLS[_cell_name(module)]
     widths = [module.input_size] + [module.hidden_size] * (module.num_layers - 1)
@@ -38,15 +38,17 @@ def stack_from_torch(module: nn.RNNBase) -> Stack:
 
 
 def network_from_torch(module: nn.RNNBase, head: nn.Linear, **config: Any) -> Network:
-    """Return the network that runs `head` on the outputs of `module`.
+    """Return a network, in eval mode, that applies `head` to the outputs of `module`.
 
-    Keywords are further fields of NetworkConfig: scalers, names, units.
+    The keyword arguments are further fields of NetworkConfig: scalers, feature names, units.
 
     Raises:
-        NotLoadableError: See `stack_from_torch`; or the head does not fit the module.
+        NotLoadableError: The module is bidirectional, has a projection, or is of another class; or the head's
+            in_features differ from the module's hidden_size.
+        pydantic.ValidationError: The configuration is inconsistent.
     """
     if head.in_features != module.hidden_size:
-        raise NotLoadableError(f"the head reads {head.in_features} values, the module gives {module.hidden_size}")
+        raise NotLoadableError(f"the head reads {head.in_features} values, the module outputs {module.hidden_size}")
     network = Network(
         NetworkConfig(
             cell=_cell_name(module),
@@ -67,35 +69,35 @@ def network_from_torch(module: nn.RNNBase, head: nn.Linear, **config: Any) -> Ne
 def load_torch_weights(stack: Stack, weights: Mapping[str, Tensor]) -> None:
     """Copy the state_dict of an nn.RNN, nn.LSTM or nn.GRU into a stack of the same sizes.
 
-    torch keeps two biases a gate, of which only the sum matters; the candidate of a GRU is the exception.
+    torch has two biases for each gate, which are added up; only for the candidate of a GRU are both kept.
 
     Raises:
-        NotLoadableError: A weight is missing, left over, or of another shape, or the cell is not one of torch's.
+        NotLoadableError: A weight is missing, is unexpected or has another shape, or torch has no such cell.
     """
-    left = dict(weights)
+    remaining = dict(weights)
     for layer, cell in enumerate(stack.cells):
         load = _LOADERS.get(type(cell))
         if load is None:
             raise NotLoadableError(f"torch has no module that computes {type(cell).__name__}")
         try:
-            input_weight = left.pop(f"weight_ih_l{layer}")
-            recurrent_weight = left.pop(f"weight_hh_l{layer}")
+            input_weight = remaining.pop(f"weight_ih_l{layer}")
+            recurrent_weight = remaining.pop(f"weight_hh_l{layer}")
         except KeyError as exc:
-            raise NotLoadableError(f"there is no weight called {exc.args[0]}") from exc
-        nothing = torch.zeros(len(input_weight))
-        input_bias = left.pop(f"bias_ih_l{layer}", nothing)
-        recurrent_bias = left.pop(f"bias_hh_l{layer}", nothing)
+            raise NotLoadableError(f"the weight {exc.args[0]} is missing") from exc
+        zeros = torch.zeros(len(input_weight))
+        input_bias = remaining.pop(f"bias_ih_l{layer}", zeros)
+        recurrent_bias = remaining.pop(f"bias_hh_l{layer}", zeros)
         with torch.no_grad():
             load(cell, input_weight, recurrent_weight, input_bias, recurrent_bias)
-    if left:
-        raise NotLoadableError(f"these weights have no place in the stack: {', '.join(sorted(left))}")
+    if remaining:
+        raise NotLoadableError(f"the stack has no parameter for these weights: {', '.join(sorted(remaining))}")
 
 
 def _cell_name(module: nn.RNNBase) -> str:
     if module.mode not in _CELL_OF_MODE:
         raise NotLoadableError(f"no cell here computes torch's {module.mode}")
     if module.bidirectional:
-        raise NotLoadableError("a bidirectional module reads the future: it cannot be served a step at a time")
+        raise NotLoadableError("a bidirectional module reads later steps: it cannot be served one step at a time")
     if module.proj_size:
         raise NotLoadableError(f"a module with a projection (proj_size={module.proj_size}) cannot be loaded")
     return _CELL_OF_MODE[module.mode]
@@ -103,7 +105,7 @@ def _cell_name(module: nn.RNNBase) -> str:
 
 def _copy(target: Tensor, source: Tensor, name: str) -> None:
     if target.shape != source.shape:
-        raise NotLoadableError(f"{name} is {tuple(source.shape)} and should be {tuple(target.shape)}")
+        raise NotLoadableError(f"{name} has the shape {tuple(source.shape)} and should be {tuple(target.shape)}")
     target.copy_(source)
 
 
@@ -113,7 +115,7 @@ def _load_gates(gates: Gates, w: Tensor, r: Tensor, b: Tensor) -> None:
     _copy(gates.b, b, "the bias")
 
 
-def _load_plain(cell: Any, w: Tensor, r: Tensor, b_w: Tensor, b_r: Tensor) -> None:
+def _load_summed_bias(cell: Any, w: Tensor, r: Tensor, b_w: Tensor, b_r: Tensor) -> None:
     _load_gates(cell.gates, w, r, b_w + b_r)
 
 
@@ -125,10 +127,10 @@ def _load_gru(cell: GRUResetAfter, w: Tensor, r: Tensor, b_w: Tensor, b_r: Tenso
     _copy(cell.recurrent_bias, b_r[candidate], "the candidate's recurrent bias")
 
 
-# the rows of these cells stand in torch's own order, so the weights are copied as they are
+# these cells order their rows as torch does, so the weights are copied unchanged
 _LOADERS: dict[type[Cell], Callable[[Any, Tensor, Tensor, Tensor, Tensor], None]] = {
-    TanhRNN: _load_plain,
-    ReluRNN: _load_plain,
-    LSTM: _load_plain,
+    TanhRNN: _load_summed_bias,
+    ReluRNN: _load_summed_bias,
+    LSTM: _load_summed_bias,
     GRUResetAfter: _load_gru,
 }

@@ -13,24 +13,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.card import StateSpec, TensorSpec
-from models.config import NetworkConfig, Scaler, first_reason
+from models.config import NetworkConfig, Scaler, first_error
 from models.stack import NamedState
 
 __all__ = ["CheckpointError", "Network", "NetworkConfig", "Scaler"]
 
-# one key alone: with more, safetensors writes them in an order that changes from run to run
+# a single key: safetensors writes several metadata keys in an order that changes from run to run
 _METADATA_KEY = "cellstream.network"
 
 
 class CheckpointError(ValueError):
-    """The file is not a network that `Network.save` wrote."""
+    """The file is not a complete network written by `Network.save`."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
 
 
 class Network(nn.Module):
-    """Map sequences in raw units (or token ids) to outputs in raw units, carrying a named state."""
+    """Map sequences in raw units, or token ids, to outputs in raw units, and carry a state of named tensors."""
 
     input_mean: Tensor
     input_std: Tensor
@@ -44,7 +44,7 @@ class Network(nn.Module):
         self.stack = config.make_stack()
         self.head = nn.Linear(self.stack.cells[-1].output_size, config.output_size)
         for side, scaler in (("input", config.input_scaler), ("output", config.output_scaler)):
-            # not in the state_dict: they are read from the configuration, which stands in the same file
+            # not in the state_dict: they are restored from the configuration, which is saved in the same file
             if scaler is not None:
                 self.register_buffer(f"{side}_mean", torch.tensor(scaler.mean), persistent=False)
                 self.register_buffer(f"{side}_std", torch.tensor(scaler.std), persistent=False)
@@ -66,7 +66,7 @@ class Network(nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Return whether the network can take one step at a time; else it reads whole sequences only."""
+        """Return whether the network can run one step at a time; if not, it reads whole sequences only."""
         return self.stack.streams
 
     def initial_state(self, batch: int) -> NamedState:
@@ -74,10 +74,10 @@ class Network(nn.Module):
         return self.stack.initial_state(batch)
 
     def forward(self, x: Tensor, state: NamedState | None = None) -> tuple[Tensor, NamedState]:
-        """Advance over sequences.
+        """Run over sequences and return the outputs and the state after the last step.
 
         x is (batch, time, features) or int64 token ids (batch, time); y is (batch, time, outputs). Without a state,
-        the sequences start from the initial one.
+        the sequences start from the initial state.
         """
         state = self.initial_state(x.shape[0]) if state is None else state
         if self.embedding is not None:
@@ -106,10 +106,10 @@ class Network(nn.Module):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read a network that `save` wrote.
+        """Read a network that `save` wrote, and return it in eval mode.
 
         Raises:
-            CheckpointError: The file is missing, damaged, not finite, or was not written by `save`.
+            CheckpointError: The file is missing, damaged, not written by `save`, or holds NaN or infinite weights.
         """
         path = Path(path)
         metadata, weights = _read_safetensors(path)
@@ -118,10 +118,10 @@ class Network(nn.Module):
         try:
             config = NetworkConfig.model_validate(json.loads(metadata[_METADATA_KEY]))
         except ValidationError as exc:
-            raise CheckpointError(path, f"its configuration cannot be used: {first_reason(exc)}") from exc
+            raise CheckpointError(path, f"its configuration is not valid: {first_error(exc)}") from exc
         except (ValueError, RecursionError) as exc:
-            raise CheckpointError(path, "its configuration cannot be used: it is no JSON object") from exc
-        with torch.device("meta"):  # sizes that the file does not hold are refused before there is memory for them
+            raise CheckpointError(path, "its configuration is not valid: it is not a JSON object") from exc
+        with torch.device("meta"):  # sizes are compared with those in the file before memory is allocated for them
             expected = cls(config).state_dict()
         _check_weights(path, expected, weights)
         network = cls(config)
@@ -131,7 +131,7 @@ class Network(nn.Module):
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
-        raise CheckpointError(path, "there is no such file")
+        raise CheckpointError(path, "no such file")
     try:
         with safe_open(path, framework="pt") as file:
             names: Callable[[], list[str]] = file.keys
@@ -142,11 +142,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _check_weights(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     if expected.keys() != found.keys():
-        odd = sorted(expected.keys() ^ found.keys())
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-        raise CheckpointError(path, f"its weights do not fit its configuration: {', '.join(odd[:5])}{more}")
+        differing = sorted(expected.keys() ^ found.keys())
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise CheckpointError(path, f"its weights do not fit its configuration: {', '.join(differing[:5])}{more}")
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
-            raise CheckpointError(path, f"{name} is {tuple(found[name].shape)} and should be {tuple(tensor.shape)}")
+            raise CheckpointError(
+                path, f"{name} has the shape {tuple(found[name].shape)} and should be {tuple(tensor.shape)}"
+            )
         if not torch.isfinite(found[name]).all():
             raise CheckpointError(path, f"the weight {name!r} holds NaN or infinity")

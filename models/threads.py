@@ -1,4 +1,4 @@
-"""How many threads torch uses, for a while."""
+"""A context manager that sets the number of threads torch uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use this many threads inside the block.
+    """Let torch use `count` threads inside the block, and restore the former number afterwards.
 
-    One is right for small recurrent networks: on a busy machine several wait for each other far longer than a step
-    takes.
+    One thread is best for small recurrent networks: on a busy machine several threads wait for each other far longer
+    than a step takes.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

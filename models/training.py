@@ -1,4 +1,4 @@
-"""A plain fit loop: Adam on whole sequences, teacher-forced, keeping the best weights."""
+"""A training loop: Adam on whole sequences, with teacher forcing, keeping the weights of the best epoch."""
 
 import copy
 from collections.abc import Iterator
@@ -16,11 +16,14 @@ from models.threads import torch_threads
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Hold sequences and what the network should answer at each step.
+    """Hold input sequences and the target of each step.
 
     inputs (batch, time, features) or token ids (batch, time); targets (batch, time, outputs) or class ids
-    (batch, time). The first `burn_in` steps warm the state up and are left out of the loss: to validate on the end of
-    a series, give the whole series and burn in its beginning.
+    (batch, time). The first `burn_in` steps build up the state and are left out of the loss: to validate on the end of
+    a series, give the whole series and a burn-in that covers its beginning.
+
+    Raises:
+        ValueError: Inputs and targets differ in batch or time, or the burn-in leaves no step.
     """
 
     inputs: Tensor
@@ -29,13 +32,15 @@ class Sequences:
 
     def __post_init__(self) -> None:
         if self.inputs.shape[:2] != self.targets.shape[:2]:
-            raise ValueError(f"inputs {tuple(self.inputs.shape)} and targets {tuple(self.targets.shape)} do not pair")
+            raise ValueError(
+                f"inputs {tuple(self.inputs.shape)} and targets {tuple(self.targets.shape)} differ in batch or time"
+            )
         if not 0 <= self.burn_in < self.inputs.shape[1]:
-            raise ValueError(f"a burn-in of {self.burn_in} leaves nothing of {self.inputs.shape[1]} steps")
+            raise ValueError(f"a burn-in of {self.burn_in} leaves none of the {self.inputs.shape[1]} steps")
 
 
 class FitConfig(BaseModel):
-    """Choose how to train."""
+    """Set the options of training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,9 +48,9 @@ class FitConfig(BaseModel):
     learning_rate: float = Field(default=1e-2, gt=0)
     loss: Literal["mse", "cross_entropy"] = "mse"
     clip_norm: float = Field(default=1.0, gt=0)
-    batch_size: int | None = Field(default=None, ge=1, description="Sequences an update sees; all, when not given.")
+    batch_size: int | None = Field(default=None, ge=1, description="Sequences in one update; default all.")
     seed: int = 0
-    threads: int = Field(default=1, ge=1, description="torch's threads; more help only large networks.")
+    threads: int = Field(default=1, ge=1, description="Threads of torch; more than one helps only large networks.")
     progress: bool = True
 
 
@@ -59,10 +64,11 @@ class History:
 
 
 def fit(network: Network, train: Sequences, config: FitConfig, validation: Sequences | None = None) -> History:
-    """Train in place and leave the network in eval mode with its best weights.
+    """Train the network in place, and leave it in eval mode with the weights of the best epoch.
 
-    Best is the lowest loss on `validation`, or on `train` when there is none. The seed orders the batches; initial
-    weights come from torch's generator when the network is built. MSE is taken in units of the output scaler.
+    The best epoch has the lowest loss on `validation`, or on `train` when there is none. The seed determines the order
+    of the batches; the initial weights are those the network was built with. With an output scaler, errors are divided
+    by its standard deviations before the mean square is taken.
 
     Raises:
         FloatingPointError: The loss is no longer finite.
@@ -72,13 +78,13 @@ def fit(network: Network, train: Sequences, config: FitConfig, validation: Seque
     history = History()
     best_loss = float("inf")
     best_weights = copy.deepcopy(network.state_dict())
-    judged = train if validation is None else validation
+    evaluated = train if validation is None else validation
     with torch_threads(config.threads), _progress_bar(config) as bar:
         task = bar.add_task("training", total=config.epochs, loss=best_loss)
         for epoch in range(config.epochs):
-            history.train.append(_epoch(network, train, config, optimiser, generator))
-            # the loss of an epoch was seen by weights that have changed since: judge those that would be kept
-            loss = evaluate(network, judged, config.loss)
+            history.train.append(_train_epoch(network, train, config, optimiser, generator))
+            # the epoch's training loss belongs to weights that have changed since: evaluate the present ones
+            loss = evaluate(network, evaluated, config.loss)
             if not loss < float("inf"):
                 raise FloatingPointError(f"the loss is {loss} after epoch {epoch}: lower the learning rate")
             if validation is not None:
@@ -93,13 +99,13 @@ def fit(network: Network, train: Sequences, config: FitConfig, validation: Seque
 
 
 def evaluate(network: Network, sequences: Sequences, loss: Literal["mse", "cross_entropy"]) -> float:
-    """Return the loss over whole sequences, without the burn-in."""
+    """Put the network in eval mode, and return its loss over whole sequences without the burn-in."""
     network.eval()
     with torch.no_grad():
         return float(_loss(network, sequences, loss))
 
 
-def _epoch(
+def _train_epoch(
     network: Network, train: Sequences, config: FitConfig, optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> float:
     network.train()
@@ -119,10 +125,10 @@ def _batches(count: int, batch_size: int | None, generator: torch.Generator) -> 
     yield from torch.split(order, batch_size or count)
 
 
-def _loss(network: Network, sequences: Sequences, kind: Literal["mse", "cross_entropy"]) -> Tensor:
+def _loss(network: Network, sequences: Sequences, name: Literal["mse", "cross_entropy"]) -> Tensor:
     outputs: Tensor = network(sequences.inputs)[0]
     y, target = outputs[:, sequences.burn_in :], sequences.targets[:, sequences.burn_in :]
-    if kind == "cross_entropy":
+    if name == "cross_entropy":
         return nn.functional.cross_entropy(y.flatten(0, 1), target.flatten())
     error = y - target
     if network.config.output_scaler is not None:

@@ -1,4 +1,4 @@
-"""The recurrent cells, one family a file, and the one table that names them."""
+"""The recurrent cells, one family per file, and the table CELLS of their names."""
 
 import re
 
@@ -57,29 +57,31 @@ CELLS: dict[str, type[Cell]] = {
     "projection_lstm": ProjectionLSTM,
 }
 
-IN_PAPERS: dict[str, tuple[str, dict[str, object]]] = {
+PAPER_NAMES: dict[str, tuple[str, dict[str, object]]] = {
     "LSTM-b (Jozefowicz et al. 2015)": ("lstm", {"forget_bias": 1.0}),
     "NP, no peepholes (Greff et al. 2015)": ("lstm", {"forget_bias": 0.0}),
     "V, vanilla (Greff et al. 2015)": ("peephole_lstm", {"forget_bias": 0.0}),
 }
-"""What papers give a name of its own and is one of the cells here with certain options."""
+"""Name of a variant in a paper → the cell and the options that give it."""
 
 
 def register_cell(name: str, cell: type[Cell]) -> None:
-    """Add a cell of one's own to the table, from where networks, checkpoints and the export take it by name.
+    """Add a user-defined cell to the table CELLS, where networks, checkpoints and the export find it by name.
 
-    The export needs nothing more: it traces `forward` through torch and runs the traced step inside a Scan. See
-    docs/cells.md for what such a cell must keep to.
+    The export needs nothing else: it traces `forward` through torch and runs the traced step inside a Scan. The
+    requirements on such a cell are in docs/cells.md.
 
     Raises:
-        ValueError: The name is taken by another cell, or is none; or the class is no Cell.
+        ValueError: Another cell has the name, the name is not valid, or the class is not a subclass of Cell.
     """
     if not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]*", name)):
-        raise ValueError(f"{name!r} cannot be a cell's name: small letters, digits and '_', a letter first")
+        raise ValueError(
+            f"{name!r} cannot be a cell's name: expected lower-case letters, digits and '_', starting with a letter"
+        )
     if not (isinstance(cell, type) and issubclass(cell, Cell)):
-        raise ValueError(f"{cell!r} is no subclass of models.cells.Cell")
+        raise ValueError(f"{cell!r} is not a subclass of models.cells.Cell")
     if CELLS.setdefault(name, cell) is not cell:
         raise ValueError(f"the name {name!r} is taken by {CELLS[name].__name__}")
 
 
-__all__ = ["CELLS", "IN_PAPERS", "Bidirectional", "Cell", "CellOptions", "State", "register_cell"]
+__all__ = ["CELLS", "PAPER_NAMES", "Bidirectional", "Cell", "CellOptions", "State", "register_cell"]

@@ -1,4 +1,4 @@
-"""An LSTM that attends to its own last K states (Cheng, Dong & Lapata 2016, with a bounded memory)."""
+"""An LSTM with attention over its last K states (Cheng, Dong & Lapata 2016, with a window of bounded size)."""
 
 from typing import Any
 
@@ -12,23 +12,24 @@ from models.cells.gates import Gates, weight
 from models.cells.lstm import LSTMOptions
 
 MASKED = -1e9
-"""The score of a place that holds no state yet."""
+"""The score of a window position that holds no state yet."""
 
 
 class AttentionOptions(LSTMOptions):
-    """Choose how many past states are kept, and how wide the space is in which they are scored."""
+    """Set the number of earlier states that are kept, and the width of the vectors by which they are scored."""
 
     window: int = Field(default=8, ge=1, le=2**16)
     attention_size: int = Field(default=32, ge=1, le=2**20)
 
 
 class AttentionLSTM(Cell):
-    """Look back over the last K states of this very stream, and step from what was found there.
+    """Attend over the last K states of the same sequence, and use their weighted means as the previous state.
 
-    a_k = v · tanh(A_h h_k + A_x x + A_s s');  w = softmax(a) over the states there are;  s, e = Σ w_k h_k, Σ w_k c_k;
+    a_k = v · tanh(A_h h_k + A_x x + A_s s');  w = softmax(a) over the states kept;  s, e = Σ w_k h_k, Σ w_k c_k;
     i, f, o = σ(W x + R s + b);  g = tanh(W x + R s + b);  c = f e + i g;  h = o tanh(c)
 
-    The pair (h, c) is kept and the oldest is dropped. `n` counts the states kept so far, at most K.
+    After each step (h, c) is added to the window, and the oldest pair is dropped. `n` counts the pairs kept so far, at
+    most K.
     """
 
     source = "Cheng, Dong & Lapata 2016 (arXiv 1601.06733); score of Bahdanau et al. 2015"
@@ -46,7 +47,7 @@ class AttentionLSTM(Cell):
         self.gates = Gates("ifgo", input_size, hidden_size)
         with torch.no_grad():
             self.gates.b[self.gates.rows("f")] = self.options.forget_bias
-        # place k holds a state once K − k of them have been kept: the newest stands last
+        # position k of the window holds a state once K − k states have been kept: the newest is the last
         self.register_buffer("places", torch.arange(window, 0, -1), persistent=False)
 
     @property
@@ -63,9 +64,9 @@ class AttentionLSTM(Cell):
         past_h, past_c, s, n = state
         query = x @ self.A_x.T + s @ self.A_s.T
         scores = torch.tanh(past_h @ self.A_h.T + query.unsqueeze(1)) @ self.v
-        there = n >= self.places
-        # with no state kept yet all places are masked alike: the product leaves nothing
-        w = (torch.softmax(torch.where(there, scores, MASKED), -1) * there).unsqueeze(1)
+        kept = n >= self.places
+        # while no state is kept all scores are MASKED and the softmax is uniform: the product sets the weights to zero
+        w = (torch.softmax(torch.where(kept, scores, MASKED), -1) * kept).unsqueeze(1)
         s, e = (w @ past_h).squeeze(1), (w @ past_c).squeeze(1)
         i, f, g, o = self.gates(x, s)
         c = torch.sigmoid(f) * e + torch.sigmoid(i) * torch.tanh(g)
@@ -75,6 +76,6 @@ class AttentionLSTM(Cell):
         return h, (past_h, past_c, s, torch.clamp(n + 1, max=self.options.window))
 
     def random_state(self, batch: int, generator: torch.Generator) -> State:
-        """Return a memory that is partly filled."""
+        """Return random states with a window that is partly filled, each tensor (batch, *shape)."""
         past_h, past_c, s, _ = super().random_state(batch, generator)
         return past_h, past_c, s, torch.randint(self.options.window + 1, (batch, 1), generator=generator)

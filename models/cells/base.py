@@ -1,4 +1,4 @@
-"""The contract that every cell keeps: one time step in, one time step out, and the state carried between them."""
+"""The interface of every recurrent cell: one time step and a state in, one output and the next state out."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
@@ -13,15 +13,15 @@ State = tuple[Tensor, ...]
 
 
 class CellOptions(BaseModel):
-    """Hold what can be chosen for a cell besides its sizes; a cell with choices of its own extends it."""
+    """Hold the options of a cell besides its sizes; a cell with options defines a subclass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class OnnxForms(NamedTuple):
-    """Name the recurrent ONNX operator that a cell is exported to, for a CPU and for CUDA.
+class OnnxOperators(NamedTuple):
+    """Name the recurrent ONNX operator to which a cell is exported, for the CPU and for CUDA.
 
-    Declared here because the models know nothing of the export; a test holds it against the export's own table.
+    Declared here because `models` does not import `export`; a test compares it with the export's own table.
     """
 
     cpu: str
@@ -29,32 +29,32 @@ class OnnxForms(NamedTuple):
 
 
 class Cell(nn.Module, ABC):
-    """Carry a state through time, one step a call.
+    """Compute one time step of a recurrent network from its input and its state.
 
-    A new cell names its states in `states` and writes its equations in `forward`. It overrides `sequence` only where a
-    fast form exists that shares its parameters, `random_state` only where not every value is one that a run could
-    leave behind, and `initial_state` never: initial values stand in `states`.
+    A new cell lists its states in `states` and implements its equations in `forward`. It overrides `sequence` only if
+    a faster implementation with the same parameters exists, `random_state` only if some values cannot occur in a run
+    (a counter or a mask), and never `initial_state`: the initial values are given in `states`.
 
     Raises:
-        ValueError: The options or sizes make no cell of this kind; the sentence says which and why.
+        ValueError: The options or sizes are not valid for this cell; the message says which and why.
     """
 
     Options: ClassVar[type[CellOptions]] = CellOptions
     source: ClassVar[str] = ""
-    """Where the equations come from."""
+    """Paper or library that the equations come from."""
     square: ClassVar[bool] = False
-    """Whether the equations need an input as wide as the hidden state."""
-    onnx: ClassVar[OnnxForms] = OnnxForms("Scan", "Scan")
-    """What the export makes of the cell."""
+    """Whether the equations need an input of the same width as the hidden state."""
+    onnx: ClassVar[OnnxOperators] = OnnxOperators("Scan", "Scan")
+    """ONNX operators to which the cell is exported."""
     streams: ClassVar[bool] = True
-    """Whether a step's output depends on nothing that comes after it."""
+    """Whether a step's output is independent of all later steps, so that the cell can run one step at a time."""
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__()
         if self.square and input_size != hidden_size:
             raise ValueError(
-                f"{type(self).__name__} adds its input to its state, so the two must be equally wide: "
-                f"an input of {input_size} does not fit a hidden size of {hidden_size}"
+                f"{type(self).__name__} adds its input to its state, so the two must have the same width: "
+                f"an input size of {input_size} does not fit a hidden size of {hidden_size}"
             )
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -62,42 +62,42 @@ class Cell(nn.Module, ABC):
 
     @classmethod
     def family(cls) -> str:
-        """Return the name of the file that the cell stands in."""
+        """Return the name of the module that defines the cell."""
         return cls.__module__.rsplit(".", 1)[-1]
 
     @property
     def output_size(self) -> int:
-        """Return the width of what a step gives to the layer above."""
+        """Return the width of a step's output, which is the input of the layer above."""
         return self.hidden_size
 
     @property
     @abstractmethod
     def states(self) -> tuple[StateSpec, ...]:
-        """Return each carried tensor's name, dtype, shape without the batch axis, and initial value, in state order."""
+        """Return the name, dtype, shape without the batch axis and initial value of each state tensor, in order."""
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return each carried tensor's shape without the batch axis, by name."""
+        """Return the shape of each state tensor without the batch axis, by name."""
         return {spec.name: spec.shape for spec in self.states}
 
     @abstractmethod
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance one time step: x (batch, input) → y (batch, output), next state."""
+        """Run one time step: x (batch, input) and the state → y (batch, output) and the next state."""
 
     def initial_state(self, batch: int) -> State:
-        """Return the state before the first step, one row for each sequence of the batch."""
+        """Return the state before the first step, each tensor (batch, *shape)."""
         device = next(self.parameters()).device
         return tuple(initial_rows(spec, batch).to(device) for spec in self.states)
 
     def random_state(self, batch: int, generator: torch.Generator) -> State:
-        """Return some state that a run could have left behind, for comparisons that do not start at the beginning."""
+        """Return a random state that could occur in a run, each tensor (batch, *shape), as a start for comparisons."""
         return tuple(
             torch.empty(batch, *spec.shape).uniform_(-1.0, 1.0, generator=generator).to(getattr(torch, spec.dtype))
             for spec in self.states
         )
 
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance over whole sequences: x (time, batch, input) → y (time, batch, output), last state."""
+        """Run over whole sequences: x (time, batch, input) → y (time, batch, output), state after the last step."""
         outputs = []
         for step in x.unbind(0):
             y, state = self(step, state)
@@ -106,7 +106,7 @@ class Cell(nn.Module, ABC):
 
 
 def vector_states(names: str, size: int) -> tuple[StateSpec, ...]:
-    """Return float32 states that are vectors of one size, named by one letter each."""
+    """Return float32 states of the shape (size,), one for each letter of `names`."""
     return tuple(StateSpec(name=name, shape=(size,)) for name in names)
 
 

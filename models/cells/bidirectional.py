@@ -1,4 +1,4 @@
-"""Two cells over one sequence, one of them from its end (Schuster & Paliwal 1997)."""
+"""A bidirectional layer: one cell runs over the sequence forwards, one backwards (Schuster & Paliwal 1997)."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,11 @@ from models.cells.base import Cell, State
 
 
 class Bidirectional(Cell):
-    """Run one cell forwards, another backwards, and give both outputs side by side.
+    """Run one cell forwards and another backwards, and concatenate their outputs.
 
-    y_t = [forward y_t, backward y_t]: what comes later changes what came before, so this reads whole sequences and
-    cannot stream. The backward state is the one after the sequence's last step, where that cell begins.
+    y_t = [forward y_t, backward y_t]: outputs depend on later inputs, so the layer reads whole sequences and cannot
+    run one step at a time. The given state of the backward cell is its state before the last step of the sequence,
+    where that cell starts.
     """
 
     source = "Schuster & Paliwal 1997"
@@ -39,16 +40,16 @@ class Bidirectional(Cell):
         return state[:count], state[count:]
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run over a sequence of one step."""
+        """Run over a sequence of one step: x (batch, input) → y (batch, both outputs), next state."""
         y, state = self.sequence(x.unsqueeze(0), state)
         return y.squeeze(0), state
 
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        before, behind = self.split(state)
-        y, before = self.onward.sequence(x, before)
-        y_back, behind = self.backward.sequence(x.flip(0), behind)
-        return torch.cat([y, y_back.flip(0)], -1), (*before, *behind)
+        forward_state, backward_state = self.split(state)
+        y, forward_state = self.onward.sequence(x, forward_state)
+        y_backward, backward_state = self.backward.sequence(x.flip(0), backward_state)
+        return torch.cat([y, y_backward.flip(0)], -1), (*forward_state, *backward_state)
 
     def random_state(self, batch: int, generator: torch.Generator) -> State:
-        """Return a random state of each cell."""
+        """Return a random state of each cell, the forward one first, each tensor (batch, *shape)."""
         return (*self.onward.random_state(batch, generator), *self.backward.random_state(batch, generator))

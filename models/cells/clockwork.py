@@ -1,4 +1,4 @@
-"""The clockwork RNN (Koutník et al. 2014): groups of units that tick at periods of their own."""
+"""The clockwork RNN (Koutník et al. 2014): groups of units, each updated at its own period."""
 
 import math
 from typing import Any
@@ -13,30 +13,32 @@ from models.cells.gates import weight
 
 
 class ClockworkOptions(CellOptions):
-    """Choose each group's period, fastest first."""
+    """Set the period of each group of units in time steps, in ascending order."""
 
     periods: tuple[int, ...] = Field(default=(1, 2, 4, 8), min_length=1)
 
     @model_validator(mode="after")
-    def _ascend(self) -> "ClockworkOptions":
+    def _check_periods(self) -> "ClockworkOptions":
         if any(period < 1 for period in self.periods):
-            raise ValueError(f"clockwork periods are steps, 1 or more, and {self.periods} holds less")
+            raise ValueError(f"clockwork periods must each be 1 or more steps, got {self.periods}")
         if any(fast >= slow for fast, slow in zip(self.periods, self.periods[1:], strict=False)):
-            raise ValueError(f"clockwork periods ascend, fastest group first, and {self.periods} do not")
+            raise ValueError(f"clockwork periods must ascend, the fastest group first, got {self.periods}")
         if math.lcm(*self.periods) >= 2**31:
-            raise ValueError(f"the clockwork periods {self.periods} come round together only after 2³¹ steps or more")
+            raise ValueError(
+                f"the least common multiple of the clockwork periods {self.periods} must be below 2³¹ steps"
+            )
         return self
 
 
 class ClockworkRNN(Cell):
-    """Update a group of units only when its period divides the step; slow groups feed fast ones, never the reverse.
+    """Update a group of units only when its period divides the step; a group reads itself and slower groups only.
 
     group k, when t mod T_k = 0: h_k = tanh(W_k x + Σ_{j ≥ k} R_kj h_j' + b_k), and otherwise h_k = h_k'
 
-    The step's number is part of the state, counted modulo the least common multiple of the periods.
+    The step number t is part of the state, counted modulo the least common multiple of the periods.
 
     Raises:
-        ValueError: The periods do not ascend, or the hidden size does not divide into groups.
+        ValueError: The periods do not ascend, or the hidden size is not a multiple of their number.
     """
 
     source = "Koutník et al. 2014 (arXiv 1402.3511), section 3"
@@ -52,7 +54,7 @@ class ClockworkRNN(Cell):
         self.group = hidden_size // len(periods)
         self.W = weight(hidden_size, input_size, hidden_size=hidden_size)
         self.b = weight(hidden_size, hidden_size=hidden_size)
-        # of each group's rows, only the columns of its own group and slower ones
+        # the rows of each group have columns for its own group and slower groups only
         self.R = nn.ParameterList(
             weight(self.group, hidden_size - k * self.group, hidden_size=hidden_size) for k in range(len(periods))
         )
@@ -60,7 +62,7 @@ class ClockworkRNN(Cell):
 
     @property
     def cycle(self) -> int:
-        """Return after how many steps all groups tick together again."""
+        """Return the least common multiple of the periods: the number of steps until all groups are updated at once."""
         return math.lcm(*self.options.periods)
 
     @property
@@ -78,6 +80,6 @@ class ClockworkRNN(Cell):
         return h, (h, (t + 1) % self.cycle)
 
     def random_state(self, batch: int, generator: torch.Generator) -> State:
-        """Return a state at some step of the cycle."""
+        """Return random units and a random step of the cycle, each tensor (batch, *shape)."""
         h, _ = super().random_state(batch, generator)
         return h, torch.randint(self.cycle, (batch, 1), generator=generator)

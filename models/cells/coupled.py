@@ -1,4 +1,4 @@
-"""LSTMs that forget exactly as much as they write: one gate is one minus the other."""
+"""LSTMs with coupled input and forget gates: one gate is one minus the other."""
 
 from typing import ClassVar
 
@@ -15,13 +15,13 @@ class CoupledLSTM(GatedLSTM):
 
 
 class CIFGOptions(PeepholeOptions):
-    """Choose which of the two gates that are left see the memory."""
+    """Choose which of the two remaining gates have peepholes."""
 
     peepholes: str = "io"
 
 
 class CIFG(DiagonalPeepholes):
-    """The input gate leads, and peepholes stay on it and on the output gate.
+    """LSTM with peepholes whose forget gate is one minus the input gate; peepholes on the input and output gates.
 
     i = σ(W x + R h' + b + p c');  g = tanh(W x + R h' + b);  c = (1 − i) c' + i g;  o = σ(W x + R h' + b + p c);
     h = o tanh(c)

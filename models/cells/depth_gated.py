@@ -1,4 +1,4 @@
-"""The depth-gated LSTM (Yao et al. 2015): the memory of a layer also takes from the memory of the layer below."""
+"""The depth-gated LSTM (Yao et al. 2015): a further gate adds the cell state of the layer below to that of a layer."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ from models.cells.lstm import LSTMOptions
 
 
 class DepthGatedOptions(LSTMOptions):
-    """Choose how many layers share the one cell."""
+    """Set the number of layers inside the cell."""
 
     layers: int = Field(default=2, ge=1, le=1024)
 
 
 class DepthLayer(nn.Module):
-    """Hold one layer's weights: gates, peepholes P (i, f, o), and the depth gate's W_d, w_c, b_d.
+    """Hold the weights of one layer: gates, peepholes P (i, f, o), and W_d, w_c and b_d of the depth gate.
 
-    Above another layer it has w_l, which looks at that layer's memory; the lowest has W_0, which makes a memory of
-    the input.
+    The lowest layer has W_0, by which W_0 x takes the role of the cell state below it; the others have w_l, the
+    weights of the depth gate for the cell state of the layer below.
     """
 
     def __init__(self, width: int, hidden_size: int, lowest: bool, forget_bias: float) -> None:
@@ -52,12 +52,12 @@ class DepthLayer(nn.Module):
 
 
 class DepthGatedLSTM(Cell):
-    """Run several layers in one step, each with a gate d on the memory of the one below.
+    """Run several layers in one step, each with a gate d on the cell state of the layer below.
 
     i, f = σ(W x + R h' + b + p c');  g = tanh(W x + R h' + b);  d = σ(W_d x + w_c c' + w_l c_below + b_d);
     c = d c_below + f c' + i g;  o = σ(W x + R h' + b + p c);  h = o tanh(c);  x is the h of the layer below
 
-    The lowest layer has no memory below it; as in the authors' code, W_0 x stands in its place and w_l falls away.
+    The lowest layer has no cell state below it: as in the authors' code, c_below is W_0 x there, without w_l c_below.
     """
 
     source = "Yao et al. 2015 (arXiv 1508.03790); layer 1 as in the authors' dynet code"

@@ -1,4 +1,4 @@
-"""The affine part of a cell's gates: W x + R h + b, a block of rows for each gate."""
+"""The affine part of a cell's gates, W x + R h + b, with a block of rows for each gate."""
 
 import math
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 def weight(*shape: int, hidden_size: int) -> nn.Parameter:
-    """Return a parameter with initial values uniform in ±1/√hidden, as in torch."""
+    """Return a parameter with initial values drawn uniformly from ±1/√hidden_size, as in torch."""
     bound = 1.0 / math.sqrt(hidden_size)
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
 class Gates(nn.Module):
-    """Hold the weights of several gates, stacked in the order of `names`, one bias a gate.
+    """Hold the weights of several gates, stacked in the order of `names`, with one bias for each gate.
 
-    Shapes: W (gates · hidden, input), R (gates · hidden, recurrent), b (gates · hidden). What is fed back is as wide
-    as the hidden state unless `recurrent_size` says otherwise.
+    Shapes: W (gates · hidden, input), R (gates · hidden, recurrent), b (gates · hidden). `recurrent` is the width of
+    the recurrent input h: `recurrent_size`, or the hidden size if that is 0.
     """
 
     def __init__(self, names: Sequence[str], input_size: int, hidden_size: int, recurrent_size: int = 0) -> None:
@@ -30,18 +30,22 @@ class Gates(nn.Module):
         self.b = weight(rows, hidden_size=hidden_size)
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        """Return W x + R h + b of each gate, (batch, hidden) each, in the order of `names`."""
+        """Return W x + R h + b for each gate, each (batch, hidden), in the order of `names`."""
         return (x @ self.W.T + h @ self.R.T + self.b).chunk(len(self.names), -1)
 
     def of_input(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return W x + b of each gate alone."""
+        """Return W x + b for each gate, each (batch, hidden), in the order of `names`."""
         return (x @ self.W.T + self.b).chunk(len(self.names), -1)
 
     def of_state(self, h: Tensor) -> tuple[Tensor, ...]:
-        """Return R h of each gate alone."""
+        """Return R h for each gate, each (batch, hidden), in the order of `names`."""
         return (h @ self.R.T).chunk(len(self.names), -1)
 
     def rows(self, name: str) -> slice:
-        """Return where the named gate's rows stand in W, R and b."""
+        """Return the rows of the named gate in W, R and b.
+
+        Raises:
+            ValueError: There is no gate of this name.
+        """
         start = self.names.index(name) * self.hidden_size
         return slice(start, start + self.hidden_size)

@@ -1,4 +1,4 @@
-"""One change each to the LSTM with peepholes (Greff et al. 2015, LSTM: A Search Space Odyssey, section III)."""
+"""Variants of the LSTM with peepholes, each with one change (Greff et al. 2015, Search Space Odyssey, section III)."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import OnnxForms, State, vector_states
+from models.cells.base import OnnxOperators, State, vector_states
 from models.cells.gates import weight
 from models.cells.peephole import DiagonalPeepholes, ForgetPeepholeOptions, PeepholeOptions
 
@@ -14,19 +14,19 @@ _SOURCE = "Greff et al. 2015, "
 
 
 class NIGOptions(ForgetPeepholeOptions):
-    """Choose the peepholes of the two gates that are left."""
+    """Choose which of the two remaining gates have peepholes."""
 
     peepholes: str = "fo"
 
 
 class NFGOptions(PeepholeOptions):
-    """Choose the peepholes of the two gates that are left."""
+    """Choose which of the two remaining gates have peepholes."""
 
     peepholes: str = "io"
 
 
 class NOGOptions(ForgetPeepholeOptions):
-    """Choose the peepholes of the two gates that are left."""
+    """Choose which of the two remaining gates have peepholes."""
 
     peepholes: str = "if"
 
@@ -60,8 +60,8 @@ class NIAF(DiagonalPeepholes):
 
     source = _SOURCE + "NIAF"
 
-    def squash_candidate(self, a: Tensor) -> Tensor:
-        """Return the candidate as it is."""
+    def activate_candidate(self, a: Tensor) -> Tensor:
+        """Return the candidate unchanged, (batch, hidden)."""
         return a
 
 
@@ -70,20 +70,20 @@ class NOAF(DiagonalPeepholes):
 
     source = _SOURCE + "NOAF"
 
-    def squash_memory(self, c: Tensor) -> Tensor:
-        """Return the memory as it is."""
+    def activate_cell_state(self, c: Tensor) -> Tensor:
+        """Return the cell state unchanged, (batch, hidden)."""
         return c
 
 
 class FGR(DiagonalPeepholes):
-    """Full gate recurrence: each gate also sees what all three gates were one step ago.
+    """Full gate recurrence: each gate also reads the values of all three gates at the previous step.
 
     [i, f, o] = σ(W x + R h' + b + p c̃ + Q [i', f', o']);  g = tanh(W x + R h' + b);  c = f c' + i g;  h = o tanh(c),
     with c̃ = c' for i and f, and c for o
     """
 
     source = _SOURCE + "FGR"
-    onnx = OnnxForms("Scan", "Scan")
+    onnx = OnnxOperators("Scan", "Scan")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
@@ -97,8 +97,8 @@ class FGR(DiagonalPeepholes):
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         h, c, *gates = state
         a = dict(zip(self.gates.names, self.gates(x, h), strict=True))
-        for name, seen in zip("ifo", (torch.cat(gates, -1) @ self.Q.T).chunk(3, -1), strict=True):
-            a[name] = a[name] + seen
+        for name, recurrence in zip("ifo", (torch.cat(gates, -1) @ self.Q.T).chunk(3, -1), strict=True):
+            a[name] = a[name] + recurrence
         i, f = self._gate("i", a, c), self._gate("f", a, c)
         c = f * c + i * torch.tanh(a["g"])
         o = self._gate("o", a, c)
@@ -106,6 +106,6 @@ class FGR(DiagonalPeepholes):
         return h, (h, c, i, f, o)
 
     def random_state(self, batch: int, generator: torch.Generator) -> State:
-        """Return a state whose gates lie between 0 and 1."""
+        """Return a random state whose gate values lie between 0 and 1, each tensor (batch, hidden)."""
         h, c, *gates = super().random_state(batch, generator)
         return (h, c, *(gate.abs() for gate in gates))

@@ -12,14 +12,14 @@ from models.cells.gates import Gates, weight
 
 
 class GridOptions(CellOptions):
-    """Choose the grid's depth, and whether the output gate stands inside the tanh (the paper) or outside (others)."""
+    """Set the depth of the grid, and whether the output gate is inside the tanh ("paper") or outside ("standard")."""
 
     blocks: int = Field(default=2, ge=1, le=1024)
     output: Literal["paper", "standard"] = "paper"
 
 
 class GridBlock(nn.Module):
-    """Hold one block's two LSTM transforms: along time, and along depth, which goes second and sees time's result."""
+    """Hold the two LSTM transforms of one block: along time, then along depth, which reads the result along time."""
 
     def __init__(self, hidden_size: int, output: Literal["paper", "standard"]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class GridBlock(nn.Module):
 
 
 class GridLSTM(Cell):
-    """Carry one LSTM memory through time and a second one up through the blocks.
+    """Carry one LSTM state through time, and a second one through the depth of the blocks.
 
     the input: h_d = W_h x, m_d = W_m x;  in each block: (h, m) = L([h', h_d], m'), then (h_d, m_d) = L([h, h_d], m_d);
     L: u, f, o = σ(V H + b), c = tanh(V H + b), m = f m' + u c, h = tanh(o m) — or o tanh(m);  y is the last h_d

@@ -1,8 +1,8 @@
-"""The gated recurrent unit in its four forms.
+"""The gated recurrent unit in four variants.
 
-The reset gate stands before the recurrent product or after it, and the update gate z keeps the old state or writes
-the new one. The last two are each other's mirror image in the weights of z: a checkpoint of one gives wrong answers in
-the other, which is why both are here.
+The reset gate is applied before or after the recurrent product, and the update gate z multiplies either the old state
+(z keeps) or the candidate (z writes). The two conventions for z differ in the sign of z's weights: a checkpoint of one
+gives wrong outputs in the other, so both are available.
 """
 
 from typing import Any
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, OnnxForms, State, vector_states
+from models.cells.base import Cell, OnnxOperators, State, vector_states
 from models.cells.gates import Gates, weight
 
 
 class GRUResetBefore(Cell):
-    """Reset the state, then multiply it; z keeps.
+    """GRU with the reset gate before the recurrent product; z multiplies the old state.
 
     z, r = σ(W x + R h' + b);  g = tanh(W x + R (r h') + b);  h = z h' + (1 − z) g
     """
 
     source = "Cho et al. 2014, equations 5 to 8"
-    onnx = OnnxForms("GRU", "Scan")
+    onnx = OnnxOperators("GRU", "Scan")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
@@ -41,12 +41,12 @@ class GRUResetBefore(Cell):
         return h, (h,)
 
     def merge(self, z: Tensor, h: Tensor, g: Tensor) -> Tensor:
-        """Return z h' + (1 − z) g."""
+        """Return z h' + (1 − z) g, (batch, hidden)."""
         return z * h + (1.0 - z) * g
 
 
 class GRUResetBeforeZWrites(GRUResetBefore):
-    """Reset the state, then multiply it; z writes.
+    """GRU with the reset gate before the recurrent product; z multiplies the candidate.
 
     z, r = σ(W x + R h' + b);  g = tanh(W x + R (r h') + b);  h = (1 − z) h' + z g
     """
@@ -54,22 +54,22 @@ class GRUResetBeforeZWrites(GRUResetBefore):
     source = "Chung et al. 2014; Olah 2015"
 
     def merge(self, z: Tensor, h: Tensor, g: Tensor) -> Tensor:
-        """Return (1 − z) h' + z g."""
+        """Return (1 − z) h' + z g, (batch, hidden)."""
         return (1.0 - z) * h + z * g
 
 
 class GRUResetAfter(Cell):
-    """Multiply the state, then reset the product: the form of cuDNN and of `torch.nn.GRU`; z keeps.
+    """GRU with the reset gate after the recurrent product, as in cuDNN and `torch.nn.GRU`; z multiplies the old state.
 
     r, z = σ(W x + R h' + b);  g = tanh(W x + b + r (R h' + b_R));  h = z h' + (1 − z) g
     """
 
     source = "cuDNN; torch.nn.GRU"
-    onnx = OnnxForms("GRU", "GRU")
+    onnx = OnnxOperators("GRU", "GRU")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
-        # torch's own order of rows, so that its fused kernel takes these weights as they stand
+        # torch's order of rows, so that its fused kernel takes these weights unchanged
         self.gates = Gates("rzg", input_size, hidden_size)
         self.recurrent_bias = weight(hidden_size, hidden_size=hidden_size)
 
@@ -88,11 +88,11 @@ class GRUResetAfter(Cell):
         return h, (h,)
 
     def merge(self, z: Tensor, h: Tensor, g: Tensor) -> Tensor:
-        """Return z h' + (1 − z) g."""
+        """Return z h' + (1 − z) g, (batch, hidden)."""
         return z * h + (1.0 - z) * g
 
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run torch's fused kernel on the same weights."""
+        """Run torch's fused kernel on the same weights: x (time, batch, input) → y (time, batch, hidden), state."""
         (h,) = state
         w, r, b = self.keeping_weights()
         y, h = torch.gru(
@@ -101,29 +101,29 @@ class GRUResetAfter(Cell):
         return y, (h.squeeze(0),)
 
     def keeping_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return W, R and b with which a z that keeps gives this cell's outputs."""
+        """Return W, R and b by which a GRU whose z multiplies the old state computes the outputs of this cell."""
         return self.gates.W, self.gates.R, self.gates.b
 
     def full_recurrent_bias(self) -> Tensor:
-        """Return the recurrent bias of all gates, (3 · hidden,): the candidate's own, and zero for r and z."""
-        nothing = self.recurrent_bias.new_zeros(2 * self.hidden_size)
-        return torch.cat([nothing, self.recurrent_bias])
+        """Return the recurrent bias of all gates, (3 · hidden,): zero for r and z, then that of the candidate."""
+        zeros = self.recurrent_bias.new_zeros(2 * self.hidden_size)
+        return torch.cat([zeros, self.recurrent_bias])
 
 
 class GRUResetAfterZWrites(GRUResetAfter):
-    """Multiply the state, then reset the product; z writes.
+    """GRU with the reset gate after the recurrent product; z multiplies the candidate.
 
     r, z = σ(W x + R h' + b);  g = tanh(W x + b + r (R h' + b_R));  h = (1 − z) h' + z g
     """
 
-    source = "Chung et al. 2014 in cuDNN's order"
+    source = "Chung et al. 2014, reset gate after the product as in cuDNN"
 
     def merge(self, z: Tensor, h: Tensor, g: Tensor) -> Tensor:
-        """Return (1 − z) h' + z g."""
+        """Return (1 − z) h' + z g, (batch, hidden)."""
         return (1.0 - z) * h + z * g
 
     def keeping_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return W, R and b with the rows of z turned round: 1 − σ(a) is σ(−a)."""
+        """Return W, R and b with the rows of z negated: 1 − σ(a) is σ(−a)."""
         gates = self.gates
         signs = torch.ones_like(gates.b)
         signs[gates.rows("z")] = -1.0

@@ -1,4 +1,4 @@
-"""The independently recurrent network (Li et al. 2018): each unit remembers itself alone."""
+"""The independently recurrent network (Li et al. 2018): each unit has a recurrent connection to itself alone."""
 
 from typing import Any, Literal
 
@@ -11,13 +11,13 @@ from models.cells.gates import weight
 
 
 class IndRNNOptions(CellOptions):
-    """Choose the squashing function."""
+    """Choose the activation function."""
 
     activation: Literal["relu", "tanh"] = "relu"
 
 
 class IndRNN(Cell):
-    """h = act(W x + u h' + b), with a vector u in the place of the matrix R."""
+    """h = act(W x + u h' + b), with an element-wise vector u instead of a recurrent matrix R."""
 
     source = "Li et al. 2018 (arXiv 1803.04831)"
     Options = IndRNNOptions

@@ -1,4 +1,4 @@
-"""The layer-normalised LSTM (Ba, Kiros & Hinton 2016)."""
+"""The LSTM with layer normalisation (Ba, Kiros & Hinton 2016)."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from models.cells.lstm import LSTMOptions
 
 
 class LayerNormOptions(LSTMOptions):
-    """Choose where training starts.
+    """Set the initial gain of the two normalised products, and the initial forget bias.
 
-    With a gain of 1 the products are large however small the state is, and an untrained cell amplifies rounding errors
-    over tens of steps; 0.1 is the advice of Cooijmans et al. 2017 for gates that are normalised.
+    With a gain of 1 the normalised products are large even for a small state, and an untrained cell amplifies rounding
+    errors over tens of steps; Cooijmans et al. 2017 recommend 0.1 for normalised gates.
     """
 
     gain: float = Field(default=0.1, gt=0, allow_inf_nan=False)
 
 
 class LayerNormLSTM(Cell):
-    """Normalise both products and the memory, each with a gain and a bias of its own.
+    """Normalise both products and the cell state, each with its own gain and bias.
 
     i, f, o = σ(LN(W x) + LN(R h') + b);  g = tanh(LN(W x) + LN(R h') + b);  c = f c' + i g;  h = o tanh(LN(c)),
     with one LN over all four blocks of a product

@@ -1,4 +1,4 @@
-"""Long short-term memory, and the pattern that its variants change in one place each."""
+"""The LSTM, and the base class of its variants."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -8,34 +8,34 @@ from pydantic import Field
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, CellOptions, OnnxForms, State, vector_states
+from models.cells.base import Cell, CellOptions, OnnxOperators, State, vector_states
 from models.cells.gates import Gates, weight
 
-GATE_WORDS = {"i": "input", "f": "forget", "o": "output"}
+GATE_NAMES = {"i": "input", "f": "forget", "o": "output"}
 
 
 class LSTMOptions(CellOptions):
-    """Choose where training starts: a forget bias of 1 keeps the memory open (Jozefowicz et al. 2015, section 2.2)."""
+    """Set the initial bias of the forget gate; with 1 the cell state is kept at first (Jozefowicz et al. 2015, 2.2)."""
 
     forget_bias: float = Field(default=1.0, allow_inf_nan=False)
 
 
 class GatedLSTM(Cell):
-    """Write to, keep and read a memory cell through gates; each variant says what it does differently.
+    """Base class of the LSTM and those variants that change its gates, peepholes or activation functions.
 
-    i, f, o = σ(W x + R h' + b + p c̃);  g = squash(W x + R h' + b);  c = f c' + i g;  h = o squash(c)
+    i, f, o = σ(W x + R h' + b + p c̃);  g = act(W x + R h' + b);  c = f c' + i g;  h = o act(c)
 
-    A gate in `removed` is always open. A gate in `coupled` is one minus the gate it names. A gate in `peeping()`
-    sees the memory through a diagonal p: c' for i and f, the new c for o.
+    A gate in `removed` is always 1. A gate in `coupled` is one minus the gate it is mapped to. A gate in `peeping()`
+    has a peephole, a diagonal p that multiplies the cell state: c' for i and f, the new c for o.
     """
 
-    onnx = OnnxForms("LSTM", "LSTM")
+    onnx = OnnxOperators("LSTM", "LSTM")
     removed: ClassVar[str] = ""
     coupled: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
-        # torch's own order of rows, so that its fused kernel takes a plain LSTM's weights as they stand
+        # torch's order of rows, so that its fused kernel takes the weights of the plain LSTM unchanged
         names = [name for name in "ifgo" if name not in self.removed and name not in self.coupled]
         self.gates = Gates(names, input_size, hidden_size)
         if self.peeping():
@@ -49,23 +49,23 @@ class GatedLSTM(Cell):
         return vector_states("hc", self.hidden_size)
 
     def peeping(self) -> str:
-        """Return the gates that see the memory, in the order of the rows of P."""
+        """Return the gates that have a peephole, in the order of the rows of P."""
         return ""
 
-    def squash_candidate(self, a: Tensor) -> Tensor:
-        """Return what is offered to the memory."""
+    def activate_candidate(self, a: Tensor) -> Tensor:
+        """Return the activation of the candidate, (batch, hidden)."""
         return torch.tanh(a)
 
-    def squash_memory(self, c: Tensor) -> Tensor:
-        """Return what the output gate lets out."""
+    def activate_cell_state(self, c: Tensor) -> Tensor:
+        """Return the activation of the cell state, which the output gate multiplies, (batch, hidden)."""
         return torch.tanh(c)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         h, c = state
         a = dict(zip(self.gates.names, self.gates(x, h), strict=True))
         i, f = self._gate("i", a, c), self._gate("f", a, c)
-        c = f * c + i * self.squash_candidate(a["g"])
-        h = self._gate("o", a, c) * self.squash_memory(c)
+        c = f * c + i * self.activate_candidate(a["g"])
+        h = self._gate("o", a, c) * self.activate_cell_state(c)
         return h, (h, c)
 
     def _gate(self, name: str, a: Mapping[str, Tensor], c: Tensor) -> Tensor:
@@ -73,8 +73,8 @@ class GatedLSTM(Cell):
             return c.new_ones(())
         if name in self.coupled:
             return 1.0 - self._gate(self.coupled[name], a, c)
-        seen = self.P[self.peeping().index(name)] * c if name in self.peeping() else 0.0
-        return torch.sigmoid(a[name] + seen)
+        peephole = self.P[self.peeping().index(name)] * c if name in self.peeping() else 0.0
+        return torch.sigmoid(a[name] + peephole)
 
 
 class LSTM(GatedLSTM):
@@ -85,7 +85,7 @@ class LSTM(GatedLSTM):
     options: LSTMOptions
 
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run torch's fused kernel on the same weights."""
+        """Run torch's fused kernel on the same weights: x (time, batch, input) → y (time, batch, hidden), state."""
         gates = self.gates
         weights = [gates.W, gates.R, gates.b, torch.zeros_like(gates.b)]
         carried = [s.unsqueeze(0) for s in state]
@@ -94,7 +94,7 @@ class LSTM(GatedLSTM):
 
 
 class OriginalLSTM(GatedLSTM):
-    """The first form: nothing is ever forgotten, and the squashing functions are scaled logistic ones.
+    """LSTM of 1997: no forget gate, and scaled logistic functions instead of tanh.
 
     i, o = σ(W x + R h' + b);  g = 4 σ(W x + R h' + b) − 2;  c = c' + i g;  h = o (2 σ(c) − 1)
     """
@@ -102,10 +102,10 @@ class OriginalLSTM(GatedLSTM):
     source = "Hochreiter & Schmidhuber 1997, section 4 and appendix A.1"
     removed = "f"
 
-    def squash_candidate(self, a: Tensor) -> Tensor:
-        """Return 4 σ(a) − 2, in ±2."""
+    def activate_candidate(self, a: Tensor) -> Tensor:
+        """Return 4 σ(a) − 2, between −2 and 2, (batch, hidden)."""
         return 4.0 * torch.sigmoid(a) - 2.0
 
-    def squash_memory(self, c: Tensor) -> Tensor:
-        """Return 2 σ(c) − 1, in ±1."""
+    def activate_cell_state(self, c: Tensor) -> Tensor:
+        """Return 2 σ(c) − 1, between −1 and 1, (batch, hidden)."""
         return 2.0 * torch.sigmoid(c) - 1.0

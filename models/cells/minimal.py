@@ -1,4 +1,4 @@
-"""Cells whose gates see the input alone (Feng et al. 2024, Were RNNs All We Needed?)."""
+"""Cells whose gates depend on the input alone (Feng et al. 2024, Were RNNs All We Needed?)."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _SOURCE = "Feng et al. 2024 (arXiv 2410.01201), "
 
 
 class _Minimal(Cell):
-    """A cell whose only recurrence is a weighted mean of the state and a candidate."""
+    """Base class of cells whose next state is a weighted mean of the state and a candidate."""
 
     blocks: int
 
@@ -44,7 +44,7 @@ class MinGRU(_Minimal):
 class MinLSTM(_Minimal):
     """f, i = σ(W x + b);  h = f / (f + i) h' + i / (f + i) (W_h x + b).
 
-    f / (f + i) is taken as σ(log f − log i), which is a number even where both gates close.
+    f / (f + i) is computed as σ(log f − log i), which is finite even when both gates are zero in float32.
     """
 
     source = _SOURCE + "minLSTM"

@@ -1,6 +1,6 @@
-"""The three cells that a search over ten thousand architectures found (Jozefowicz et al. 2015, section 4).
+"""The three cells found by a search over ten thousand architectures (Jozefowicz et al. 2015, section 4).
 
-The first two add the input itself to the state, so they take inputs as wide as the state.
+MUT1 and MUT2 add the input itself to a vector of the state's width, so their input must have that width.
 """
 
 from typing import Any
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, OnnxForms, State, vector_states
+from models.cells.base import Cell, OnnxOperators, State, vector_states
 from models.cells.gates import Gates, weight
 
 _SOURCE = "Jozefowicz, Zaremba & Sutskever 2015, "
 
 
 class _Mutation(Cell):
-    """A GRU-like cell: h = z g + (1 − z) h'."""
+    """Base class of the three cells: h = z g + (1 − z) h', as in a GRU."""
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
@@ -27,7 +27,7 @@ class MUT1(_Mutation):
     """z = σ(W_z x + b);  r = σ(W_r x + R_r h' + b);  g = tanh(R_h (r h') + tanh(x) + b);  h = z g + (1 − z) h'."""
 
     source = _SOURCE + "MUT1"
-    onnx = OnnxForms("GRU", "Scan")
+    onnx = OnnxOperators("GRU", "Scan")
     square = True
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
@@ -51,7 +51,7 @@ class MUT2(_Mutation):
     """z = σ(W_z x + R_z h' + b);  r = σ(x + R_r h' + b);  g = tanh(R_h (r h') + W_h x + b);  h = z g + (1 − z) h'."""
 
     source = _SOURCE + "MUT2"
-    onnx = OnnxForms("GRU", "Scan")
+    onnx = OnnxOperators("GRU", "Scan")
     square = True
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The LSTM with one of its gates taken away (Jozefowicz, Zaremba & Sutskever 2015): which of them does the work?"""
+"""The LSTM without one of its gates (Jozefowicz, Zaremba & Sutskever 2015)."""
 
 from models.cells.lstm import GatedLSTM, LSTMOptions
 

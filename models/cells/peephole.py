@@ -1,4 +1,4 @@
-"""LSTMs whose gates see the memory itself (Gers & Schmidhuber 2000): through a diagonal, or through a full matrix."""
+"""LSTMs with peepholes, by which the gates read the cell state (Gers & Schmidhuber 2000): diagonal or full matrices."""
 
 from typing import Any, ClassVar
 
@@ -7,57 +7,57 @@ from pydantic import Field
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, CellOptions, OnnxForms, State, vector_states
+from models.cells.base import Cell, CellOptions, OnnxOperators, State, vector_states
 from models.cells.gates import Gates, weight
-from models.cells.lstm import GATE_WORDS, GatedLSTM, LSTMOptions
+from models.cells.lstm import GATE_NAMES, GatedLSTM, LSTMOptions
 
-_DESCRIPTION = "The gates that see the memory: letters of i, f, o."
+_DESCRIPTION = "The gates that have a peephole: letters of i, f, o."
 
 
 class PeepholeOptions(CellOptions):
-    """Choose which gates see the memory."""
+    """Choose which gates have a peephole."""
 
     peepholes: str = Field(default="ifo", description=_DESCRIPTION)
 
 
 class ForgetPeepholeOptions(LSTMOptions):
-    """Choose which gates see the memory, and where the forget gate's training starts."""
+    """Choose which gates have a peephole, and set the initial bias of the forget gate."""
 
     peepholes: str = Field(default="ifo", description=_DESCRIPTION)
 
 
 class DiagonalPeepholes(GatedLSTM):
-    """An LSTM whose options name the gates with a peephole; families of it stand in `peephole`, `coupled`, `greff`.
+    """Base class of LSTMs whose options name the gates with a peephole, in `peephole`, `coupled` and `greff`.
 
     Raises:
-        ValueError: A peephole is named twice, or for a gate that is not there; or there is none at all.
+        ValueError: A gate is named twice, does not exist in this cell or is coupled to another; or no gate is named.
     """
 
-    onnx = OnnxForms("LSTM", "Scan")
+    onnx = OnnxOperators("LSTM", "Scan")
     Options: ClassVar[type[PeepholeOptions | ForgetPeepholeOptions]] = ForgetPeepholeOptions
     options: PeepholeOptions | ForgetPeepholeOptions
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
-        name, wanted = type(self).__name__, self.peeping()
-        if not wanted:
-            raise ValueError(f"{name} without any peephole is a plainer cell: name some of its gates in peepholes")
-        for gate in wanted:
-            if gate not in GATE_WORDS:
-                raise ValueError(f"{name}: peepholes are letters of i, f and o, and {gate!r} is none of them")
+        name, chosen = type(self).__name__, self.peeping()
+        if not chosen:
+            raise ValueError(f"{name} needs a peephole on at least one gate: name its gates in peepholes")
+        for gate in chosen:
+            if gate not in GATE_NAMES:
+                raise ValueError(f"{name}: peepholes must be letters of i, f and o, got {gate!r}")
             if gate in self.removed:
-                raise ValueError(f"{name} has no {GATE_WORDS[gate]} gate that a peephole could stand on")
+                raise ValueError(f"{name} has no {GATE_NAMES[gate]} gate: remove {gate!r} from peepholes")
             if gate in self.coupled:
-                raise ValueError(f"{name}: the {GATE_WORDS[gate]} gate is coupled and has no peephole of its own")
-        if len(set(wanted)) != len(wanted):
-            raise ValueError(f"{name}: a gate stands twice in peepholes {wanted!r}")
+                raise ValueError(f"{name}: the {GATE_NAMES[gate]} gate is coupled and cannot have a peephole")
+        if len(set(chosen)) != len(chosen):
+            raise ValueError(f"{name}: a gate is named twice in peepholes {chosen!r}")
 
     def peeping(self) -> str:
         return self.options.peepholes
 
 
 class PeepholeLSTM(DiagonalPeepholes):
-    """See the memory through a diagonal; with all three peepholes this is V, the reference form of Greff et al. 2015.
+    """LSTM with diagonal peepholes; with all three it is V, the reference variant of Greff et al. 2015.
 
     i, f = σ(W x + R h' + b + p c');  g = tanh(W x + R h' + b);  c = f c' + i g;  o = σ(W x + R h' + b + p c);
     h = o tanh(c)
@@ -67,7 +67,7 @@ class PeepholeLSTM(DiagonalPeepholes):
 
 
 class FullPeepholeLSTM(Cell):
-    """Let the gates see the memory through full matrices, as in σ(W · [c, h', x] + b).
+    """LSTM whose peepholes are full matrices, as in σ(W · [c, h', x] + b).
 
     i, f = σ(W x + R h' + C c' + b);  g = tanh(W x + R h' + b);  c = f c' + i g;  o = σ(W x + R h' + C c + b);
     h = o tanh(c)

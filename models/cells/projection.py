@@ -1,4 +1,4 @@
-"""The LSTM with a projection (Sak, Senior & Beaufays 2014): a wide memory, a narrow output."""
+"""The LSTM with a projection of its output to fewer values (Sak, Senior & Beaufays 2014)."""
 
 from typing import Any
 
@@ -7,30 +7,30 @@ from pydantic import Field
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, OnnxForms, State, vector_states
+from models.cells.base import Cell, OnnxOperators, State, vector_states
 from models.cells.gates import Gates, weight
 from models.cells.lstm import LSTMOptions
 
 
 class ProjectionOptions(LSTMOptions):
-    """Choose the width of what the memory gives away; half of the hidden size unless chosen."""
+    """Set the width of the projected output; the default is half of the hidden size."""
 
     projection: int | None = Field(default=None, ge=1)
 
 
 class ProjectionLSTM(Cell):
-    """Project the output before it is fed back and given to the layer above.
+    """Project the output to fewer values, which are fed back and given to the layer above.
 
     i, f, o = σ(W x + R h' + b);  g = tanh(W x + R h' + b);  c = f c' + i g;  m = o tanh(c);  h = V m
 
-    The state carried is m, from which h' = V m' follows: an LSTM node with R V in the place of R then computes it all.
+    The state is m, from which h' = V m' follows: an ONNX LSTM node with R V instead of R computes the same steps.
 
     Raises:
         ValueError: The projection is not narrower than the hidden state.
     """
 
     source = "Sak, Senior & Beaufays 2014 (arXiv 1402.1128), without peepholes; torch.nn.LSTM(proj_size)"
-    onnx = OnnxForms("LSTM", "LSTM")
+    onnx = OnnxOperators("LSTM", "LSTM")
     Options = ProjectionOptions
     options: ProjectionOptions
 
@@ -39,7 +39,7 @@ class ProjectionLSTM(Cell):
         self.projection = self.options.projection or hidden_size // 2
         if not 1 <= self.projection < hidden_size:
             raise ValueError(
-                f"a projection is narrower than the hidden state: {self.projection} does not fit {hidden_size}"
+                f"a projection must be narrower than the hidden state: {self.projection} does not fit {hidden_size}"
             )
         self.gates = Gates("ifgo", input_size, hidden_size, self.projection)
         self.V = weight(self.projection, hidden_size, hidden_size=hidden_size)

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, OnnxForms, State, vector_states
+from models.cells.base import Cell, OnnxOperators, State, vector_states
 from models.cells.gates import Gates
 
 
 class _SimpleRNN(Cell):
-    """Feed the last output back through one affine map and a squashing function."""
+    """Base class of simple recurrent cells: one affine map of input and previous output, then an activation."""
 
     source = "Elman 1990"
-    onnx = OnnxForms("RNN", "RNN")
+    onnx = OnnxOperators("RNN", "RNN")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
@@ -39,7 +39,7 @@ class TanhRNN(_SimpleRNN):
         return h, (h,)
 
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run torch's fused kernel on the same weights."""
+        """Run torch's fused kernel on the same weights: x (time, batch, input) → y (time, batch, hidden), state."""
         (h,) = state
         y, h = torch.rnn_tanh(x, h.unsqueeze(0), self._flat_weights(), True, 1, 0.0, self.training, False, False)
         return y, (h.squeeze(0),)
@@ -49,7 +49,7 @@ class ReluRNN(_SimpleRNN):
     """h = max(0, W x + R h' + b)."""
 
     source = "Le, Jaitly & Hinton 2015; torch.nn.RNN"
-    onnx = OnnxForms("RNN", "Scan")
+    onnx = OnnxOperators("RNN", "Scan")
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         (h,) = state
@@ -58,7 +58,7 @@ class ReluRNN(_SimpleRNN):
         return h, (h,)
 
     def sequence(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run torch's fused kernel on the same weights."""
+        """Run torch's fused kernel on the same weights: x (time, batch, input) → y (time, batch, hidden), state."""
         (h,) = state
         y, h = torch.rnn_relu(x, h.unsqueeze(0), self._flat_weights(), True, 1, 0.0, self.training, False, False)
         return y, (h.squeeze(0),)

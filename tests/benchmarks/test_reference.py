@@ -1,4 +1,4 @@
-"""The reference model has the weights that outside load generators make for themselves, so they can check answers."""
+"""The reference model has the weights that an external load generator computes, so that it can check the outputs."""
 
 import json
 import os
@@ -20,9 +20,9 @@ SHARED = Path(os.environ.get("CELLSTREAM_SHARED", "../shared")) / "bench"
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the outside load generator, with the model it makes."""
+    """A copy of the external load generator, with the model that it writes."""
     if not SHARED.is_dir():
-        pytest.skip(f"the load generator is not there: {SHARED} (set CELLSTREAM_SHARED)")
+        pytest.skip(f"the load generator is missing: {SHARED} (set CELLSTREAM_SHARED)")
     folder = tmp_path_factory.mktemp("bench") / "bench"
     shutil.copytree(SHARED, folder)
     subprocess.run([sys.executable, "make_model.py"], cwd=folder, check=True)
@@ -46,8 +46,8 @@ def run_load(bench: Path, *arguments: str) -> dict[str, object]:
     return parsed
 
 
-def test_raw_and_torch_agree(tmp_path: Path) -> None:
-    """What the service is measured against computes the same."""
+def test_the_raw_model_equals_torch(tmp_path: Path) -> None:
+    """The raw ONNX model, with which the service is compared, gives the outputs of the reference network in torch."""
     write_raw_model(tmp_path / "raw.onnx")
     inputs = np.random.default_rng(0).normal(size=(20, FEATURES)).astype(np.float32)
     got = RawModel(tmp_path / "raw.onnx").outputs(inputs)
@@ -55,19 +55,19 @@ def test_raw_and_torch_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("adapter", ["json", "ws-json", "ws-binary"])
-def test_an_outside_load_generator_finds_every_answer_right(
+def test_an_external_load_generator_finds_every_output_correct(
     bench: Path, reference: RunningServer, adapter: str
 ) -> None:
-    """Sixteen sessions under load, checked against onnxruntime run directly."""
+    """The outputs of sixteen sessions under load equal those of onnxruntime run directly."""
     stream = "/v1/models/lstm/stream"
-    ways = {
+    adapters = {
         "json": ["--open", "/v1/models/lstm/sessions", "--open-id", "session_id", "--path", "/v1/sessions/{sid}/steps"],
         "ws-json": ["--adapter", "ws-json", "--path", stream],
         "ws-binary": ["--adapter", "ws-binary", "--path", f"{stream}?format=binary"],
     }
     body = [] if adapter == "ws-binary" else ["--body", '{"inputs":[{x}]}', "--answer", "outputs.0"]
     common = ["--url", reference.url, "--sessions", "16", "--seconds", "0.4"]
-    result = run_load(bench, *common, *ways[adapter], *body)
+    result = run_load(bench, *common, *adapters[adapter], *body)
     assert result["error"] is None
     assert result["ok"] is True
     assert isinstance(result["max_abs_err"], float)
@@ -75,7 +75,7 @@ def test_an_outside_load_generator_finds_every_answer_right(
 
 
 def test_no_update_is_lost_in_a_race(bench: Path, reference: RunningServer) -> None:
-    """Sixteen simultaneous steps of one session are taken one after the other."""
+    """Sixteen concurrent steps of one session are taken one after another."""
     result = run_load(
         bench,
         *("--url", reference.url, "--race", "16", "--open", "/v1/models/lstm/sessions", "--open-id", "session_id"),

@@ -1,4 +1,4 @@
-"""Both kinds of client, looking alike, and a way to a real server that can be cut."""
+"""Fixtures: both kinds of client behind one asyncio interface, and a proxy to a real server that can lose answers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,12 +19,12 @@ Connect = Callable[..., Any]
 
 
 def assert_close(found: Any, expected: Any) -> None:
-    """Compare outputs as float32 allows."""
+    """Compare outputs within the accuracy of float32."""
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
 class Awaited:
-    """Let the calls of a `Client`, a `Session` or a `Stream` be awaited; each runs in a thread."""
+    """Wrap a `Client`, `Session` or `Stream` so that its calls can be awaited; each call runs in a thread."""
 
     def __init__(self, inner: Client | Session | Stream) -> None:
         self.inner = inner
@@ -61,7 +61,7 @@ async def _spread(values: Any) -> AsyncIterator[Any]:
 
 @pytest.fixture(params=["sync", "async"])
 async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
-    """Make a client of either kind, which is closed at the end."""
+    """Return a function that makes a client of either kind, which is closed at the end."""
     async with AsyncExitStack() as stack:
 
         async def make(url: str, **options: Any) -> Any:
@@ -84,6 +84,6 @@ async def proxy(server: RunningServer) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def shaky(connect: Connect, proxy: Proxy) -> Any:
-    """A client whose way to the server is the proxy."""
+async def proxied(connect: Connect, proxy: Proxy) -> Any:
+    """A client that reaches the server through the proxy."""
     return await connect(proxy.url)

@@ -1,20 +1,19 @@
-"""A TCP proxy that loses what it is told to lose: the test's hand on the cable."""
+"""A TCP proxy with which a test loses answers and cuts connections."""
 
 import asyncio
 from typing import Self
 
 
 class Proxy:
-    """Forward connections to a port; lose answers, which the service has then given for nothing, or be unplugged.
+    """Forward connections to a port, and lose answers on demand.
 
-    `lose_answers` counts the answers yet to be lost: a connection is cut at the first byte of each.
+    `lose_answers` is the number of answers still to be lost: the connection is cut at the first byte of each.
     """
 
     def __init__(self, port: int) -> None:
         self.target = port
         self.lose_answers = 0
         self.connections = 0
-        self.unplugged = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
@@ -24,15 +23,12 @@ class Proxy:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def cut(self) -> None:
-        """Cut every connection that is open."""
+        """Abort every open connection."""
         for writer in self._writers:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        if self.unplugged:
-            writer.transport.abort()
-            return
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.target)
         pair = {writer, other_writer}
         self._writers |= pair

@@ -1,4 +1,4 @@
-"""What is sent again, and when: answers that a real service cannot be made to give at will."""
+"""Which requests are sent again, and when, with scripted responses that a real service does not give on demand."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from cellstream_client import (
     StepTooOld,
     Unavailable,
 )
-from cellstream_client.errors import answered, closed
+from cellstream_client.errors import error_of_close, error_of_response
 from tests.clients.conftest import QUICK
 
 INFO = {
@@ -38,7 +38,7 @@ STEP = httpx.Response(200, json={"outputs": [[1.0]], "step": 1, "replayed": Fals
 
 
 class Scripted(httpx.BaseTransport):
-    """Open a session, then give the answers of a script, one by one, and keep what was asked."""
+    """Open a session, then give the responses of a script one by one, and record the requests."""
 
     def __init__(self, *script: httpx.Response | type[httpx.TransportError]) -> None:
         self._script = list(script)
@@ -81,7 +81,7 @@ def refusal(status: int, code: str, **headers: str) -> httpx.Response:
     ],
 )
 def test_a_step_is_repeated_as_it_was(failure: httpx.Response | type[httpx.TransportError]) -> None:
-    """After a failure that may pass the same body is sent again, with the key, and its number stays."""
+    """After a temporary failure the same body, with the same step number, is sent again with the API key."""
     transport = Scripted(failure, failure, STEP)
     session = session_of(transport)
     assert session.step([2.0]) == [1.0]
@@ -90,8 +90,8 @@ def test_a_step_is_repeated_as_it_was(failure: httpx.Response | type[httpx.Trans
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 410, 413, 422, 500])
-def test_a_refusal_is_not_repeated(status: int) -> None:
-    """A refusal that would be the same again is raised at once."""
+def test_a_permanent_error_is_not_retried(status: int) -> None:
+    """An error that the same request would get again is raised at once."""
     transport = Scripted(refusal(status, "some_code"))
     with pytest.raises(CellstreamError, match="some_code: so") as caught:
         session_of(transport).step([2.0])
@@ -100,7 +100,7 @@ def test_a_refusal_is_not_repeated(status: int) -> None:
 
 @pytest.mark.parametrize("change", [Session.fork, Session.rewind])
 def test_a_fork_or_a_rewind_is_repeated_as_it_was(change: Callable[[Session], object]) -> None:
-    """Every attempt carries the same key, or the same epoch, by which the service knows it again."""
+    """Every attempt carries the same idempotency key, or the same epoch, by which the service recognises it."""
     info = httpx.Response(200, json=INFO)
     transport = Scripted(httpx.ConnectError, httpx.ReadTimeout, refusal(503, "shutting_down"), info)
     change(session_of(transport))
@@ -108,8 +108,8 @@ def test_a_fork_or_a_rewind_is_repeated_as_it_was(change: Callable[[Session], ob
     assert len(transport.requests) == 4
 
 
-def test_the_service_says_how_long_to_wait() -> None:
-    """`Retry-After` is honoured, unless it is longer than all retries may take."""
+def test_retry_after_is_respected() -> None:
+    """The pause is at least `Retry-After`; if that is longer than all attempts may take, the error is raised."""
     transport = Scripted(refusal(503, "queue_full", **{"Retry-After": "0.3"}), STEP)
     began = time.monotonic()
     session_of(transport).step([2.0])
@@ -120,7 +120,7 @@ def test_the_service_says_how_long_to_wait() -> None:
 
 
 def test_retries_end() -> None:
-    """All attempts together are limited in number and in time; the session has not moved."""
+    """The attempts are limited in number and in time, and `last_step` is unchanged when they fail."""
     transport = Scripted(*[httpx.ReadTimeout] * 6)
     session = session_of(transport)
     with pytest.raises(Unavailable):
@@ -132,8 +132,8 @@ def test_retries_end() -> None:
     assert len(transport.requests) < 30
 
 
-def test_an_error_on_the_way_out_is_not_hidden() -> None:
-    """When the body of a `with` fails, closing the session is tried once, and fails in silence."""
+def test_an_error_in_the_block_is_not_hidden() -> None:
+    """When the body of a `with` fails, closing the session is tried once, and its own failure is not raised."""
     transport = Scripted(httpx.ConnectError)
     with pytest.raises(ZeroDivisionError), session_of(transport):
         raise ZeroDivisionError
@@ -141,19 +141,19 @@ def test_an_error_on_the_way_out_is_not_hidden() -> None:
 
 
 def test_each_code_has_its_error() -> None:
-    """Codes become the errors that stand for them, over HTTP and in a socket's last word."""
+    """The service's codes become the matching error classes, from HTTP responses and from WebSocket closes."""
     body = json.dumps({"code": "step_gap", "message": "so", "expected_step": 5})
-    gap = answered(409, body)
+    gap = error_of_response(409, body)
     assert isinstance(gap, StepGap)
     assert gap.expected_step == gap.details["expected_step"] == 5
-    assert isinstance(answered(409, body.replace("gap", "too_old")), StepTooOld)
-    assert isinstance(closed(4404, "session_not_found"), SessionNotFound)
-    assert isinstance(closed(1012, "7"), Unavailable)
-    assert type(answered(418, "[]")) is CellstreamError
+    assert isinstance(error_of_response(409, body.replace("gap", "too_old")), StepTooOld)
+    assert isinstance(error_of_close(4404, "session_not_found"), SessionNotFound)
+    assert isinstance(error_of_close(1012, "7"), Unavailable)
+    assert type(error_of_response(418, "[]")) is CellstreamError
 
 
 def test_every_error_is_exported() -> None:
-    """Whatever can be raised can be imported from the package."""
+    """Every error class can be imported from the package."""
     from cellstream_client import errors
 
     kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
@@ -161,6 +161,6 @@ def test_every_error_is_exported() -> None:
 
 
 def test_an_address_needs_a_scheme() -> None:
-    """An address that is none is refused before anything is sent."""
+    """An address without http or https is refused before anything is sent."""
     with pytest.raises(ValueError, match="expected http"):
         Client("localhost:8000")

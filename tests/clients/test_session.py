@@ -1,4 +1,4 @@
-"""Sessions of both clients against a real server."""
+"""Sessions of both kinds of client with a real server."""
 
 from typing import Any
 
@@ -23,8 +23,8 @@ from tests.clients.proxy import Proxy
 from tests.service.conftest import RunningServer, offline, random_inputs
 
 
-async def test_steps_are_those_of_the_whole_sequence(client: Any, networks: dict[str, Network]) -> None:
-    """Steps, chunks, arrays and lists, taken one after the other, give what the network gives in one pass."""
+async def test_steps_equal_the_whole_sequence(client: Any, networks: dict[str, Network]) -> None:
+    """Steps and chunks, from arrays and lists, give the outputs of the network's run over the whole sequence."""
     inputs = random_inputs(8)
     async with await client.open("lstm", idle_limit=60) as session:
         found = [await session.step(inputs[0]), await session.step(inputs[1].tolist())]
@@ -37,16 +37,16 @@ async def test_steps_are_those_of_the_whole_sequence(client: Any, networks: dict
 
 
 async def test_token_ids_are_single_numbers(client: Any, networks: dict[str, Network]) -> None:
-    """A model of token ids takes a number a step."""
+    """A model of token ids takes one number for each step."""
     async with await client.open("tokens") as session:
         found = [await session.step(7), *await session.steps(np.array([3, 19]))]
     assert_close(found, offline(networks["tokens"], np.array([7, 3, 19])))
 
 
-async def test_a_lost_answer_is_asked_for_again(shaky: Any, proxy: Proxy, networks: dict[str, Network]) -> None:
-    """A step whose answer is lost is taken once: the client repeats it and gets the answer that was stored."""
+async def test_a_lost_answer_is_requested_again(proxied: Any, proxy: Proxy, networks: dict[str, Network]) -> None:
+    """A step whose answer is lost is taken once: the client repeats it and gets the stored answer."""
     inputs = random_inputs(6, seed=1)
-    session = await shaky.open("lstm")
+    session = await proxied.open("lstm")
     found = []
     for number, row in enumerate(inputs, start=1):
         proxy.lose_answers = number % 3
@@ -56,36 +56,36 @@ async def test_a_lost_answer_is_asked_for_again(shaky: Any, proxy: Proxy, networ
     assert_close(found, offline(networks["lstm"], inputs))
 
 
-async def test_a_lost_creation_opens_one_session(shaky: Any, proxy: Proxy) -> None:
-    """An opening whose answer is lost is repeated with its key, and opens no second session."""
-    before = {info.session_id async for info in shaky.sessions()}
+async def test_a_lost_creation_opens_one_session(proxied: Any, proxy: Proxy) -> None:
+    """A creation whose answer is lost is repeated with its idempotency key, and opens no second session."""
+    before = {info.session_id async for info in proxied.sessions()}
     proxy.lose_answers = 2
-    async with await shaky.open("lstm") as session:
-        after = {info.session_id async for info in shaky.sessions()}
+    async with await proxied.open("lstm") as session:
+        after = {info.session_id async for info in proxied.sessions()}
         assert after - before == {session.session_id}
 
 
 async def test_a_call_that_failed_can_be_made_again(connect: Connect, proxy: Proxy, server: RunningServer) -> None:
-    """When all retries fail the session has not moved, and the same call again is taken once."""
-    hasty = await connect(proxy.url, retries=Retries(attempts=1))
+    """When all attempts fail `last_step` is unchanged, and the same call, made again, takes the step once."""
+    without_retries = await connect(proxy.url, retries=Retries(attempts=1))
     inputs = random_inputs(2, seed=2)
-    session = await hasty.open("lstm")
+    session = await without_retries.open("lstm")
     await session.step(inputs[0])
     proxy.lose_answers = 1
     with pytest.raises(Unavailable) as caught:
         await session.step(inputs[1])
     assert caught.value.maybe_taken
     assert session.last_step == 1
-    steady = await connect(server.url)
-    assert (await steady.session(session.session_id)).last_step == 2
+    direct = await connect(server.url)
+    assert (await direct.session(session.session_id)).last_step == 2
     again = await session.step(inputs[1])
     assert session.last_step == 2
-    straight = await steady.open("lstm")
-    assert (await straight.steps(inputs))[1] == pytest.approx(again)
+    uninterrupted = await direct.open("lstm")
+    assert (await uninterrupted.steps(inputs))[1] == pytest.approx(again)
 
 
-async def test_two_that_step_one_session_cannot_both_win(client: Any) -> None:
-    """A step that somebody else took with other inputs is a conflict, which tells where the session stands."""
+async def test_of_two_clients_that_step_one_session_one_succeeds(client: Any) -> None:
+    """A step that another client took with other inputs is a conflict, which names the session's next step."""
     inputs = random_inputs(2, seed=3)
     mine = await client.open("lstm")
     theirs = await client.session(mine.session_id)
@@ -97,20 +97,20 @@ async def test_two_that_step_one_session_cannot_both_win(client: Any) -> None:
 
 
 async def test_peek_and_fork_leave_the_session(client: Any) -> None:
-    """A peek gives the outputs of steps that are not taken; a fork goes its own way from the same state."""
+    """A peek returns the outputs of steps without taking them; a fork continues independently from the same state."""
     inputs = random_inputs(3, seed=4)
     async with await client.open("lstm") as session:
         await session.step(inputs[0])
-        seen = await session.peek(inputs[1:])
+        peeked = await session.peek(inputs[1:])
         async with await session.fork(keep=2, idle_limit=30) as fork:
             assert (fork.last_step, session.last_step) == (1, 1)
-            assert await fork.steps(inputs[1:]) == seen
+            assert await fork.steps(inputs[1:]) == peeked
             assert (await fork.describe()).keep == 2
-        assert await session.steps(inputs[1:]) == seen
+        assert await session.steps(inputs[1:]) == peeked
 
 
-async def test_rewind_takes_requests_back(client: Any) -> None:
-    """After a rewind the same steps give the same outputs, and who does not know of it is told."""
+async def test_rewind_undoes_requests(client: Any) -> None:
+    """After a rewind the same steps give the same outputs, and a client with the old epoch gets a conflict."""
     inputs = random_inputs(4, seed=5)
     async with await client.open("lstm", keep=2) as session:
         await session.steps(inputs[:2])
@@ -126,8 +126,8 @@ async def test_rewind_takes_requests_back(client: Any) -> None:
         assert caught.value.kept == 2
 
 
-async def test_a_snapshot_goes_on_elsewhere(client: Any) -> None:
-    """A snapshot opens a session that goes on from it, and puts a session back to where it was."""
+async def test_a_snapshot_continues_in_another_session(client: Any) -> None:
+    """A snapshot opens a session that continues from its state, and restores the state of an existing one."""
     inputs = random_inputs(4, seed=6)
     async with await client.open("lstm") as session:
         await session.steps(inputs[:2])
@@ -145,7 +145,7 @@ async def test_a_snapshot_goes_on_elsewhere(client: Any) -> None:
 
 
 async def test_a_history_is_read_at_opening(client: Any, networks: dict[str, Network]) -> None:
-    """A session that is opened with a history stands behind it."""
+    """A session that is opened with a history continues after its last step."""
     inputs = random_inputs(5, seed=7)
     async with await client.open("lstm", history=inputs[:4]) as session:
         assert session.last_step == 4
@@ -153,7 +153,7 @@ async def test_a_history_is_read_at_opening(client: Any, networks: dict[str, Net
 
 
 async def test_sessions_are_listed_page_by_page(client: Any) -> None:
-    """All sessions are listed, however small the pages are; what is asked of one is told of it."""
+    """All sessions are listed over several pages, each with the options that it was opened with."""
     opened = [await client.open("lstm", idle_limit=50) for _ in range(5)]
     listed = [info async for info in client.sessions(page=2)]
     assert [info.session_id for info in listed][-5:] == [session.session_id for session in opened]
@@ -163,8 +163,8 @@ async def test_sessions_are_listed_page_by_page(client: Any) -> None:
         await session.close()
 
 
-async def test_an_end_is_told_by_its_kind(client: Any) -> None:
-    """Closed and unknown sessions, and unknown models, fail each in its own way; closing twice is fine."""
+async def test_each_missing_thing_has_its_error(client: Any) -> None:
+    """Closed sessions, unknown sessions and unknown models each raise their own error; closing twice is no error."""
     session = await client.open("lstm")
     await session.step([0, 0, 0])
     await session.close()
@@ -173,13 +173,13 @@ async def test_an_end_is_told_by_its_kind(client: Any) -> None:
         await session.step([0, 0, 0])
     assert (caught.value.code, caught.value.status, caught.value.last_step) == ("session_closed", 410, 1)
     with pytest.raises(SessionNotFound):
-        await client.session("r0-nobody")
+        await client.session("r0-unknown")
     with pytest.raises(ModelNotFound):
-        await client.open("nothing")
+        await client.open("unknown")
 
 
 async def test_wrong_inputs_are_refused_and_leave_the_session(client: Any) -> None:
-    """Inputs of the wrong shape, and numbers that JSON cannot say, are refused; the session goes on."""
+    """Inputs of the wrong shape or type, and NaN, are refused, and the session can be stepped afterwards."""
     async with await client.open("lstm") as session:
         with pytest.raises(InvalidInput) as caught:
             await session.step([0, 0])
@@ -192,12 +192,12 @@ async def test_wrong_inputs_are_refused_and_leave_the_session(client: Any) -> No
         assert session.last_step == 1
 
 
-async def test_a_service_can_be_waited_for(connect: Connect, server: RunningServer) -> None:
-    """What is served is listed; a service that does not become ready is given up on after the time given."""
+async def test_wait_ready_ends_after_its_time_limit(connect: Connect, server: RunningServer) -> None:
+    """The models of a ready service are listed; waiting for one that does not answer ends after the given time."""
     client = await connect(server.url)
     assert "lstm" in {model.name for model in await client.models()}
     await client.wait_ready(5)
-    nobody = await connect("http://127.0.0.1:9")
-    assert not await nobody.ready()
+    unreachable = await connect("http://127.0.0.1:9")
+    assert not await unreachable.ready()
     with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9 was not ready within 0\.05 s"):
-        await nobody.wait_ready(0.05, pause=0.01)
+        await unreachable.wait_ready(0.05, pause=0.01)

@@ -1,4 +1,4 @@
-"""Streams of both clients against a real server, through a cable that is cut."""
+"""Streams of both kinds of client with a real server, over connections that are cut."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,8 +25,8 @@ from tests.clients.proxy import Proxy
 from tests.service.conftest import RunningServer, offline, random_inputs
 
 
-async def test_a_stream_and_its_session_count_together(client: Any, networks: dict[str, Network]) -> None:
-    """Steps over the socket and over HTTP follow each other; the session outlives the stream."""
+async def test_a_stream_and_its_session_share_their_step(client: Any, networks: dict[str, Network]) -> None:
+    """Steps over the WebSocket and over HTTP continue each other, and the session remains after the stream."""
     inputs = random_inputs(6)
     async with await client.open("lstm") as session:
         async with session.stream() as stream:
@@ -38,11 +38,11 @@ async def test_a_stream_and_its_session_count_together(client: Any, networks: di
     assert_close(found, offline(networks["lstm"], inputs))
 
 
-async def test_a_cut_stream_resumes_where_it_was(shaky: Any, proxy: Proxy, networks: dict[str, Network]) -> None:
-    """Whether the answer was lost or the socket cut between frames, every step is taken once."""
+async def test_a_cut_stream_resumes(proxied: Any, proxy: Proxy, networks: dict[str, Network]) -> None:
+    """Whether an answer was lost or the connection cut between frames, every step is taken once."""
     inputs = random_inputs(8, seed=1)
     found = []
-    async with await shaky.stream("lstm") as stream:
+    async with await proxied.stream("lstm") as stream:
         for number, row in enumerate(inputs):
             if number % 3 == 1:
                 proxy.lose_answers = 1
@@ -54,10 +54,10 @@ async def test_a_cut_stream_resumes_where_it_was(shaky: Any, proxy: Proxy, netwo
 
 
 async def test_a_stream_that_failed_can_be_called_again(connect: Connect, proxy: Proxy) -> None:
-    """When all retries fail the stream has not moved, and the same call again is taken once."""
-    hasty = await connect(proxy.url, retries=Retries(attempts=1))
+    """When all attempts fail `last_step` is unchanged, and the same call, made again, takes the step once."""
+    without_retries = await connect(proxy.url, retries=Retries(attempts=1))
     inputs = random_inputs(2, seed=2)
-    async with await hasty.stream("lstm") as stream:
+    async with await without_retries.stream("lstm") as stream:
         first = await stream.step(inputs[0])
         proxy.lose_answers = 1
         with pytest.raises(Unavailable):
@@ -65,12 +65,12 @@ async def test_a_stream_that_failed_can_be_called_again(connect: Connect, proxy:
         assert stream.last_step == 1
         second = await stream.step(inputs[1])
         assert stream.last_step == 2
-    (whole,) = await hasty.predict("lstm", [inputs])
+    (whole,) = await without_retries.predict("lstm", [inputs])
     assert_close([first, second], whole)
 
 
-async def test_closing_a_stream_ends_what_it_opened(client: Any) -> None:
-    """The session that `Client.stream` opened ends with the stream."""
+async def test_closing_a_stream_ends_the_session_it_opened(client: Any) -> None:
+    """The session that `Client.stream` opened ends when the stream is closed."""
     async with await client.stream("lstm") as stream:
         await stream.step([0, 0, 0])
     with pytest.raises(SessionClosed):
@@ -78,7 +78,7 @@ async def test_closing_a_stream_ends_what_it_opened(client: Any) -> None:
 
 
 async def test_a_second_stream_must_take_over(client: Any) -> None:
-    """A session has one stream: a second one is refused, or ends the first, which does not fight back."""
+    """A session has one stream: a second one is refused, or ends the first, which then does not take over again."""
     session = await client.open("lstm")
     async with session.stream() as first, session.stream() as second, session.stream(takeover=True) as third:
         await first.step([0, 0, 0])
@@ -92,7 +92,7 @@ async def test_a_second_stream_must_take_over(client: Any) -> None:
 
 
 async def test_a_refused_frame_leaves_the_stream(client: Any) -> None:
-    """Wrong inputs are refused over the same socket, and the stream goes on."""
+    """Wrong inputs are refused over the same WebSocket, and the stream continues."""
     async with await client.stream("lstm") as stream:
         with pytest.raises(InvalidInput):
             await stream.step([0, 0])
@@ -100,33 +100,33 @@ async def test_a_refused_frame_leaves_the_stream(client: Any) -> None:
         assert stream.last_step == 1
 
 
-async def test_a_stream_of_a_service_that_went_says_that_the_session_is_lost(
+async def test_a_stream_whose_service_stopped_reports_the_session_as_lost(
     connect: Connect, artifacts: Path, server: RunningServer
 ) -> None:
-    """When the service stops, the stream looks for it again, and finds one that does not have the session."""
-    going = RunningServer(artifacts)
+    """When the service stops, the stream reconnects; if the service it finds lacks the session, that is the error."""
+    stopping = RunningServer(artifacts)
     try:
-        async with Proxy(urlsplit(going.url).port or 0) as proxy:
+        async with Proxy(urlsplit(stopping.url).port or 0) as proxy:
             client = await connect(proxy.url)
             stream = await client.stream("lstm")
             await stream.step([0, 0, 0])
             proxy.target = urlsplit(server.url).port or 0
-            await asyncio.to_thread(going.stop)
+            await asyncio.to_thread(stopping.stop)
             with pytest.raises((SessionLost, SessionNotFound)):
                 await stream.step([0, 0, 0])
             await stream.close()
     finally:
-        going.process.kill()
+        stopping.process.kill()
 
 
 @pytest.fixture
-async def async_shaky(proxy: Proxy) -> AsyncIterator[AsyncClient]:
+async def async_proxied(proxy: Proxy) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(proxy.url, retries=QUICK, timeout=2) as made:
         yield made
 
 
-async def test_map_sends_ahead_and_answers_in_order(async_shaky: AsyncClient, networks: dict[str, Network]) -> None:
-    """Inputs of either kind of iterable are answered one for one, in order."""
+async def test_map_sends_ahead_and_answers_in_order(async_proxied: AsyncClient, networks: dict[str, Network]) -> None:
+    """Each input of an ordinary or asynchronous iterable gets its output, in order."""
     inputs = random_inputs(40, seed=3)
 
     async def source() -> AsyncIterator[np.ndarray]:
@@ -134,7 +134,7 @@ async def test_map_sends_ahead_and_answers_in_order(async_shaky: AsyncClient, ne
             yield row
             await asyncio.sleep(0)
 
-    async with await async_shaky.stream("lstm", keep=8) as stream:
+    async with await async_proxied.stream("lstm", keep=8) as stream:
         found = [row async for row in stream.map(inputs[:20])]
         found += [row async for row in stream.map(source(), ahead=3)]
         assert stream.last_step == 40
@@ -142,37 +142,37 @@ async def test_map_sends_ahead_and_answers_in_order(async_shaky: AsyncClient, ne
 
 
 @pytest.mark.parametrize("keep", [0, 1, 8])
-async def test_a_cut_map_loses_and_doubles_nothing(
-    async_shaky: AsyncClient, proxy: Proxy, networks: dict[str, Network], keep: int
+async def test_a_cut_map_loses_and_repeats_no_step(
+    async_proxied: AsyncClient, proxy: Proxy, networks: dict[str, Network], keep: int
 ) -> None:
-    """With steps on their way ahead of their answers, cuts at any moment leave every step taken once."""
+    """With steps sent before earlier answers arrive, cuts at random times leave every step taken once."""
     inputs = random_inputs(120, seed=4)
     random = np.random.default_rng(keep)
     found = []
-    async with await async_shaky.stream("lstm", keep=keep) as stream:
+    async with await async_proxied.stream("lstm", keep=keep) as stream:
         async for row in stream.map(inputs):
             found.append(row)
-            chance = random.integers(0, 12)
-            if chance == 0:
+            draw = random.integers(0, 12)
+            if draw == 0:
                 proxy.lose_answers = 1
-            elif chance == 1:
+            elif draw == 1:
                 proxy.cut()
         assert stream.last_step == 120
     assert_close(found, offline(networks["lstm"], inputs))
 
 
-async def test_what_was_sent_ahead_and_not_read_is_taken_back(
-    async_shaky: AsyncClient, networks: dict[str, Network]
+async def test_steps_sent_ahead_and_not_read_are_rewound(
+    async_proxied: AsyncClient, networks: dict[str, Network]
 ) -> None:
-    """Who stops reading a map goes on behind the last row that was read."""
+    """After iteration over a map has stopped, the session continues after the last row that was read."""
     inputs = random_inputs(12, seed=5)
     found = []
-    async with await async_shaky.stream("lstm", keep=8) as stream:
+    async with await async_proxied.stream("lstm", keep=8) as stream:
         rows = stream.map(inputs)
         async for row in rows:
             found.append(row)
             if len(found) == 4:
-                await asyncio.sleep(0.05)  # the rest is taken meanwhile
+                await asyncio.sleep(0.05)  # the service takes the steps sent ahead meanwhile
                 break
         await rows.aclose()
         assert stream.last_step == 4
@@ -180,8 +180,8 @@ async def test_what_was_sent_ahead_and_not_read_is_taken_back(
     assert_close(found, offline(networks["lstm"], inputs))
 
 
-async def test_a_map_raises_what_its_inputs_raise(async_shaky: AsyncClient) -> None:
-    """An error in the inputs comes out of the map, behind the rows before it; wrong inputs likewise."""
+async def test_a_map_raises_what_its_inputs_raise(async_proxied: AsyncClient) -> None:
+    """An error raised by the inputs is raised after the rows before it, and so is InvalidInput for wrong inputs."""
 
     async def source() -> AsyncIterator[list[float]]:
         yield [0, 0, 0]
@@ -191,9 +191,9 @@ async def test_a_map_raises_what_its_inputs_raise(async_shaky: AsyncClient) -> N
 
     async def collect(rows: AsyncIterator[Any]) -> None:
         async for row in rows:
-            found.append(row)  # noqa: PERF401 — what came before an error is kept
+            found.append(row)  # noqa: PERF401 — the rows before an error are kept
 
-    async with await async_shaky.stream("lstm", keep=4) as stream:
+    async with await async_proxied.stream("lstm", keep=4) as stream:
         with pytest.raises(RuntimeError, match="the sensor broke"):
             await collect(stream.map(source()))
         with pytest.raises(InvalidInput):

@@ -1,4 +1,4 @@
-"""What a stream does about frames that were sent ahead when their socket is lost."""
+"""How a stream handles frames that were sent ahead when their connection is lost."""
 
 import json
 from dataclasses import replace
@@ -22,8 +22,8 @@ def sent(cursor: Cursor, *chunks: list[list[float]]) -> Window:
     return window
 
 
-def test_frames_are_numbered_behind_each_other() -> None:
-    """Each frame begins where the one before it ends, and is sent once on a socket."""
+def test_frames_are_numbered_consecutively() -> None:
+    """Each frame starts at the step after the last one of the frame before, and is sent once on a socket."""
     window = Window(Cursor(replace(INFO, step=4, epoch=2)))
     window.add([[1.0], [2.0]])
     window.add([[3.0]])
@@ -34,40 +34,40 @@ def test_frames_are_numbered_behind_each_other() -> None:
     assert json.loads(window.next_unsent() or "")["step"] == 5
 
 
-def test_one_lost_answer_is_only_asked_for_again() -> None:
-    """Where the last request alone was taken its answer is still kept, and nothing is taken back."""
+def test_one_lost_answer_is_requested_again_without_a_rewind() -> None:
+    """If only one unanswered request was taken, its answer is still stored, and nothing is rewound."""
     window = sent(Cursor(INFO), [[1.0]])
-    assert not window.doubtful
+    assert not window.needs_check
     window = sent(Cursor(INFO), [[1.0]], [[2.0]])
-    assert window.doubtful
-    assert window.requests_to_take_back(replace(INFO, step=1)) == 0
-    assert window.requests_to_take_back(replace(INFO, step=2)) == 2
+    assert window.needs_check
+    assert window.requests_to_rewind(replace(INFO, step=1)) == 0
+    assert window.requests_to_rewind(replace(INFO, step=2)) == 2
 
 
-def test_a_rewind_without_an_answer_is_found_again() -> None:
-    """When a rewind's answer is lost, too, the next look finds the session taken back, in its new epoch."""
+def test_a_rewind_without_an_answer_is_recognised() -> None:
+    """When the answer to the rewind is lost too, the next description shows the rewound session in its new epoch."""
     cursor = Cursor(INFO)
     window = sent(cursor, [[1.0]], [[2.0]])
-    assert window.requests_to_take_back(replace(INFO, step=2)) == 2
+    assert window.requests_to_rewind(replace(INFO, step=2)) == 2
     found = replace(INFO, step=0, epoch=1)
-    assert window.requests_to_take_back(found) == 0
-    window.settled(found)
+    assert window.requests_to_rewind(found) == 0
+    window.resolved(found)
     window.connected()
     assert json.loads(window.next_unsent() or "") == {"inputs": [[1.0]], "step": 1, "epoch": 1}
 
 
-def test_an_epoch_of_somebody_else_is_not_taken_over() -> None:
-    """Frames keep their epoch when another client rewound the session, so that the service refuses them."""
+def test_an_epoch_raised_by_another_client_is_not_adopted() -> None:
+    """Frames keep their epoch when another client has rewound the session, so that the service refuses them."""
     window = sent(Cursor(INFO), [[1.0]], [[2.0]])
     found = replace(INFO, step=0, epoch=1)
-    assert window.requests_to_take_back(found) == 0
-    window.settled(found)
+    assert window.requests_to_rewind(found) == 0
+    window.resolved(found)
     window.connected()
     assert json.loads(window.next_unsent() or "")["epoch"] == 0
 
 
 def test_a_refused_frame_stays_the_oldest() -> None:
-    """A refusal leaves the frame to be sent again, and the cursor where it was; an answer moves it."""
+    """A refused frame is sent again and leaves the cursor unchanged; an answer advances the cursor."""
     cursor = Cursor(INFO)
     window = sent(cursor, [[1.0]])
     with pytest.raises(InvalidInput):

@@ -10,17 +10,17 @@ def a_series(values: list[float], first_year: int = 1900) -> Series:
 
 
 def test_error_is_mean_square_over_the_given_variance() -> None:
-    """The average relative variance is the mean squared error over a fixed variance."""
+    """The average relative variance is the mean squared error divided by a fixed variance."""
     assert average_relative_variance([1.0, 2.0], [3.0, 5.0], variance=13.0) == pytest.approx((4 + 9) / 2 / 13)
 
 
 def test_error_of_a_perfect_forecast_is_zero() -> None:
-    """A forecast that comes true has no error."""
+    """A forecast that equals the actual values has the error 0."""
     assert average_relative_variance([7.0, 9.0], [7.0, 9.0]) == 0.0
 
 
 def test_error_of_the_mean_is_one() -> None:
-    """Always forecasting the mean scores 1 when the variance is that of the same values."""
+    """Always forecasting the mean has the error 1 when the variance is that of the same values."""
     values = np.array([1.0, 4.0, 4.0, 11.0])
     mean = np.full(4, values.mean())
     assert average_relative_variance(mean, values, variance=float(values.var())) == pytest.approx(1.0)
@@ -28,13 +28,13 @@ def test_error_of_the_mean_is_one() -> None:
 
 @pytest.mark.parametrize(("forecast", "actual"), [([1.0], [1.0, 2.0]), ([], [])])
 def test_unpaired_forecasts_are_refused(forecast: list[float], actual: list[float]) -> None:
-    """Forecasts that do not pair with values, or of nothing, have no error to speak of."""
-    with pytest.raises(ValueError, match="do not pair"):
+    """Forecasts whose number differs from that of the actual values, or empty ones, are refused."""
+    with pytest.raises(ValueError, match="differ in shape or are empty"):
         average_relative_variance(forecast, actual)
 
 
 def test_persistence_is_the_year_before() -> None:
-    """Persistence forecasts each year as the one before it."""
+    """Persistence forecasts the value of each year as that of the year before."""
     np.testing.assert_array_equal(persistence(a_series([3, 1, 4, 1, 5]), 1901, 1904), [3, 1, 4, 1])
 
 

@@ -1,6 +1,6 @@
-"""The examples with a foreign model and a user's module, and the document about both.
+"""The examples with a third-party model and a user's module, and the document about both.
 
-What needs Silero VAD reads it from the folder CELLSTREAM_SHARED (default ../shared), and is skipped where it is not.
+Tests that need Silero VAD read it from the folder CELLSTREAM_SHARED (default ../shared), and are skipped without it.
 """
 
 import os
@@ -20,7 +20,7 @@ from examples.running import ROOT, free_port
 
 SHARED = Path(os.environ.get("CELLSTREAM_SHARED", "../shared")).resolve() / "data"
 SILERO, SPEECH = SHARED / "silero_vad_16k.onnx", SHARED / "speech_16k.wav"
-needs_silero = pytest.mark.skipif(not SILERO.is_file(), reason=f"{SILERO} is not here (CELLSTREAM_SHARED)")
+needs_silero = pytest.mark.skipif(not SILERO.is_file(), reason=f"{SILERO} is missing (CELLSTREAM_SHARED)")
 DOCUMENT = "docs/bring-your-own.md"
 
 
@@ -35,7 +35,7 @@ def write_wave(path: Path, samples: np.ndarray, rate: int = 16_000, channels: in
 
 @needs_silero
 def test_voice_activity_prints_a_timeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nine seconds of the recording: what was found of the model, speech and silence, and the real-time factor."""
+    """For nine seconds of speech, the example prints the model's states, intervals and a real-time factor below 1."""
     steps = voice_activity.read_steps(SPEECH)[: 9 * 16_000 // 512]
     recording = write_wave(tmp_path / "speech.wav", steps.reshape(-1))
     port = free_port(0)
@@ -49,7 +49,7 @@ def test_voice_activity_prints_a_timeline(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_recording_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only 16 kHz, mono, 16 bits is taken; the sentence says what was found."""
+    """A recording of another format, too short or truncated is refused, and the message says what was found."""
     recording = write_wave(tmp_path / "music.wav", np.zeros(1_000), rate=44_100)
     assert voice_activity.main(["silero.onnx", str(recording)]) == 1
     assert "found (44100, 1, 2)" in capsys.readouterr().err
@@ -66,8 +66,8 @@ def test_a_recording_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.C
         assert f"{tmp_path / 'cut.wav'}: expected 2000 samples" in capsys.readouterr().err
 
 
-def test_a_timeline_joins_short_stretches() -> None:
-    """A pause or a click shorter than a quarter of a second does not end a stretch."""
+def test_a_timeline_joins_short_intervals() -> None:
+    """A pause or a sound shorter than a quarter of a second does not end an interval."""
     speech = [0.9] * 20 + [0.1] * 3 + [0.9] * 20 + [0.1] * 30 + [0.9] * 2 + [0.1] * 10
     found = [(round(begin, 2), round(end, 2), spoken) for begin, end, spoken in voice_activity.timeline(speech)]
     assert found == [(0.0, 1.38, True), (1.38, 2.72, False)]
@@ -75,7 +75,7 @@ def test_a_timeline_joins_short_stretches() -> None:
 
 
 def test_a_module_of_twenty_lines_finds_the_fault(capsys: pytest.CaptureFixture[str]) -> None:
-    """The example trains, exports, serves and streams, and the fault is far from its prediction."""
+    """The example trains, exports, serves and streams, and reports the fault as far from its prediction."""
     assert anomaly.main(["--port", str(free_port(0)), "--rounds", "40"]) == 0
     printed = capsys.readouterr().out
     assert "gru: 1 layer, carried from step to step" in printed
@@ -83,7 +83,7 @@ def test_a_module_of_twenty_lines_finds_the_fault(capsys: pytest.CaptureFixture[
 
 
 def commands(word: str) -> list[list[str]]:
-    """Return the document's commands that hold a word, as this interpreter runs them."""
+    """Return the document's shell commands that contain a word, to be run by this interpreter."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / DOCUMENT).read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if word in line]
     return [[sys.executable, *shlex.split(line)[1:]] for line in lines]
@@ -97,7 +97,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def test_the_module_in_the_document_is_exported(tmp_path: Path) -> None:
-    """The document's module, saved as it says, and its command give an artefact."""
+    """The document's command exports the document's module, saved as it describes."""
     (code,) = re.findall(r"```python\n(# my_model.*?)```", (ROOT / DOCUMENT).read_text(), re.DOTALL)
     (tmp_path / "my_model.py").write_text(code)
     namespace: dict[str, type[torch.nn.Module]] = {}
@@ -110,7 +110,7 @@ def test_the_module_in_the_document_is_exported(tmp_path: Path) -> None:
 
 @needs_silero
 def test_the_file_in_the_document_is_adopted(tmp_path: Path) -> None:
-    """The document's command adopts Silero and prints what the document says it prints."""
+    """The document's command adopts Silero and prints the lines that the document shows."""
     (tmp_path / SILERO.name).symlink_to(SILERO)
     (command,) = commands("export adopt")
     printed = run(command, tmp_path)

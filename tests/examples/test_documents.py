@@ -1,4 +1,4 @@
-"""The commands that the documents show do what the documents say, against a service as the demo leaves it."""
+"""The commands shown in the documents do what the documents say, with a service like the one the demo starts."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def blocks(document: str, language: str, word: str) -> str:
-    """Join the document's code blocks in a language that hold a word."""
+    """Return the document's code blocks in a language that contain a word, joined."""
     text = (ROOT / document).read_text()
     found = [code for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if word in code]
     assert found
@@ -50,7 +50,7 @@ def blocks(document: str, language: str, word: str) -> str:
     ],
 )
 def test_every_curl_in_the_documents_works(address: str, document: str, answers: int) -> None:
-    """Each curl that is shown gets an answer, and none an error."""
+    """Every curl command in the documents succeeds, and none returns an error."""
     script = blocks(document, "sh", "curl").replace(SHOWN, address).replace("curl -s", "curl --fail-with-body -s")
     with Client(address) as client:
         session = client.open("sunspots", idle_limit=60).session_id
@@ -68,7 +68,7 @@ def test_every_curl_in_the_documents_works(address: str, document: str, answers:
 
 
 def test_the_triton_client_in_the_documents_works(address: str) -> None:
-    """What a client of Triton runs gives an output here."""
+    """The document's script with Triton's client gets an output from this service."""
     script = blocks("docs/from-triton.md", "python", "tritonclient")
     script = script.replace(SHOWN.removeprefix("http://"), address.removeprefix("http://"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
@@ -96,7 +96,7 @@ def test_the_stream_in_the_documents_works(address: str) -> None:
     ],
 )
 def test_the_client_does_what_the_documents_show(address: str, document: str, word: str, printed: str) -> None:
-    """Each example of the client runs, and prints what it should."""
+    """Each example with the client runs, and prints the expected lines."""
     script = blocks(document, "python", word).replace(SHOWN, address)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

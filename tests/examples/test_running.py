@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.running import HOST, ServiceUnavailableError, free_port, running_service, whole
+from examples.running import HOST, ServiceUnavailableError, free_port, integer_in, running_service
 
 
 def test_a_port_in_use_is_not_taken() -> None:
@@ -18,14 +18,14 @@ def test_a_port_in_use_is_not_taken() -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "", "1.5", "-1", "65536"])
-def test_a_port_that_is_none_is_told(text: str) -> None:
-    """Text and numbers out of bounds are answered alike."""
+def test_an_invalid_port_is_refused(text: str) -> None:
+    """Text that is no whole number and numbers out of range are refused with the same message."""
     with pytest.raises(argparse.ArgumentTypeError, match=f"expected a whole number from 0 to 65535, got {text}"):
-        whole(0, 65_535)(text)
+        integer_in(0, 65_535)(text)
 
 
 def test_a_service_that_ends_at_once_says_why(tmp_path: Path) -> None:
-    """When the service refuses to start, the error holds its exit status and the end of its log."""
+    """When the service refuses to start, the error contains its exit status and the end of its log."""
     artefact = tmp_path / "artifacts" / "broken" / "1" / "model.onnx"
     artefact.parent.mkdir(parents=True)
     artefact.write_bytes(b"not an artefact")

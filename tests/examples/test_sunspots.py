@@ -23,8 +23,8 @@ def run_demo(folder: Path) -> str:
     return done.stdout
 
 
-def test_the_demo_goes_the_whole_way_and_reuses_its_work(tmp_path: Path) -> None:
-    """Without a terminal the demo trains, exports, serves, streams, compares and ends; a second run reuses its work."""
+def test_the_demo_runs_to_its_end_and_reuses_its_files(tmp_path: Path) -> None:
+    """Without a terminal the demo trains, exports, serves, streams, compares and ends; a second run reuses files."""
     first = run_demo(tmp_path)
     years = [int(year) for year in re.findall(r"^│ (\d{4}) │", first, re.MULTILINE)]
     assert years == list(range(1921, 1980))

@@ -1,1 +1,1 @@
-"""Faults on purpose, and what must hold under them: python -m tests.faults, or make faults."""
+"""Fault injection tests of the running service: python -m tests.faults, or make faults."""

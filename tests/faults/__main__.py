@@ -1,4 +1,4 @@
-"""The table: python -m tests.faults [small|large|PART [COUNT]], or make faults."""
+"""The command line of the fault injection tests: python -m tests.faults [small|large|SCENARIO [COUNT]]."""
 
 import tempfile
 from pathlib import Path
@@ -10,74 +10,74 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.logs import configure_logs
-from tests.faults.parts import PARTS, Figure, Part
+from tests.faults.scenarios import SCENARIOS, Figure, Scenario
 
 _WIDTH = 120
 
 app = typer.Typer(add_completion=False)
 
 
-def chosen(what: str, count: int) -> list[tuple[Part, int]]:
-    """Return the parts to run and how much of each.
+def select(name: str, count: int) -> list[tuple[Scenario, int]]:
+    """Return the scenarios to run, each with its count.
 
     Raises:
-        typer.BadParameter: There is no such form or part.
+        typer.BadParameter: There is no such size or scenario.
     """
-    if what in ("small", "large"):
-        return [(part, part.small if what == "small" else part.large) for part in PARTS]
-    for part in PARTS:
-        if part.name == what:
-            return [(part, count or part.large)]
-    names = ", ".join(part.name for part in PARTS)
-    raise typer.BadParameter(f"expected small, large, or one of {names}; got {what}")
+    if name in ("small", "large"):
+        return [(scenario, scenario.small if name == "small" else scenario.large) for scenario in SCENARIOS]
+    for scenario in SCENARIOS:
+        if scenario.name == name:
+            return [(scenario, count or scenario.large)]
+    names = ", ".join(scenario.name for scenario in SCENARIOS)
+    raise typer.BadParameter(f"expected small, large, or one of {names}; got {name}")
 
 
-def run(part: Part, count: int, progress: Progress) -> list[Figure]:
-    """Run one part and show how far it is."""
-    task = progress.add_task(f"{part.promise} {part.name}", total=None if part.name == "churn" else count)
+def run(scenario: Scenario, count: int, progress: Progress) -> list[Figure]:
+    """Run one scenario, and show its progress."""
+    task = progress.add_task(f"{scenario.promise} {scenario.name}", total=None if scenario.name == "churn" else count)
     with tempfile.TemporaryDirectory() as folder:
-        figures = part.run(Path(folder), count, lambda done: progress.advance(task, done))
+        figures = scenario.run(Path(folder), count, lambda done: progress.advance(task, done))
     progress.remove_task(task)
     return figures
 
 
-def show(results: list[tuple[Part, list[Figure]]], console: Console) -> None:
-    """Print a table."""
-    table = Table(title="what was done to the service, and what came of it", title_justify="left")
-    table.add_column("promise", no_wrap=True)
-    table.add_column("what", overflow="fold")
-    for column in ("figure", "aim", "reached"):
+def show(results: list[tuple[Scenario, list[Figure]]], console: Console) -> None:
+    """Print the table of results."""
+    table = Table(title="results of the fault injection tests", title_justify="left")
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("measurement", overflow="fold")
+    for column in ("value", "target", "reached"):
         table.add_column(column, justify="right", overflow="fold")
-    for part, figures in results:
-        for at, figure in enumerate(figures):
-            reached = ("yes" if figure.reached else "NO") if figure.aim else ""
+    for scenario, figures in results:
+        for index, figure in enumerate(figures):
+            reached = ("yes" if figure.reached else "NO") if figure.target else ""
             table.add_row(
-                f"{part.promise} {part.name}" if at == 0 else "",
-                figure.what,
+                f"{scenario.promise} {scenario.name}" if index == 0 else "",
+                figure.label,
                 figure.value,
-                figure.aim,
+                figure.target,
                 reached,
-                end_section=at == len(figures) - 1,
+                end_section=index == len(figures) - 1,
             )
     console.print(table)
 
 
 @app.command()
 def main(
-    what: Annotated[str, typer.Argument(help="small, large, or one part")] = "large",
-    count: Annotated[int, typer.Argument(min=0, help="how much of that part; 0 for the large form")] = 0,
+    name: Annotated[str, typer.Argument(help="small or large for all scenarios, or the name of one")] = "large",
+    count: Annotated[int, typer.Argument(min=0, help="count for one scenario; 0 for that of its large size")] = 0,
 ) -> None:
-    """Break what passes between clients and the service, and print what was lost or doubled; both must be 0."""
+    """Inject faults between clients and the service, and print the lost and duplicated steps; both must be 0."""
     configure_logs("error", "json")
-    results: list[tuple[Part, list[Figure]]] = []
+    results: list[tuple[Scenario, list[Figure]]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(width=_WIDTH)
     with Progress(*columns, console=console, transient=True) as progress:
-        for part, much in chosen(what, count):
-            results.append((part, run(part, much, progress)))
+        for scenario, size in select(name, count):
+            results.append((scenario, run(scenario, size, progress)))
             figures = results[-1][1]
-            missed = [figure.what for figure in figures if not figure.reached]
-            console.print(f"{part.promise} {part.name}: {', '.join(missed) if missed else 'as it should be'}")
+            missed = [figure.label for figure in figures if not figure.reached]
+            console.print(f"{scenario.promise} {scenario.name}: {', '.join(missed) if missed else 'passed'}")
     show(results, console)
     if not all(figure.reached for _, figures in results for figure in figures):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""A model whose state is the sum of its inputs: a step that is lost or taken twice shows in every later answer."""
+"""A model whose state is the sum of its inputs: a step that is lost or taken twice changes every later output."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from models.network import Network, NetworkConfig
 
 NAME = "accumulator"
 EXACT = 1 << 24
-"""Sums of positive integers are exact in float32 below this."""
+"""Sums of positive integers below this number are exact in float32."""
 
 
 def accumulator() -> Network:

@@ -1,4 +1,4 @@
-"""Clients that send numbered steps until they are answered, and write down everything that they see."""
+"""Clients that send numbered steps until they are answered, and record every attempt and its outcome."""
 
 import asyncio
 import json
@@ -19,47 +19,49 @@ from tests.faults.history import (
     Opened,
     Rewound,
 )
-from tests.faults.walk import MOST_INPUTS, Walk
-from tests.faults.wire import Answer, Http
+from tests.faults.session import MAX_INPUTS, ClientSession
+from tests.faults.wire import Http, Response
 
-FAR = 5_000
-"""A step number beyond any that a session here comes to."""
+UNREACHED_STEP = 5_000
+"""A step number that no session here reaches."""
 _PROBE = 1
 _OPEN = f"/v1/models/{NAME}/sessions"
 _OCTETS = "application/octet-stream"
-_AGAIN = TRANSIENT | {UNANSWERED, "session_in_use"}
+_RETRIED = TRANSIENT | {UNANSWERED, "session_in_use"}
 
 
 class Goal:
-    """How many steps are to be answered, all clients together."""
+    """The number of steps that all clients together should have answered; `over` is true once it is reached."""
 
     def __init__(self, steps: int, progress: Callable[[int], None] = lambda steps: None) -> None:
-        self.wanted, self.done, self._progress = steps, 0, progress
+        self.steps, self.done, self._progress = steps, 0, progress
         self.over = False
 
     def add(self, steps: int) -> None:
         self.done += steps
-        self.over = self.over or self.done >= self.wanted
+        self.over = self.over or self.done >= self.steps
         self._progress(steps)
 
 
-class Gone(Exception):
-    """The session cannot be stepped any more; the history says why."""
+class SessionGone(Exception):
+    """The session cannot be stepped any more; the reason is in the history."""
 
 
-class Wire:
-    """The ways to the service: `faulty` through the proxy, `direct` past it; the same where there is no proxy."""
+class Connections:
+    """Connections to the service: `faulty` through the proxy, and `direct`; without a proxy both use the same port."""
 
     def __init__(self, faulty: int, direct: int, timeout: float) -> None:
-        """Take the ports of both, and the seconds that a client waits for an answer through the proxy."""
+        """Set the ports of both, and the timeout in seconds of a request through the proxy."""
         self.faulty, self.direct = Http(faulty, timeout), Http(direct, 10)
 
     def close(self) -> None:
         self.faulty.close()
         self.direct.close()
 
-    async def ask(self, http: Http, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
-        """Send a request that may be sent again, until it is answered; header names have _ for -."""
+    async def send_until_answered(
+        self, http: Http, method: str, path: str, body: bytes = b"", **headers: str
+    ) -> Response:
+        """Repeat a request that may be sent again until it is answered; underscores in header names become hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         tries = 0
         while True:
@@ -68,179 +70,191 @@ class Wire:
             except OSError:
                 pass
             else:
-                if answer.status < 400 or answer.json()["code"] not in _AGAIN:
+                if answer.status < 400 or answer.json()["code"] not in _RETRIED:
                     return answer
             tries += 1
             await asyncio.sleep(pause(tries))
 
 
 class Client:
-    """Walks sessions to their ends, one request at a time; a subclass says how a request is sent.
+    """Opens sessions and steps them to their end, one request at a time; a subclass defines how a request is sent.
 
-    Without `extras` it sends steps alone: no probes, forks, snapshots, rewinds.
+    Without `extras` it sends only steps: no invalid requests, forks, snapshots or rewinds.
     """
 
-    def __init__(self, wire: Wire, history: list[Event], goal: Goal, rng: Random, *, extras: bool = True) -> None:
-        self.wire, self.history, self.goal, self.rng, self._extras = wire, history, goal, rng, extras
+    def __init__(
+        self, connections: Connections, history: list[Event], goal: Goal, rng: Random, *, extras: bool = True
+    ) -> None:
+        self.connections, self.history, self.goal, self.rng, self._extras = connections, history, goal, rng, extras
 
     async def run(self) -> None:
-        """Walk one session after the other until the goal is reached."""
+        """Run one session after another until the goal is reached."""
         while not self.goal.over:
-            walk = await self.open(keep=self.rng.choice((0, 0, 4)) if self._extras else 0)
+            session = await self.open(keep=self.rng.choice((0, 0, 4)) if self._extras else 0)
             try:
-                await self.walk(walk)
-                await self.finish(walk)
-            except Gone:
+                await self.run_session(session)
+                await self.finish(session)
+            except SessionGone:
                 continue
 
-    async def open(self, keep: int = 0) -> Walk:
-        """Open a session, through the proxy."""
+    async def open(self, keep: int = 0) -> ClientSession:
+        """Open a session through the proxy."""
         body = json.dumps({"keep": keep}).encode()
-        answer = await self.wire.ask(self.wire.faulty, "POST", _OPEN, body, idempotency_key=self._key())
-        session = answer.json()["session_id"]
-        self.history.append(Opened(session))
-        return Walk(session, self.rng, self.rng.randint(100, MOST_INPUTS), keep)
+        answer = await self.connections.send_until_answered(
+            self.connections.faulty, "POST", _OPEN, body, idempotency_key=self._key()
+        )
+        session_id = answer.json()["session_id"]
+        self.history.append(Opened(session_id))
+        return ClientSession(session_id, self.rng, self.rng.randint(100, MAX_INPUTS), keep)
 
-    async def walk(self, walk: Walk) -> None:
+    async def run_session(self, session: ClientSession) -> None:
         """Step a session to its end, or until the goal is reached."""
-        while walk.left > 0 and not self.goal.over:
-            await self.step(walk)
+        while session.left > 0 and not self.goal.over:
+            await self.step(session)
             if self._extras and self.rng.random() < 0.06:
-                await self.probe(walk)
+                await self.send_invalid(session)
             if self._extras and self.rng.random() < 0.01:
-                await self.branch(walk)
-            if walk.keep and self.rng.random() < 0.03:
-                await self.rewind(walk)
+                await self.branch(session)
+            if session.keep and self.rng.random() < 0.03:
+                await self.rewind(session)
 
-    async def step(self, walk: Walk) -> None:
+    async def step(self, session: ClientSession) -> None:
         """Send the next request until it is answered."""
-        first, inputs, tries = walk.step + 1, walk.draw(), 0
+        first, inputs, tries = session.step + 1, session.draw(), 0
         while True:
-            attempt = await self.send(walk, first, inputs)
+            attempt = await self.send(session, first, inputs)
             self.history.append(attempt)
             if attempt.outcome == ANSWERED:
-                walk.taken(first, inputs)
+                session.taken(first, inputs)
                 self.goal.add(len(inputs))
                 return
-            if attempt.outcome not in _AGAIN:
-                raise Gone
+            if attempt.outcome not in _RETRIED:
+                raise SessionGone
             tries += 1
             await asyncio.sleep(pause(tries))
 
-    async def probe(self, walk: Walk) -> None:
-        """Send something that must not be taken: the last request, one in its place, an old one, a gap."""
-        requests = [walk.requests[-1]] * 3
+    async def send_invalid(self, session: ClientSession) -> None:
+        """Send a request that must not be taken: the last one again, other content, an older one, or a gap."""
+        requests = [session.requests[-1]] * 3
         first, inputs = requests[0]
         requests.append((first, (inputs[0] + 1, *inputs[1:])))
-        requests.append((walk.step + FAR, inputs))
-        if len(walk.requests) > 1:
-            requests.append(walk.requests[-2])
-        self.history.append(await self.send(walk, *self.rng.choice(requests)))
+        requests.append((session.step + UNREACHED_STEP, inputs))
+        if len(session.requests) > 1:
+            requests.append(session.requests[-2])
+        self.history.append(await self.send(session, *self.rng.choice(requests)))
 
-    async def branch(self, walk: Walk) -> None:
-        """Fork the session, or open one at its snapshot; walk the new one a little and look at it."""
+    async def branch(self, session: ClientSession) -> None:
+        """Open a session by a fork or from a snapshot of this one, take a few steps in it, and finish it."""
         if self.rng.random() < 0.5:
-            answer = await self.wire.ask(self.wire.faulty, "POST", f"/v1/sessions/{walk.session}/fork")
-        else:
-            answer = await self.wire.ask(self.wire.faulty, "GET", f"/v1/sessions/{walk.session}/state")
-            self._not_refused(answer, walk)
-            answer = await self.wire.ask(
-                self.wire.faulty, "POST", _OPEN, answer.body, content_type=_OCTETS, idempotency_key=self._key()
+            answer = await self.connections.send_until_answered(
+                self.connections.faulty, "POST", f"/v1/sessions/{session.id}/fork"
             )
-        self._not_refused(answer, walk)
-        told = answer.json()
-        self.history.append(Opened(told["session_id"], walk.session, told["step"]))
-        other = walk.branch(told["session_id"], told["step"], self.rng.randint(1, 20))
+        else:
+            answer = await self.connections.send_until_answered(
+                self.connections.faulty, "GET", f"/v1/sessions/{session.id}/state"
+            )
+            self._require_success(answer, session)
+            answer = await self.connections.send_until_answered(
+                self.connections.faulty, "POST", _OPEN, answer.body, content_type=_OCTETS, idempotency_key=self._key()
+            )
+        self._require_success(answer, session)
+        fields = answer.json()
+        self.history.append(Opened(fields["session_id"], session.id, fields["step"]))
+        other = session.branch(fields["session_id"], fields["step"], self.rng.randint(1, 20))
         while other.left > 0:
             await self.step(other)
         await self.finish(other)
 
-    async def rewind(self, walk: Walk) -> None:
-        """Go back by some requests, past the proxy: a rewind that is sent twice goes back twice."""
-        requests = self.rng.randint(1, walk.keep)
-        if requests > len(walk.requests):
+    async def rewind(self, session: ClientSession) -> None:
+        """Rewind by some requests, not through the proxy: without an epoch, a rewind that is sent twice acts twice."""
+        requests = self.rng.randint(1, session.keep)
+        if requests > len(session.requests):
             return
-        path = f"/v1/sessions/{walk.session}/rewind"
-        answer = await self.wire.ask(self.wire.direct, "POST", path, b'{"requests":%d}' % requests)
-        self._not_refused(answer, walk)
-        told = answer.json()
-        walk.rewound(requests, told["step"], told["epoch"])
-        self.history.append(Rewound(walk.session, requests, told["step"]))
+        path = f"/v1/sessions/{session.id}/rewind"
+        answer = await self.connections.send_until_answered(
+            self.connections.direct, "POST", path, b'{"requests":%d}' % requests
+        )
+        self._require_success(answer, session)
+        fields = answer.json()
+        session.rewound(requests, fields["step"], fields["epoch"])
+        self.history.append(Rewound(session.id, requests, fields["step"]))
 
-    async def finish(self, walk: Walk) -> None:
-        """Look at a session for the last time, past the proxy, and close it."""
-        path = f"/v1/sessions/{walk.session}"
-        described = await self.wire.ask(self.wire.direct, "GET", path)
-        self._not_refused(described, walk)
-        peeked = await self.wire.ask(self.wire.direct, "POST", f"{path}/peek", b'{"inputs":[[%d]]}' % _PROBE)
-        self._not_refused(peeked, walk)
+    async def finish(self, session: ClientSession) -> None:
+        """Record the final step and sum of a session, and close it, not through the proxy."""
+        path = f"/v1/sessions/{session.id}"
+        described = await self.connections.send_until_answered(self.connections.direct, "GET", path)
+        self._require_success(described, session)
+        peeked = await self.connections.send_until_answered(
+            self.connections.direct, "POST", f"{path}/peek", b'{"inputs":[[%d]]}' % _PROBE
+        )
+        self._require_success(peeked, session)
         total = peeked.json()["outputs"][0][0] - _PROBE
-        self.history.append(Ended(walk.session, described.json()["step"], total))
-        await self.wire.ask(self.wire.direct, "DELETE", path)
+        self.history.append(Ended(session.id, described.json()["step"], total))
+        await self.connections.send_until_answered(self.connections.direct, "DELETE", path)
 
-    async def send(self, walk: Walk, first: int, inputs: tuple[int, ...]) -> Attempt:
-        """Send one numbered request, and return what came of it."""
+    async def send(self, session: ClientSession, first: int, inputs: tuple[int, ...]) -> Attempt:
+        """Send one numbered request, and return the attempt with its outcome."""
         raise NotImplementedError
 
     def _key(self) -> str:
         return f"{self.rng.getrandbits(64):x}"
 
-    def _not_refused(self, answer: Answer, walk: Walk) -> None:
+    def _require_success(self, answer: Response, session: ClientSession) -> None:
         if answer.status >= 400:
-            self.history.append(refused(walk.session, walk.step + 1, (), answer.json()))
-            raise Gone
+            self.history.append(refused(session.id, session.step + 1, (), answer.json()))
+            raise SessionGone
 
 
 class JsonClient(Client):
-    """Steps as JSON bodies."""
+    """Sends steps as JSON bodies."""
 
-    async def send(self, walk: Walk, first: int, inputs: tuple[int, ...]) -> Attempt:
-        body = step_body(walk, first, inputs)
+    async def send(self, session: ClientSession, first: int, inputs: tuple[int, ...]) -> Attempt:
+        body = step_body(session, first, inputs)
         try:
-            answer = await self.wire.faulty.send("POST", f"/v1/sessions/{walk.session}/steps", body)
+            answer = await self.connections.faulty.send("POST", f"/v1/sessions/{session.id}/steps", body)
         except OSError:
-            return Attempt(walk.session, first, inputs, UNANSWERED)
-        return read_json(walk.session, first, inputs, answer.json())
+            return Attempt(session.id, first, inputs, UNANSWERED)
+        return read_json(session.id, first, inputs, answer.json())
 
 
 class OctetClient(Client):
-    """Steps as raw tensors, their numbers in headers."""
+    """Sends steps as raw tensors, with their numbers in headers."""
 
-    async def send(self, walk: Walk, first: int, inputs: tuple[int, ...]) -> Attempt:
+    async def send(self, session: ClientSession, first: int, inputs: tuple[int, ...]) -> Attempt:
         headers = {"content-type": _OCTETS, "x-step": str(first)}
-        if walk.keep:
-            headers["x-epoch"] = str(walk.epoch)
+        if session.keep:
+            headers["x-epoch"] = str(session.epoch)
         raw = np.array(inputs, "<f4").tobytes()
         try:
-            answer = await self.wire.faulty.send("POST", f"/v1/sessions/{walk.session}/steps", raw, headers)
+            answer = await self.connections.faulty.send("POST", f"/v1/sessions/{session.id}/steps", raw, headers)
         except OSError:
-            return Attempt(walk.session, first, inputs, UNANSWERED)
+            return Attempt(session.id, first, inputs, UNANSWERED)
         if answer.status != 200:
-            return refused(walk.session, first, inputs, answer.json())
+            return refused(session.id, first, inputs, answer.json())
         outputs = tuple(np.frombuffer(answer.body, "<f4").tolist())
         last, replayed = int(answer.headers["x-step"]), answer.headers["x-replayed"] == "true"
-        return Attempt(walk.session, first, inputs, ANSWERED, outputs, last, replayed)
+        return Attempt(session.id, first, inputs, ANSWERED, outputs, last, replayed)
 
 
-def step_body(walk: Walk, first: int, inputs: tuple[int, ...]) -> bytes:
-    """Return a numbered step as JSON; a session that can be rewound names its epoch too."""
+def step_body(session: ClientSession, first: int, inputs: tuple[int, ...]) -> bytes:
+    """Return a numbered step as JSON, with the epoch if the session can be rewound."""
     body: dict[str, Any] = {"inputs": [[value] for value in inputs], "step": first}
-    if walk.keep:
-        body["epoch"] = walk.epoch
+    if session.keep:
+        body["epoch"] = session.epoch
     return json.dumps(body).encode()
 
 
-def read_json(session: str, first: int, inputs: tuple[int, ...], told: dict[str, Any]) -> Attempt:
-    """Return what a step's JSON answer says."""
-    if "code" in told:
-        return refused(session, first, inputs, told)
-    outputs = tuple(row[0] for row in told["outputs"])
-    return Attempt(session, first, inputs, ANSWERED, outputs, told["step"], told["replayed"])
+def read_json(session: str, first: int, inputs: tuple[int, ...], fields: dict[str, Any]) -> Attempt:
+    """Return the attempt that a step's JSON answer describes."""
+    if "code" in fields:
+        return refused(session, first, inputs, fields)
+    outputs = tuple(row[0] for row in fields["outputs"])
+    return Attempt(session, first, inputs, ANSWERED, outputs, fields["step"], fields["replayed"])
 
 
-def refused(session: str, first: int, inputs: tuple[int, ...], told: dict[str, Any]) -> Attempt:
-    """Return what a refusal says."""
-    return Attempt(session, first, inputs, told["code"], expected=told.get("expected_step", 0))
+def refused(session: str, first: int, inputs: tuple[int, ...], fields: dict[str, Any]) -> Attempt:
+    """Return the attempt that a JSON error describes."""
+    return Attempt(session, first, inputs, fields["code"], expected=fields.get("expected_step", 0))
 
 
 def pause(tries: int) -> float:

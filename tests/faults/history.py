@@ -1,7 +1,7 @@
-"""What clients saw, and what must be true of it.
+"""The history that clients record, and the check that finds violations in it.
 
-The clients write down every request and what came of it; `check` reads that history beside a model of the accumulator.
-It knows nothing of the service: a session's answers must be the sums of the steps that it took, each of them once.
+The clients record every request and its outcome; `check` compares that history with a model of the accumulator. It does
+not depend on the service: a session's outputs must be the sums of the inputs of its steps, each step taken once.
 """
 
 from collections import Counter
@@ -11,15 +11,15 @@ from enum import Enum
 
 ANSWERED = "answered"
 UNANSWERED = "unanswered"
-"""The connection was cut, or the client stopped waiting: the steps may have been taken or not."""
+"""The connection was lost, or the client's timeout has passed: the steps may have been taken or not."""
 LOST_CODE = "session_lost"
 TRANSIENT = frozenset({"session_busy", "queue_full", "deadline_exceeded", "shutting_down"})
-"""Refusals after which nothing has happened, and the same request is sent again."""
+"""Error codes after which no step was taken, and the same request is sent again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session began: at zero, or where `parent` stood at `step`."""
+    """A session was opened: with the initial state, or with the state of `parent` at `step`."""
 
     session: str
     parent: str = ""
@@ -28,10 +28,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One sending of a numbered request. `outcome` is ANSWERED, UNANSWERED, or the code of the refusal.
+    """One attempt at a numbered request. `outcome` is ANSWERED, UNANSWERED, or the error code.
 
-    `first` is the number of the first of its steps, `last` the one that the answer names, `expected` the one that a
-    refusal names.
+    `first` is the number of its first step, `last` the step in the answer, `expected` the `expected_step` in an error.
     """
 
     session: str
@@ -46,7 +45,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A socket's handshake, or the reason of its close, said that the session has taken `step` steps."""
+    """A WebSocket's handshake, or the reason of its close, said that the session has taken `step` steps."""
 
     session: str
     step: int
@@ -54,7 +53,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Rewound:
-    """The session went back by `requests` requests, to `step`."""
+    """The session was rewound by `requests` requests, to `step`."""
 
     session: str
     requests: int
@@ -63,7 +62,7 @@ class Rewound:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last look at a session: the step that it describes, and the sum that a peek shows."""
+    """The final state of a session: its described step, and the sum computed from a peek."""
 
     session: str
     step: int
@@ -72,17 +71,17 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The service ended and was started again: sessions opened before may be lost."""
+    """The service was restarted: sessions opened before may be lost."""
 
 
 Event = Opened | Attempt | Resumed | Rewound | Ended | Restarted
 
 
 class Kind(Enum):
-    """What can be wrong with a session."""
+    """The kinds of violation."""
 
     LOST = "lost"
-    DOUBLED = "doubled"
+    DUPLICATED = "duplicated"
     DIFFERENT = "different replay"
     NOT_REPLAYED = "not replayed"
     GAP = "gap"
@@ -92,21 +91,21 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What went wrong first in a session; steps `first` to `last` are those that it went wrong with."""
+    """The first violation in a session, which concerns the steps `first` to `last`."""
 
     kind: Kind
     session: str
     first: int
     last: int
-    what: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.kind.value}: session {self.session}, steps {self.first}..{self.last}: {self.what}"
+        return f"{self.kind.value}: session {self.session}, steps {self.first}..{self.last}: {self.message}"
 
 
 @dataclass(slots=True)
-class Verdict:
-    """What a history shows."""
+class Report:
+    """The violations found in a history, and counts of its events."""
 
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -115,19 +114,19 @@ class Verdict:
         return [violation for violation in self.violations if violation.kind is kind]
 
 
-class _Found(Exception):
-    """A session is not what it should be."""
+class _ViolationFound(Exception):
+    """An event contradicts the model of its session."""
 
-    def __init__(self, kind: Kind, first: int, last: int, what: str) -> None:
-        super().__init__(what)
-        self.kind, self.first, self.last, self.what = kind, first, last, what
+    def __init__(self, kind: Kind, first: int, last: int, message: str) -> None:
+        super().__init__(message)
+        self.kind, self.first, self.last, self.message = kind, first, last, message
 
 
-class _Twin:
-    """What a session must be: `sums[n]` is its state after step n, `requests` are those that it took, in order.
+class _SessionModel:
+    """The expected session: `sums[n]` is its state after step n, `requests` are the requests it took, in order.
 
-    `sent` holds the requests beyond them that went out and were not answered, by their first step; `answered` is the
-    first step of the newest one that was.
+    `sent` holds later requests that were sent and not answered, by their first step; `answered` is the first step of
+    the latest request that was answered.
     """
 
     def __init__(self, boot: int) -> None:
@@ -141,37 +140,37 @@ class _Twin:
     def step(self) -> int:
         return len(self.sums) - 1
 
-    def branch(self, step: int, boot: int) -> "_Twin":
-        """Return what a session must be that was opened where this one is."""
+    def branch(self, step: int, boot: int) -> "_SessionModel":
+        """Return the model of a session that was opened with the state of this one at `step`."""
         if step != self.step:
-            raise self._elsewhere(step)
-        twin = _Twin(boot)
-        twin.sums, twin.requests = list(self.sums), list(self.requests)
-        return twin
+            raise self._wrong_step(step)
+        model = _SessionModel(boot)
+        model.sums, model.requests = list(self.sums), list(self.requests)
+        return model
 
     def take(self, first: int, inputs: tuple[int, ...]) -> None:
-        """Have the next steps taken."""
+        """Take the steps of a request."""
         for value in inputs:
             self.sums.append(self.sums[-1] + value)
         self.requests.append((first, inputs))
         self.sent.pop(first, None)
 
     def taken_until(self, step: int) -> None:
-        """Have those steps taken whose answers never came; there must be such up to `step`."""
+        """Take unanswered requests up to `step`; it is a violation if they do not end exactly there."""
         while self.step < step and (inputs := self.sent.get(self.step + 1)) is not None:
             self.take(self.step + 1, inputs)
         if self.step != step:
-            raise self._elsewhere(step)
+            raise self._wrong_step(step)
 
     def _sent_until(self, step: int) -> bool:
-        """Tell whether unanswered requests make up all steps to `step`."""
-        at = self.step
-        while at < step and (inputs := self.sent.get(at + 1)) is not None:
-            at += len(inputs)
-        return at == step
+        """Return whether unanswered requests contain all steps up to `step`."""
+        last = self.step
+        while last < step and (inputs := self.sent.get(last + 1)) is not None:
+            last += len(inputs)
+        return last == step
 
     def attempt(self, attempt: Attempt, counts: Counter[str]) -> None:
-        """Judge one sending."""
+        """Check one attempt."""
         first, inputs, outcome = attempt.first, attempt.inputs, attempt.outcome
         counts["retries"] += first in self.sent
         if outcome == ANSWERED:
@@ -188,30 +187,30 @@ class _Twin:
             counts[outcome] += 1
             self._refused(attempt)
         elif outcome not in TRANSIENT:
-            raise _Found(Kind.FAILED, first, first + len(inputs) - 1, f"answered {outcome}")
+            raise _ViolationFound(Kind.FAILED, first, first + len(inputs) - 1, f"answered {outcome}")
         else:
             counts[outcome] += 1
 
     def end(self, step: int, total: float) -> None:
-        """Judge the last look."""
+        """Check the final step and sum."""
         self.resume(step)
         if total != self.sums[-1]:
-            raise self._explain(total, step)
+            raise self._wrong_sum(total, step)
 
     def resume(self, step: int) -> None:
-        """Judge the step at which the session says that it stands."""
+        """Check the step that the service reports for the session."""
         if step < self.step:
-            raise self._elsewhere(step)
+            raise self._wrong_step(step)
         self.taken_until(step)
 
     def rewind(self, requests: int, step: int) -> None:
-        """Go back by some requests."""
+        """Undo the last requests, and check the resulting step."""
         for first, _ in self.requests[-requests:]:
             del self.sums[first:]
         del self.requests[-requests:]
         self.sent.clear()
         if self.step != step:
-            raise _Found(Kind.WRONG, self.step, self.step, f"rewound by {requests} requests to step {step}")
+            raise _ViolationFound(Kind.WRONG, self.step, self.step, f"rewound by {requests} requests to step {step}")
 
     def _answered(self, attempt: Attempt) -> None:
         first, inputs = attempt.first, attempt.inputs
@@ -219,107 +218,114 @@ class _Twin:
         again = first <= self.step
         if again:
             if (first, inputs) != self.requests[-1]:
-                raise _Found(Kind.DOUBLED, first, last, "taken though another request had been")
+                raise _ViolationFound(
+                    Kind.DUPLICATED, first, last, "taken, although another request with these steps was taken"
+                )
             if not attempt.replayed:
-                raise _Found(Kind.DOUBLED, first, last, "taken again, not replayed")
+                raise _ViolationFound(Kind.DUPLICATED, first, last, "taken again, not replayed")
         else:
             if first > self.step + 1 and not self._sent_until(first - 1):
-                raise _Found(Kind.GAP, first, last, f"taken, though step {self.step + 1} was not")
+                raise _ViolationFound(Kind.GAP, first, last, f"taken, although step {self.step + 1} was not")
             self.taken_until(first - 1)
             self.take(first, inputs)
         expected = self.sums[first:]
         if list(attempt.outputs) != expected:
             if first == self.answered:
-                raise _Found(Kind.DIFFERENT, first, last, f"replayed {attempt.outputs}, answered before {expected}")
+                raise _ViolationFound(
+                    Kind.DIFFERENT, first, last, f"replayed {attempt.outputs}, answered before {expected}"
+                )
             if len(attempt.outputs) == len(expected):
-                raise self._explain(attempt.outputs[0] - inputs[0], first - 1, attempt)
-            raise _Found(Kind.WRONG, first, last, f"answered {len(attempt.outputs)} outputs")
+                raise self._wrong_sum(attempt.outputs[0] - inputs[0], first - 1, attempt)
+            raise _ViolationFound(Kind.WRONG, first, last, f"answered {len(attempt.outputs)} outputs")
         if attempt.last != last:
-            raise _Found(Kind.GAP, first, last, f"answered as step {attempt.last}")
+            raise _ViolationFound(Kind.GAP, first, last, f"answered as step {attempt.last}")
         self.answered = first
 
     def _refused(self, attempt: Attempt) -> None:
         first, inputs, expected = attempt.first, attempt.inputs, attempt.expected
-        mine = first + len(inputs) - 1
+        last = first + len(inputs) - 1
         if expected <= self.step:
-            raise self._elsewhere(expected - 1)
-        if expected - 1 == mine and self.sent.get(first) == inputs:
-            raise _Found(Kind.NOT_REPLAYED, first, mine, f"taken, but sent again it is {attempt.outcome}")
+            raise self._wrong_step(expected - 1)
+        if expected - 1 == last and self.sent.get(first) == inputs:
+            raise _ViolationFound(Kind.NOT_REPLAYED, first, last, f"taken, but a retry got {attempt.outcome}")
         if attempt.outcome == "step_gap" and first == expected:
-            raise _Found(Kind.GAP, first, mine, "refused, though it is the one that was expected")
+            raise _ViolationFound(Kind.GAP, first, last, "refused, although it is the expected step")
         self.taken_until(expected - 1)
         if self.requests and self.requests[-1] == (first, inputs):
-            raise _Found(Kind.NOT_REPLAYED, first, mine, f"taken, but sent again it is {attempt.outcome}")
+            raise _ViolationFound(Kind.NOT_REPLAYED, first, last, f"taken, but a retry got {attempt.outcome}")
 
-    def _elsewhere(self, step: int) -> _Found:
+    def _wrong_step(self, step: int) -> _ViolationFound:
+        """Return the violation of a session that is at `step` instead of at `self.step`."""
         if step < self.step:
-            return _Found(Kind.LOST, step + 1, self.step, f"the session stands at step {step}")
-        ahead = step - self.step
+            return _ViolationFound(Kind.LOST, step + 1, self.step, f"the session is at step {step}")
+        extra = step - self.step
         for first, inputs in reversed(self.requests):
-            if len(inputs) == ahead:
-                return _Found(Kind.DOUBLED, first, first + ahead - 1, f"the session stands at step {step}")
-        return _Found(Kind.DOUBLED, self.step, self.step, f"the session stands at step {step}")
+            if len(inputs) == extra:
+                return _ViolationFound(Kind.DUPLICATED, first, first + extra - 1, f"the session is at step {step}")
+        return _ViolationFound(Kind.DUPLICATED, self.step, self.step, f"the session is at step {step}")
 
-    def _explain(self, total: float, step: int, newest: Attempt | None = None) -> _Found:
-        """Name the request that a sum has too often or not at all."""
-        off = total - self.sums[step]
+    def _wrong_sum(self, total: float, step: int, newest: Attempt | None = None) -> _ViolationFound:
+        """Return the violation of a wrong sum: the request that it contains twice, or not at all."""
+        difference = total - self.sums[step]
         for first, inputs in reversed(self.requests):
             last = first + len(inputs) - 1
-            if abs(off) == sum(inputs):
-                kind = Kind.DOUBLED if off > 0 else Kind.LOST
-                return _Found(kind, first, last, f"the sum is {total:.0f}, it should be {self.sums[step]}")
-        return _Found(Kind.WRONG, step, step, f"the sum is {total:.0f}, it should be {self.sums[step]}")
+            if abs(difference) == sum(inputs):
+                kind = Kind.DUPLICATED if difference > 0 else Kind.LOST
+                return _ViolationFound(kind, first, last, f"the sum is {total:.0f}, it should be {self.sums[step]}")
+        return _ViolationFound(Kind.WRONG, step, step, f"the sum is {total:.0f}, it should be {self.sums[step]}")
 
 
-def check(history: Iterable[Event]) -> Verdict:
-    """Judge a history: the first violation of each session, and counts."""
-    verdict, twins, boot = Verdict(), dict[str, _Twin](), 0
+def check(history: Iterable[Event]) -> Report:
+    """Check a history, and return the first violation of each session, and counts of the events."""
+    report, models, boot = Report(), dict[str, _SessionModel](), 0
     for event in history:
         if isinstance(event, Restarted):
             boot += 1
             continue
         name = event.session
         if isinstance(event, Opened) and not event.parent:
-            twins[name] = _Twin(boot)
-            verdict.counts["sessions"] += 1
+            models[name] = _SessionModel(boot)
+            report.counts["sessions"] += 1
             continue
-        twin = twins.get(event.parent if isinstance(event, Opened) else name)
-        if twin is None:  # it has a violation already
+        model = models.get(event.parent if isinstance(event, Opened) else name)
+        if model is None:  # a violation of this session has been reported
             continue
         try:
-            _judge(event, twin, twins, boot, verdict.counts)
-        except _Found as found:
-            verdict.violations.append(Violation(found.kind, name, found.first, found.last, found.what))
-            twins.pop(name, None)
-    return verdict
+            _apply(event, model, models, boot, report.counts)
+        except _ViolationFound as found:
+            report.violations.append(Violation(found.kind, name, found.first, found.last, found.message))
+            models.pop(name, None)
+    return report
 
 
-def _judge(
+def _apply(
     event: Opened | Attempt | Resumed | Rewound | Ended,
-    twin: _Twin,
-    twins: dict[str, _Twin],
+    model: _SessionModel,
+    models: dict[str, _SessionModel],
     boot: int,
     counts: Counter[str],
 ) -> None:
     if isinstance(event, Opened):
-        twins[event.session] = twin.branch(event.step, boot)
+        models[event.session] = model.branch(event.step, boot)
         counts["sessions"] += 1
         counts["branches"] += 1
     elif isinstance(event, Attempt) and event.outcome == LOST_CODE:
-        counts["sessions lost"] += not twin.lost
-        if twin.boot == boot:
-            raise _Found(Kind.LOST, 1, twin.step, "the whole session is lost, and the service was not restarted")
-        twin.lost = True
-    elif twin.lost:
-        raise _Found(Kind.WRONG, twin.step, twin.step, f"the session was lost and is back: {event}")
+        counts["sessions lost"] += not model.lost
+        if model.boot == boot:
+            raise _ViolationFound(
+                Kind.LOST, 1, model.step, "the whole session is lost, and the service was not restarted"
+            )
+        model.lost = True
+    elif model.lost:
+        raise _ViolationFound(Kind.WRONG, model.step, model.step, f"the session was lost, and then answered: {event}")
     elif isinstance(event, Attempt):
-        twin.attempt(event, counts)
+        model.attempt(event, counts)
     elif isinstance(event, Resumed):
-        twin.resume(event.step)
+        model.resume(event.step)
         counts["resumed"] += 1
     elif isinstance(event, Rewound):
-        twin.rewind(event.requests, event.step)
+        model.rewind(event.requests, event.step)
         counts["rewinds"] += 1
     else:
-        twin.end(event.step, event.total)
-        counts["looked at"] += 1
+        model.end(event.step, event.total)
+        counts["sessions compared at their end"] += 1

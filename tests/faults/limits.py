@@ -1,4 +1,4 @@
-"""P13: races at the limit. Whatever opens sessions at the same moment, there is never one too many."""
+"""P13: races at the session limit. Sessions that are opened concurrently in any way never exceed the limit."""
 
 import asyncio
 from collections import Counter
@@ -9,7 +9,7 @@ from random import Random
 from tests.fakes import FakeClock
 from tests.faults.accumulator import NAME
 from tests.faults.inprocess import OCTETS, InProcess
-from tests.faults.wire import Answer
+from tests.faults.wire import Response
 
 LIMIT = 8
 IDLE_LIMIT = 60
@@ -18,7 +18,7 @@ _SESSIONS = f"/v1/models/{NAME}/sessions"
 
 @dataclass(slots=True)
 class LimitResult:
-    """How the races ended: `codes` of the answers, the most sessions there ever were, and what should not have been."""
+    """The numbers of races, `full` tables and answers by code, the `most` sessions at any time, unexpected results."""
 
     races: int = 0
     most: int = 0
@@ -34,7 +34,7 @@ async def race_at_the_limit(
     seed: int = 1,
     progress: Callable[[int], None] = lambda races: None,
 ) -> LimitResult:
-    """Open sessions in every way at once, around a limit of LIMIT, while others end and expire."""
+    """Open sessions concurrently in every way, near the limit of LIMIT, while others end and expire."""
     rng, result = Random(seed), LimitResult()
     model = service.service.repository.find(NAME)
     parent = await service.open(NAME, b'{"idle_limit":86400}')
@@ -42,30 +42,30 @@ async def race_at_the_limit(
     snapshot = (await service.send("GET", f"/v1/sessions/{parent}/state")).body
     fleets = 0
 
-    def opening() -> Coroutine[None, None, Answer]:
-        """Return a request that opens one session, or several."""
+    def opening() -> Coroutine[None, None, Response]:
+        """Return a random request that opens one or several sessions."""
         nonlocal fleets
-        way, pieces = rng.randrange(6), rng.randint(1, 4)
+        kind, pieces = rng.randrange(6), rng.randint(1, 4)
         body = b'{"idle_limit":%d}' % IDLE_LIMIT
-        if way == 0:
+        if kind == 0:
             fleets += 1
             names = [f"unit {fleets} {row}" for row in range(rng.randint(1, LIMIT + 1))]
             quoted = ",".join(f'"{name}"' for name in names)
             fleet = f'{{"create":true,"sessions":[{quoted}],"inputs":[{",".join(["[[1]]"] * len(names))}]}}'
             return service.send("POST", f"/v1/models/{NAME}/fleet", fleet.encode(), pieces=pieces)
-        if way == 1:
+        if kind == 1:
             return service.send("POST", f"/v1/sessions/{parent}/fork", body, pieces=pieces)
-        if way == 2:
+        if kind == 2:
             return service.send("POST", _SESSIONS, b'{"history":[[1],[2],[3]],"idle_limit":60}', pieces=pieces)
-        if way == 3:
+        if kind == 3:
             return service.send("POST", _SESSIONS, snapshot, OCTETS, pieces)
-        if way == 4:
+        if kind == 4:
             return service.send("POST", _SESSIONS, b'{"keep":%d}' % rng.randint(1, 2), pieces=pieces)
         return service.send("POST", _SESSIONS, body, pieces=pieces)
 
     for _ in range(races):
-        asked = [opening() for _ in range(rng.randint(2, 5))]
-        for answer in await _watched(asked, service, result):
+        requests = [opening() for _ in range(rng.randint(2, 5))]
+        for answer in await _run_watched(requests, service, result):
             result.codes[answer.json().get("code", str(answer.status))] += 1
             if answer.status not in (200, 201, 429):
                 result.wrong.append(f"answered {answer.status} {answer.body!r}")
@@ -85,10 +85,12 @@ async def race_at_the_limit(
     return result
 
 
-async def _watched(asked: list[Coroutine[None, None, Answer]], service: InProcess, result: LimitResult) -> list[Answer]:
-    """Let all requests run at once, and count the sessions at every turn of the loop until they are answered."""
+async def _run_watched(
+    requests: list[Coroutine[None, None, Response]], service: InProcess, result: LimitResult
+) -> list[Response]:
+    """Run all requests concurrently, and count the sessions in every event loop iteration until all are answered."""
     model = service.service.repository.find(NAME)
-    tasks = [asyncio.ensure_future(request) for request in asked]
+    tasks = [asyncio.ensure_future(request) for request in requests]
     while True:
         live, rows = len(service.service.sessions), model.promised
         result.most = max(result.most, live, rows)

@@ -1,7 +1,7 @@
-"""The service with a fault of its own, which the fault test has to find: python -m tests.faults.planted.
+"""The service with a deliberate fault, which the fault injection tests must detect: python -m tests.faults.planted.
 
-The variable FAULTS_PLANTED names the fault. Each time that it strikes, a line with the session and the steps goes to
-standard error, so that what is found can be compared with what was done.
+The environment variable FAULTS_PLANTED names the fault. Whenever the fault takes effect, a line with the session and
+the steps is written to standard error, so that the detected violations can be compared with the actual ones.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from service.sessions.table import SessionTable
 VARIABLE = "FAULTS_PLANTED"
 MARK = "PLANTED"
 _LEAKED = b"x" * 16_384
-_STRIKES_AT = 20
+_FAULTY_STEP = 20
 
 
 def leak() -> None:
-    """Forget no session that was ever opened, nor something that came with it."""
+    """Keep a reference to every session that was opened, and further memory for each."""
     create, leaked = SessionTable.create, list[tuple[Session, bytearray]]()
 
     def create_and_keep(table: SessionTable, *arguments: Any, **named: Any) -> Session:
@@ -34,32 +34,32 @@ def leak() -> None:
     SessionTable.create = create_and_keep  # type: ignore[method-assign, assignment]
 
 
-def double() -> None:
-    """Take a request that is sent again as a new one."""
+def duplicate() -> None:
+    """Take a repeated request as a new one."""
     check = Session.check
 
     def run_again(session: Session, chunk: Chunk) -> Outcome | None:
         outcome = check(session, chunk)
         if not isinstance(outcome, Replay):
             return outcome
-        _tell(session, chunk.number, chunk.steps)
+        _report(session, chunk.number, chunk.steps)
         return None
 
     Session.check = run_again  # type: ignore[method-assign, assignment]
 
 
 def drop() -> None:
-    """Count one request of each session, answer it, and leave its state as it was."""
+    """Count and answer one request of each session, but keep the state before it."""
 
     def keep_the_old_state(session: Session, slot: int, taken: int) -> None:
         session.slot = slot
-        _tell(session, session.step - taken + 1, taken)
+        _report(session, session.step - taken + 1, taken)
 
     _at_one_request(keep_the_old_state)
 
 
 def forget() -> None:
-    """Go back behind one request of each session when it has been answered."""
+    """Reset each session to the state and step before one request, after that request has been answered."""
 
     def go_back(session: Session, slot: int, taken: int) -> None:
         asyncio.get_running_loop().call_soon(_go_back, session, slot, taken)
@@ -67,18 +67,18 @@ def forget() -> None:
     _at_one_request(go_back)
 
 
-def _at_one_request(strike: Callable[[Session, int, int], None]) -> None:
-    """Have a fault strike when a session passes a certain step; the row of the state before stays there for it."""
+def _at_one_request(fault: Callable[[Session, int, int], None]) -> None:
+    """Call `fault` when a session passes the step _FAULTY_STEP; the row of its previous state is kept for this."""
     advance = Session.advance
 
     def advance_with_fault(session: Session, commit: Commit, now: float) -> int:
         before, steps = session.slot, commit.step - session.step
-        strikes = session.step < _STRIKES_AT <= commit.step
-        if strikes:
+        is_faulty = session.step < _FAULTY_STEP <= commit.step
+        if is_faulty:
             session.model.arena.slots.share(before)
         gone = advance(session, commit, now)
-        if strikes:
-            strike(session, before, steps)
+        if is_faulty:
+            fault(session, before, steps)
         return gone
 
     Session.advance = advance_with_fault  # type: ignore[method-assign, assignment]
@@ -86,16 +86,16 @@ def _at_one_request(strike: Callable[[Session, int, int], None]) -> None:
 
 def _go_back(session: Session, slot: int, taken: int) -> None:
     if session.busy is None:
-        _tell(session, session.step - taken + 1, taken)
+        _report(session, session.step - taken + 1, taken)
         session.slot, session.step, session.taken = slot, session.step - taken, 0
 
 
-def _tell(session: Session, first: int, steps: int) -> None:
+def _report(session: Session, first: int, steps: int) -> None:
     print(MARK, session.id, first, first + steps - 1, file=sys.stderr, flush=True)
 
 
-PLANTS = {plant.__name__: plant for plant in (leak, double, drop, forget)}
+FAULTS = {fault.__name__: fault for fault in (leak, duplicate, drop, forget)}
 
 if __name__ == "__main__":
-    PLANTS[os.environ[VARIABLE]]()
+    FAULTS[os.environ[VARIABLE]]()
     raise SystemExit(main())

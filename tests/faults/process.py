@@ -1,4 +1,4 @@
-"""The service as a process of its own, on a port that stays the same when it is started again."""
+"""The service as a separate process, on a port that stays the same when it is restarted."""
 
 import os
 import socket
@@ -16,10 +16,10 @@ _STOP_SECONDS = 30
 
 
 class ServiceProcess:
-    """`python -m service` from `with` to its end, or the service with a fault `planted`; what it logs is in `log`."""
+    """Run `python -m service`, or the service with the deliberate fault `planted`, during a `with` block."""
 
     def __init__(self, artifacts: Path, *flags: str, planted: str = "") -> None:
-        """Choose a free port; nothing runs yet."""
+        """Choose a free port, without starting the service."""
         module = "tests.faults.planted" if planted else "service"
         self._environment = os.environ | {VARIABLE: planted}
         self.port = _free_port()
@@ -45,14 +45,18 @@ class ServiceProcess:
         return self._running().pid
 
     def start(self) -> None:
-        """Start it, without waiting until it listens."""
+        """Start the service, without waiting until it listens."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=subprocess.DEVNULL, stderr=log, env=self._environment
             )
 
     def wait(self) -> None:
-        """Wait until it listens."""
+        """Wait until the service listens.
+
+        Raises:
+            RuntimeError: It ended, or does not listen within 60 s.
+        """
         deadline = time.monotonic() + _START_SECONDS
         while not self.listens():
             if self._running().poll() is not None or time.monotonic() > deadline:
@@ -71,11 +75,15 @@ class ServiceProcess:
         self._running().terminate()
 
     def ended(self) -> int | None:
-        """Return the exit status, None while it runs."""
+        """Return the exit status, or None while the service runs."""
         return self._running().poll()
 
     def stop(self) -> int:
-        """Send SIGTERM and return the exit status."""
+        """Send SIGTERM, wait for the end, and return the exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: The service did not end within 30 s; it was killed.
+        """
         process = self._running()
         process.terminate()
         try:
@@ -86,17 +94,17 @@ class ServiceProcess:
             raise
 
     def resident(self) -> int:
-        """Return the bytes of memory that it holds."""
+        """Return the resident memory of the service in bytes."""
         with open(f"/proc/{self.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def complaints(self) -> list[str]:
-        """Return the lines that it logged of mistakes of its own."""
+    def error_lines(self) -> list[str]:
+        """Return the log lines of internal errors."""
         lines = self.log.read_text().splitlines()
         return [line for line in lines if '"level": "error"' in line or "Traceback" in line]
 
-    def struck(self) -> dict[str, tuple[int, int]]:
-        """Return where the planted fault struck first: the session, and the first and last step of the request."""
+    def injected(self) -> dict[str, tuple[int, int]]:
+        """Return the steps (first, last) of each session's first request in which the deliberate fault took effect."""
         found: dict[str, tuple[int, int]] = {}
         for line in self.log.read_text().splitlines():
             if line.startswith(MARK):

@@ -1,4 +1,4 @@
-"""A proxy for HTTP/1.1 and WebSockets that breaks what passes through it, by a seeded choice, and counts how."""
+"""A proxy for HTTP/1.1 and WebSockets that injects random faults, with a seed, and counts them."""
 
 import asyncio
 import socket
@@ -12,44 +12,45 @@ from random import Random
 from tests.faults.wire import Http, Stream, connect, read_message
 
 _BROKEN = (OSError, asyncio.IncompleteReadError)
-_AT_ONCE_RESET = struct.pack("ii", 1, 0)
+_LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class Fault(Enum):
-    """What is done to a request, or to a WebSocket."""
+    """The faults of a request, or of a WebSocket."""
 
-    RESET = "reset before it is passed on"
-    TORN = "half of it passed on, then reset"
-    ABANDONED = "passed on, nobody waits for the answer"
-    CUT = "answered, the answer dropped"
-    HALF = "answered, half of the answer passed on"
-    TWICE_AT_ONCE = "sent twice at once"
-    TWICE_IN_TURN = "sent twice, one after the other"
-    LATE = "held until the client has sent it again"
-    SOCKET_TORN = "WebSocket cut inside a frame"
-    SOCKET_CUT = "WebSocket cut behind a frame"
-    SOCKET_HALF = "WebSocket cut inside an answer"
+    RESET = "connection reset before the request is forwarded"
+    PARTIAL_REQUEST = "request forwarded in part, then connection reset"
+    CLIENT_GONE = "request forwarded, connection closed before the answer"
+    ANSWER_DROPPED = "request answered, answer dropped"
+    PARTIAL_ANSWER = "request answered, answer forwarded in part"
+    SENT_TWICE_CONCURRENTLY = "request forwarded twice concurrently"
+    SENT_TWICE_IN_SEQUENCE = "request forwarded twice in sequence"
+    DELAYED = "request delayed until the client has sent it again"
+    SOCKET_PARTIAL_FRAME = "WebSocket disconnected within a frame"
+    SOCKET_CUT = "WebSocket disconnected after a frame"
+    SOCKET_PARTIAL_ANSWER = "WebSocket disconnected within an answer"
 
 
 HTTP_FAULTS = (
     Fault.RESET,
-    Fault.TORN,
-    Fault.ABANDONED,
-    Fault.CUT,
-    Fault.CUT,
-    Fault.HALF,
-    Fault.TWICE_AT_ONCE,
-    Fault.TWICE_IN_TURN,
-    Fault.LATE,
+    Fault.PARTIAL_REQUEST,
+    Fault.CLIENT_GONE,
+    Fault.ANSWER_DROPPED,
+    Fault.ANSWER_DROPPED,
+    Fault.PARTIAL_ANSWER,
+    Fault.SENT_TWICE_CONCURRENTLY,
+    Fault.SENT_TWICE_IN_SEQUENCE,
+    Fault.DELAYED,
 )
-SOCKET_FAULTS = (Fault.SOCKET_TORN, Fault.SOCKET_CUT, Fault.SOCKET_CUT, Fault.SOCKET_HALF)
+SOCKET_FAULTS = (Fault.SOCKET_PARTIAL_FRAME, Fault.SOCKET_CUT, Fault.SOCKET_CUT, Fault.SOCKET_PARTIAL_ANSWER)
 
 
 class Proxy:
-    """Passes requests on to a port of this machine; a share `rate` of them meets a fault.
+    """Forwards requests to a port of this machine, and injects a fault into a fraction `rate` of them.
 
-    A late request is held for `hold` seconds and passed on when nobody waits for it any more. A WebSocket is cut behind
-    some twenty frames. `counts` are the faults so far, `passed` the requests that met none.
+    A delayed request is forwarded after `hold` to 1.5 `hold` seconds, when the client no longer waits for it. A
+    WebSocket is disconnected after about `frames` frames. `counts` are the injected faults, `passed` is the number of
+    requests without one.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Proxy:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Stop listening, and close all connections."""
         if self._server is not None:
             self._server.close()
         for task in list(self._tasks):
@@ -107,28 +108,28 @@ class Proxy:
             writer.transport.abort()
 
     async def _answer(self, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request, or break it; return whether the connection goes on."""
+        """Answer one request, or inject a fault; return whether the connection stays open."""
         if self._rng.random() >= self._rate or not self._http_faults:
             self.passed += 1
             writer.write(await self._service.exchange(request))
             return True
         fault = self._rng.choice(self._http_faults)
         self.counts[fault] += 1
-        if fault in (Fault.TWICE_AT_ONCE, Fault.TWICE_IN_TURN):
+        if fault in (Fault.SENT_TWICE_CONCURRENTLY, Fault.SENT_TWICE_IN_SEQUENCE):
             writer.write(await self._twice(request, fault))
             return True
-        if fault is Fault.TORN or fault is Fault.ABANDONED:
+        if fault is Fault.PARTIAL_REQUEST or fault is Fault.CLIENT_GONE:
             _, upstream = await connect(self._port)
-            upstream.write(request[: len(request) * 2 // 3] if fault is Fault.TORN else request)
+            upstream.write(request[: len(request) * 2 // 3] if fault is Fault.PARTIAL_REQUEST else request)
             await upstream.drain()
             await asyncio.sleep(self._rng.choice((0, 0, 0.001)))
             upstream.transport.abort()
-        elif fault is Fault.LATE:
+        elif fault is Fault.DELAYED:
             await asyncio.sleep(self._hold * self._rng.uniform(1, 1.5))
             await self._service.exchange(request)
         elif fault is not Fault.RESET:
             answer = await self._service.exchange(request)
-            if fault is Fault.HALF:
+            if fault is Fault.PARTIAL_ANSWER:
                 writer.write(answer[: self._rng.randrange(1, len(answer))])
                 await writer.drain()
         if self._rng.random() < 0.5:
@@ -136,14 +137,14 @@ class Proxy:
         return False
 
     async def _twice(self, request: bytes, fault: Fault) -> bytes:
-        if fault is Fault.TWICE_AT_ONCE:
+        if fault is Fault.SENT_TWICE_CONCURRENTLY:
             answers = list(await asyncio.gather(self._service.exchange(request), self._service.exchange(request)))
         else:
             answers = [await self._service.exchange(request), await self._service.exchange(request)]
         return self._rng.choice(answers)
 
     async def _tunnel(self, handshake: bytes, client: Stream) -> None:
-        """Pass bytes both ways, until the fault that was drawn for this socket."""
+        """Forward bytes in both directions, until the fault that was chosen for this WebSocket."""
         upstream = await connect(self._port)
         try:
             upstream[1].write(handshake)
@@ -165,7 +166,7 @@ class Proxy:
     ) -> Fault | None:
         while data := await reader.read(65536):
             frames -= 1
-            if not frames and fault is Fault.SOCKET_TORN:
+            if not frames and fault is Fault.SOCKET_PARTIAL_FRAME:
                 writer.write(data[: self._rng.randrange(len(data))])
                 await asyncio.sleep(0.001)
                 return fault
@@ -180,7 +181,7 @@ class Proxy:
     ) -> Fault | None:
         while data := await reader.read(65536):
             frames -= 1
-            if not frames and fault is Fault.SOCKET_HALF:
+            if not frames and fault is Fault.SOCKET_PARTIAL_ANSWER:
                 writer.write(data[: self._rng.randrange(len(data))])
                 with suppress(*_BROKEN):
                     await writer.drain()
@@ -190,7 +191,7 @@ class Proxy:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Have the connection end in a reset, not in an orderly end."""
+    """Let the connection end with a TCP reset instead of an orderly close."""
     raw = writer.get_extra_info("socket")
     with suppress(OSError):
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE_RESET)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)

@@ -1,4 +1,4 @@
-"""P6: damaged snapshots. None may be accepted, and the session that they were sent to must not move."""
+"""P6: damaged snapshots. None may be accepted, and the session to which they are sent must not change."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ _SESSIONS = f"/v1/models/{NAME}/sessions"
 
 @dataclass(slots=True)
 class SnapshotResult:
-    """How many damaged files were sent, by the code of their refusal; `wrong` tells what should not have been."""
+    """The numbers of damaged files, by error code and by kind of damage; `wrong` lists unexpected results."""
 
     sent: int = 0
     codes: Counter[str] = field(default_factory=Counter)
@@ -40,7 +40,7 @@ def lengthen(file: bytes, rng: Random) -> bytes:
 
 
 def swap(file: bytes, rng: Random) -> bytes:
-    """Exchange two pieces of the file."""
+    """Exchange two adjacent pieces of the file."""
     at, middle, end = sorted(rng.sample(range(len(file) + 1), 3))
     return file[:at] + file[middle:end] + file[at:middle] + file[end:]
 
@@ -65,13 +65,13 @@ DAMAGES: tuple[Callable[[bytes, Random], bytes], ...] = (
 async def damage_snapshots(
     service: InProcess, count: int, seed: int = 1, progress: Callable[[int], None] = lambda sent: None
 ) -> SnapshotResult:
-    """Send damaged snapshots: as a session's state, and as the state of a new one, raw and in JSON."""
+    """Send damaged snapshots as the state of an existing session, and as that of a new one, raw and in JSON."""
     rng, result = Random(seed), SnapshotResult()
     session = await service.open(NAME)
     path = f"/v1/sessions/{session}"
     await service.send("POST", f"{path}/steps", b'{"inputs":[[3],[4],[5]]}')
     snapshot = (await service.send("GET", f"{path}/state")).body
-    # the session goes on, so that a state which came through would show
+    # the session takes another step, so that an accepted snapshot would change its state
     await service.send("POST", f"{path}/steps", b'{"inputs":[[8]]}')
     before, live = (await service.send("GET", f"{path}/state")).body, len(service.service.sessions)
     while result.sent < count:
@@ -82,28 +82,28 @@ async def damage_snapshots(
         result.sent += 1
         result.damages[damage.__name__] += 1
         progress(1)
-        way = rng.choice(("PUT", "PUT", "PUT", "raw", "JSON"))
-        if way == "PUT":
+        method = rng.choice(("PUT", "PUT", "PUT", "raw", "JSON"))
+        if method == "PUT":
             answer = await service.send("PUT", f"{path}/state", file, OCTETS)
-        elif way == "raw":
+        elif method == "raw":
             answer = await service.send("POST", _SESSIONS, file, OCTETS)
         else:
             body = json.dumps({"state": base64.b64encode(file).decode()}).encode()
             answer = await service.send("POST", _SESSIONS, body)
-        told = answer.json()
-        if not 400 <= answer.status < 500 or "code" not in told:
-            result.wrong.append(f"{damage.__name__} by {way}: {answer.status} {told}")
-        result.codes[told.get("code", "none")] += 1
+        fields = answer.json()
+        if not 400 <= answer.status < 500 or "code" not in fields:
+            result.wrong.append(f"{damage.__name__} by {method}: {answer.status} {fields}")
+        result.codes[fields.get("code", "none")] += 1
         described = (await service.send("GET", path)).json()
         if described["step"] != 4 or described["epoch"] != 0:
-            result.wrong.append(f"{damage.__name__} by {way}: the session is at {described}")
+            result.wrong.append(f"{damage.__name__} by {method}: the session is at {described}")
         if (await service.send("GET", f"{path}/state")).body != before:
-            result.wrong.append(f"{damage.__name__} by {way}: the state has moved")
+            result.wrong.append(f"{damage.__name__} by {method}: the state has changed")
         if len(service.service.sessions) != live:
-            result.wrong.append(f"{damage.__name__} by {way}: there are {len(service.service.sessions)} sessions")
+            result.wrong.append(f"{damage.__name__} by {method}: there are {len(service.service.sessions)} sessions")
     accepted = await service.send("PUT", f"{path}/state", snapshot, OCTETS)
     if accepted.status != 200 or accepted.json()["step"] != 3:
-        result.wrong.append(f"the file itself is refused: {accepted.body!r}")
+        result.wrong.append(f"the undamaged file is refused: {accepted.body!r}")
     await service.send("DELETE", path)
     return result
 

@@ -1,4 +1,4 @@
-"""The proxy does to a request what its fault says, and counts it."""
+"""The proxy injects each fault into a request or a WebSocket as described, and counts it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,16 +12,16 @@ from tests.faults.wire import Http, connect, read_message
 HOLD = 0.1
 BROKEN = {
     Fault.RESET: 0,
-    Fault.TORN: 0,
-    Fault.ABANDONED: 1,
-    Fault.CUT: 1,
-    Fault.HALF: 1,
+    Fault.PARTIAL_REQUEST: 0,
+    Fault.CLIENT_GONE: 1,
+    Fault.ANSWER_DROPPED: 1,
+    Fault.PARTIAL_ANSWER: 1,
 }
-"""How many requests the service gets where the client gets no answer."""
+"""Fault without an answer for the client → number of requests that the service gets."""
 
 
 class Upstream:
-    """A server that answers each request with its count, and echoes what comes behind a WebSocket's handshake."""
+    """A server that answers each request with its number, and echoes the bytes after a WebSocket's handshake."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -54,7 +54,7 @@ async def upstream() -> AsyncIterator[tuple[Upstream, int]]:
 
 
 async def settled(upstream: Upstream, received: int) -> None:
-    """Wait until the service has got so many requests, and a little longer, should more be coming."""
+    """Wait until the service has received this number of requests, and a little longer, so that any others arrive."""
     for _ in range(1000):
         if upstream.received >= received:
             break
@@ -63,21 +63,21 @@ async def settled(upstream: Upstream, received: int) -> None:
 
 
 @pytest.mark.parametrize("fault", dict.fromkeys(HTTP_FAULTS))
-async def test_a_request_meets_its_fault(upstream: tuple[Upstream, int], fault: Fault) -> None:
-    """The service gets the request as often as the fault says, and the client an answer or none."""
+async def test_a_fault_is_injected_into_a_request(upstream: tuple[Upstream, int], fault: Fault) -> None:
+    """The service gets the request as many times as the fault implies, and the client gets an answer or an error."""
     service, port = upstream
     proxy = Proxy(port, Random(1), rate=1, hold=HOLD, faults=(fault,))
-    http = Http(await proxy.start(), timeout=HOLD / 2 if fault is Fault.LATE else 5)
-    if fault in (Fault.TWICE_AT_ONCE, Fault.TWICE_IN_TURN):
+    http = Http(await proxy.start(), timeout=HOLD / 2 if fault is Fault.DELAYED else 5)
+    if fault in (Fault.SENT_TWICE_CONCURRENTLY, Fault.SENT_TWICE_IN_SEQUENCE):
         answer = await http.send("POST", "/", b"twice")
         assert answer.body in (b"1", b"2")
         await settled(service, 2)
         assert service.received == 2
     else:
-        expected = TimeoutError if fault is Fault.LATE else ConnectionError
+        expected = TimeoutError if fault is Fault.DELAYED else ConnectionError
         with pytest.raises(expected):
             await http.send("POST", "/", b"once")
-        if fault is Fault.LATE:
+        if fault is Fault.DELAYED:
             assert service.received == 0
         await settled(service, BROKEN.get(fault, 1))
         assert service.received == BROKEN.get(fault, 1)
@@ -87,7 +87,7 @@ async def test_a_request_meets_its_fault(upstream: tuple[Upstream, int], fault: 
 
 
 async def test_a_request_without_a_fault_passes(upstream: tuple[Upstream, int]) -> None:
-    """A share of the requests passes as it is, many over one connection."""
+    """Requests without a fault are forwarded unchanged, many over one connection."""
     proxy = Proxy(upstream[1], Random(1), rate=0)
     http = Http(await proxy.start(), timeout=5)
     answers = [(await http.send("POST", "/", b"x")).body for _ in range(10)]
@@ -99,12 +99,12 @@ async def test_a_request_without_a_fault_passes(upstream: tuple[Upstream, int]) 
 
 @pytest.mark.parametrize("fault", dict.fromkeys(SOCKET_FAULTS))
 async def test_a_socket_is_cut(upstream: tuple[Upstream, int], fault: Fault) -> None:
-    """Bytes pass both ways until the cut; then the frame has arrived whole, in part, or its answer came in part."""
+    """Bytes are forwarded until the disconnection; the frame then arrived whole or in part, or its answer in part."""
     service, port = upstream
     proxy = Proxy(port, Random(3), rate=1, frames=1e-9, faults=(fault,))
     reader, writer = await connect(await proxy.start())
     writer.write(b"GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n")
-    if fault is not Fault.SOCKET_HALF:
+    if fault is not Fault.SOCKET_PARTIAL_ANSWER:
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
         writer.write(b"a frame")
     try:
@@ -113,7 +113,7 @@ async def test_a_socket_is_cut(upstream: tuple[Upstream, int], fault: Fault) -> 
         rest = b""
     assert len(rest) < 36
     await settled(service, 1)
-    whole = {Fault.SOCKET_TORN: False, Fault.SOCKET_CUT: True, Fault.SOCKET_HALF: False}[fault]
+    whole = {Fault.SOCKET_PARTIAL_FRAME: False, Fault.SOCKET_CUT: True, Fault.SOCKET_PARTIAL_ANSWER: False}[fault]
     assert (service.echoed == b"a frame") is whole
     assert proxy.counts == {fault: 1}
     writer.close()

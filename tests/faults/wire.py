@@ -1,4 +1,4 @@
-"""HTTP/1.1 as plainly as it goes: whole messages over streams, so that the load costs less than what it tests."""
+"""A minimal HTTP/1.1 client over asyncio streams, so that the load takes less CPU time than the service."""
 
 import asyncio
 import json
@@ -9,8 +9,8 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer."""
+class Response:
+    """An HTTP response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -21,9 +21,9 @@ class Answer:
 
 
 class Http:
-    """Sends requests to one port of this machine, over connections that are kept while they last.
+    """Sends requests to one port of this machine over keep-alive connections; the timeout is in seconds.
 
-    `_idle` are the connections on which no answer is owed.
+    `_idle` are the connections on which no response is pending.
     """
 
     def __init__(self, port: int, timeout: float) -> None:
@@ -35,11 +35,11 @@ class Http:
             writer.transport.abort()
         self._idle.clear()
 
-    async def send(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
-        """Send one request and return its answer.
+    async def send(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Response:
+        """Send one request and return its response.
 
         Raises:
-            OSError: There was no whole answer in time; TimeoutError is one, too.
+            OSError: There was no complete response in time (TimeoutError is a subclass of OSError).
         """
         lines = [f"{method} {path} HTTP/1.1", "host: service", f"content-length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -48,13 +48,13 @@ class Http:
         head, _, content = message.partition(b"\r\n\r\n")
         first, *rest = head.decode("latin-1").split("\r\n")
         pairs = (line.split(": ", 1) for line in rest)
-        return Answer(int(first.split(" ", 2)[1]), {name.lower(): value for name, value in pairs}, content)
+        return Response(int(first.split(" ", 2)[1]), {name.lower(): value for name, value in pairs}, content)
 
     async def exchange(self, message: bytes) -> bytes:
-        """Send a request as it is on the wire, and return the answer likewise.
+        """Send the bytes of a request, and return the bytes of the response.
 
         Raises:
-            OSError: The connection ended before the answer was whole.
+            OSError: The connection ended before the response was complete.
         """
         reader, writer = await self._connection()
         try:
@@ -89,10 +89,10 @@ async def connect(port: int) -> Stream:
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes | None:
-    """Return a whole request or answer as it is on the wire; None at the end.
+    """Return the bytes of one request or response, or None at the end of the connection.
 
     Raises:
-        IncompleteReadError: The end came inside of it.
+        IncompleteReadError: The connection ended within a message.
     """
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -100,6 +100,6 @@ async def read_message(reader: asyncio.StreamReader) -> bytes | None:
         if exc.partial:
             raise
         return None
-    at = head.lower().find(b"\r\ncontent-length:")
-    size = int(head[at + 17 : head.index(b"\r\n", at + 2)]) if at >= 0 else 0
+    start = head.lower().find(b"\r\ncontent-length:")
+    size = int(head[start + 17 : head.index(b"\r\n", start + 2)]) if start >= 0 else 0
     return head + await reader.readexactly(size) if size else head

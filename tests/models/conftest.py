@@ -7,6 +7,6 @@ from models.threads import torch_threads
 
 @pytest.fixture(autouse=True)
 def one_torch_thread() -> Iterator[None]:
-    """Keep torch on one thread: on a busy machine several wait for each other far longer than these tests take."""
+    """Let torch use one thread: on a busy machine several wait for each other far longer than these tests take."""
     with torch_threads(1):
         yield

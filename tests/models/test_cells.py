@@ -32,7 +32,7 @@ def parameters_of(cell: Cell) -> int:
 
 
 def test_every_cell_has_an_oracle() -> None:
-    """No cell is left without an independent implementation to be held against."""
+    """Every cell has an independent implementation with which it is compared."""
     assert set(ORACLES) == set(CELLS)
 
 
@@ -49,8 +49,8 @@ def test_a_cell_computes_its_equations(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_the_fast_form_equals_the_plain_form(name: str) -> None:
-    """`sequence` gives what the loop over `forward` gives, outputs, states and gradients."""
+def test_the_fast_implementation_equals_the_plain_one(name: str) -> None:
+    """`sequence` gives the outputs, states and gradients of a loop over `forward`."""
     cell = make_cell(name)
     x, state = random_run(cell)
     weights = list(cell.parameters())
@@ -65,7 +65,7 @@ def test_the_fast_form_equals_the_plain_form(name: str) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_every_parameter_matters(name: str) -> None:
-    """Each parameter of a cell receives a gradient: none stands idle."""
+    """Each parameter of a cell receives a gradient, so none is unused."""
     cell = make_cell(name)
     x, state = random_run(cell)
     y, _ = cell.sequence(x, state)
@@ -75,8 +75,8 @@ def test_every_parameter_matters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_chunks_and_single_steps_equal_one_shot(name: str) -> None:
-    """Carrying the state over chunks of any length gives what one run over the whole sequence gives."""
+def test_chunks_and_single_steps_equal_the_whole_sequence(name: str) -> None:
+    """Carrying the state over chunks of any length gives the outputs and state of one run over the whole sequence."""
     cell = make_cell(name)
     x, state = random_run(cell)
     with torch.no_grad():
@@ -102,21 +102,21 @@ def test_the_initial_state_is_what_the_cell_declares(name: str) -> None:
 
 @pytest.mark.parametrize(("input_size", "hidden_size"), [(1, 1), (5, 8), (28, 128)])
 def test_an_lstm_has_exactly_four_times_the_parameters_of_a_simple_network(input_size: int, hidden_size: int) -> None:
-    """Three gates and a candidate cost four affine maps where the simple network has one."""
+    """Three gates and a candidate take four affine maps where the simple network has one."""
     simple = parameters_of(CELLS["rnn_tanh"](input_size, hidden_size))
     assert simple == hidden_size * (input_size + hidden_size + 1)
     assert parameters_of(CELLS["lstm"](input_size, hidden_size)) == 4 * simple
 
 
 def test_the_two_grus_have_the_parameters_of_three_gates() -> None:
-    """A GRU costs three affine maps, and the reset-after form one more bias for its candidate."""
+    """A GRU takes three affine maps, and the reset-after variant one more bias for its candidate."""
     three = 3 * HIDDEN * (INPUT + HIDDEN + 1)
     assert parameters_of(make_cell("gru_reset_before")) == three
     assert parameters_of(make_cell("gru_reset_after")) == three + HIDDEN
 
 
 def test_the_two_grus_differ() -> None:
-    """Resetting before and after the product are two cells: from the same weights they give other outputs."""
+    """With the same weights, resetting before and after the product give different outputs."""
     before, after = GRUResetBefore(INPUT, HIDDEN), GRUResetAfter(INPUT, HIDDEN)
     x, state = random_run(before)
     with torch.no_grad():
@@ -130,8 +130,8 @@ def test_the_two_grus_differ() -> None:
     assert difference > 1e-2
 
 
-def test_the_forget_bias_starts_open_and_can_be_chosen() -> None:
-    """The forget gate's bias starts at one unless told otherwise, and the other gates' do not."""
+def test_the_forget_bias_is_one_by_default_and_can_be_set() -> None:
+    """The initial bias of the forget gate is one by default or as given, and that of the input gate is not."""
     options: dict[str, float]
     for options, expected in (({}, 1.0), ({"forget_bias": -2.5}, -2.5)):
         gates = LSTM(INPUT, HIDDEN, **options).gates
@@ -140,6 +140,6 @@ def test_the_forget_bias_starts_open_and_can_be_chosen() -> None:
 
 
 def test_an_option_that_a_cell_does_not_have_is_refused() -> None:
-    """A wrong option is an error at construction and never silently ignored."""
+    """An unknown option is an error at construction and is never silently ignored."""
     with pytest.raises(ValidationError, match="forget_bias"):
         CELLS["rnn_tanh"](INPUT, HIDDEN, forget_bias=1.0)

@@ -21,7 +21,7 @@ TORCH_MODULES: dict[str, Callable[..., nn.RNNBase]] = {
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("name", TORCH_MODULES)
 def test_a_loaded_stack_equals_the_torch_module(name: str, num_layers: int, bias: bool) -> None:
-    """Outputs and states of a loaded stack are those of torch's module to 1e-6, from a non-zero state."""
+    """Outputs and states of a loaded stack are within 1e-6 of those of torch's module from non-zero states."""
     torch.manual_seed(3)
     module = TORCH_MODULES[name](num_layers=num_layers, bias=bias)
     stack = stack_from_torch(module)
@@ -39,7 +39,7 @@ def test_a_loaded_stack_equals_the_torch_module(name: str, num_layers: int, bias
 
 
 def test_3801_steps_through_an_lstm_of_64_have_the_shapes_of_torch() -> None:
-    """LSTM 1 → 64 → 1 over 3,801 steps answers 3,801 values and leaves h and c of shape (1, 1, 64), as torch does."""
+    """LSTM 1 → 64 → 1 over 3,801 steps returns 3,801 outputs, and h and c of shape (1, 1, 64), as torch does."""
     torch.manual_seed(0)
     lstm, linear = nn.LSTM(1, 64, 1), nn.Linear(64, 1)
     network = network_from_torch(lstm, linear)
@@ -56,7 +56,7 @@ def test_3801_steps_through_an_lstm_of_64_have_the_shapes_of_torch() -> None:
 
 
 def test_a_state_dict_alone_can_be_loaded() -> None:
-    """Weights saved elsewhere load into a stack of the same sizes without the module they came from."""
+    """A state_dict loads into a stack of the same sizes without the module that it was saved from."""
     module = nn.GRU(5, 8, 2)
     stack = Stack([CELLS["gru_reset_after"](5, 8), CELLS["gru_reset_after"](8, 8)])
     load_torch_weights(stack, module.state_dict())
@@ -71,16 +71,16 @@ def test_a_state_dict_alone_can_be_loaded() -> None:
         (nn.LSTM(5, 8, proj_size=3), "projection"),
     ],
 )
-def test_what_cannot_be_served_is_refused(module: nn.RNNBase, sentence: str) -> None:
-    """A module that reads the future, or projects its output, is refused by name."""
+def test_a_module_that_cannot_be_loaded_is_refused(module: nn.RNNBase, sentence: str) -> None:
+    """A bidirectional module or one with a projection is refused with the reason."""
     with pytest.raises(NotLoadableError, match=sentence):
         stack_from_torch(module)
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
-    """A missing, left-over or misshapen weight is an error and never a half-loaded stack that looks whole."""
+    """A weight that is missing, unexpected or of another shape is an error, so no stack is loaded in part unnoticed."""
     weights = nn.LSTM(5, 8, 2).state_dict()
-    with pytest.raises(NotLoadableError, match=r"no place in the stack.*weight_hh_l1"):
+    with pytest.raises(NotLoadableError, match=r"the stack has no parameter for.*weight_hh_l1"):
         load_torch_weights(Stack([CELLS["lstm"](5, 8)]), weights)
     with pytest.raises(NotLoadableError, match="weight_ih_l2"):
         load_torch_weights(Stack([CELLS["lstm"](5, 8), *(CELLS["lstm"](8, 8) for _ in range(2))]), weights)
@@ -91,6 +91,6 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_head_of_another_width_is_refused() -> None:
-    """The head must read as many values as the module gives."""
+    """A head whose input size differs from the output size of the module is refused."""
     with pytest.raises(NotLoadableError, match="reads 9"):
         network_from_torch(nn.LSTM(5, 8), nn.Linear(9, 1))

@@ -19,7 +19,7 @@ def make_network(cell: str = "lstm", **fields: Any) -> Network:
 
 
 def test_states_are_named_by_layer() -> None:
-    """Each layer's states carry the layer's number, h before c, and have a row for each sequence."""
+    """States are named by layer number, h before c, and have one row for each sequence."""
     network = make_network()
     _, state = network(torch.randn(4, 7, 2))
     assert list(state) == ["layer0.h", "layer0.c", "layer1.h", "layer1.c"]
@@ -29,7 +29,7 @@ def test_states_are_named_by_layer() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_carried_state_continues_the_sequence(cell: str) -> None:
-    """Two halves with the state carried over give what the whole gives."""
+    """Two parts of a sequence, with the state carried over, give the outputs and state of the whole sequence."""
     network = make_network(cell)
     x = torch.randn(3, 10, network.config.input_size)
     whole, after = network(x)
@@ -40,7 +40,7 @@ def test_a_carried_state_continues_the_sequence(cell: str) -> None:
 
 
 def test_scalers_take_and_give_raw_units() -> None:
-    """A network with scalers is the bare one between (x − mean) / std and y · std + mean."""
+    """A network with scalers applies (x − mean) / std before, and y · std + mean after, the network without them."""
     scalers: dict[str, Any] = {
         "input_scaler": Scaler(mean=(10.0, -4.0), std=(2.0, 0.5)),
         "output_scaler": Scaler(mean=(100.0, 0.0, 1.0), std=(30.0, 1.0, 0.1)),
@@ -53,8 +53,8 @@ def test_scalers_take_and_give_raw_units() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_saved_network_comes_back_whole(cell: str, tmp_path: Path) -> None:
-    """Save and load keep the configuration, every weight, the digest and the outputs, bit for bit."""
+def test_a_saved_network_loads_unchanged(cell: str, tmp_path: Path) -> None:
+    """Saving and loading keep the configuration, the digest of all weights and the outputs, bit for bit."""
     width = make_network(cell).config.input_size
     scaler = Scaler(mean=(1.0,) * width, std=(3.0,) * width)
     network = make_network(cell, input_scaler=scaler, features=[f"feature {k}" for k in range(width)])
@@ -67,7 +67,7 @@ def test_a_saved_network_comes_back_whole(cell: str, tmp_path: Path) -> None:
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    """A checkpoint depends on the network alone."""
+    """The bytes of a checkpoint depend on the network alone."""
     network = make_network(cell_options={"forget_bias": 2.0})
     for name in ("a", "b"):
         network.save(tmp_path / name)
@@ -83,8 +83,8 @@ def test_token_ids_are_embedded() -> None:
     assert (spec.dtype, spec.shape, spec.vocabulary) == ("int64", (), 11)
 
 
-def test_the_digest_sees_every_weight_and_scaler() -> None:
-    """One changed weight, or another scaler, is another digest."""
+def test_the_digest_covers_weights_and_scalers() -> None:
+    """One changed weight, or a scaler, changes the digest; equal networks have equal digests."""
     digests = {make_network().weights_sha256(), make_network().weights_sha256()}
     assert len(digests) == 1
     changed = make_network()
@@ -95,8 +95,8 @@ def test_the_digest_sees_every_weight_and_scaler() -> None:
     assert len(digests) == 3
 
 
-def test_files_that_are_not_ours_are_refused_in_a_sentence(tmp_path: Path) -> None:
-    """A missing, foreign, truncated or inconsistent file says what is wrong with it."""
+def test_a_file_that_is_not_a_checkpoint_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """A file that is missing, truncated, inconsistent or of another format is refused with the reason."""
     path = tmp_path / "network.safetensors"
     with pytest.raises(CheckpointError, match="no such file"):
         Network.load(path)
@@ -107,7 +107,7 @@ def test_files_that_are_not_ours_are_refused_in_a_sentence(tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"not one written by Network\.save"):
         Network.load(path)
     save_file({"w": torch.zeros(2)}, path, metadata={"cellstream.network": '{"cell": "none"}'})
-    with pytest.raises(CheckpointError, match="configuration cannot be used"):
+    with pytest.raises(CheckpointError, match="configuration is not valid"):
         Network.load(path)
     save_file({"w": torch.zeros(2)}, path, metadata={"cellstream.network": make_network().config.model_dump_json()})
     with pytest.raises(CheckpointError, match="do not fit its configuration"):
@@ -127,7 +127,7 @@ def test_files_that_are_not_ours_are_refused_in_a_sentence(tmp_path: Path) -> No
         ({"cell_options": {"forget_bias": "much"}}, "cell_options.forget_bias: Input should be a valid number"),
         ({"cell_options": [3]}, "cell_options: Input should be a valid dictionary"),
         ({"hidden_size": 10**30}, "hidden_size: Input should be less than"),
-        ({"hidden_size": 2**20}, "layers.0.gates.W is .* and should be .4194304,"),
+        ({"hidden_size": 2**20}, "layers.0.gates.W has the shape .* and should be .4194304,"),
         ({"num_layers": 10**9}, "num_layers: Input should be less than"),
         ({"num_layers": 500}, "its weights do not fit its configuration: .* more$"),
         ({"vocabulary": 10**18}, "vocabulary: Input should be less than"),
@@ -137,7 +137,7 @@ def test_files_that_are_not_ours_are_refused_in_a_sentence(tmp_path: Path) -> No
 def test_a_crafted_configuration_is_refused_before_it_takes_memory(
     fields: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
-    """Options and sizes that make no network of the file's weights are told in one sentence."""
+    """Options and sizes that do not fit the weights in the file are refused with a message of one line."""
     network = make_network()
     config = json.loads(network.config.model_dump_json()) | fields
     path = tmp_path / "network.safetensors"
@@ -148,17 +148,17 @@ def test_a_crafted_configuration_is_refused_before_it_takes_memory(
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 10_000, "{"], ids=["deep", "long", "cut"])
-def test_a_configuration_that_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
-    """Whatever stands in the place of the configuration, it is told in one sentence."""
+def test_a_configuration_that_is_not_json_is_refused(text: str, tmp_path: Path) -> None:
+    """Text that is not a JSON object is refused as a configuration with a message that says so."""
     path = tmp_path / "network.safetensors"
     save_file(make_network().state_dict(), path, metadata={"cellstream.network": text})
-    with pytest.raises(CheckpointError, match="no JSON object"):
+    with pytest.raises(CheckpointError, match="not a JSON object"):
         Network.load(path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
-    """A training that diverged is not loaded, though its gates may still give finite outputs."""
+    """A checkpoint with NaN or infinite weights is refused, even where its outputs might be finite."""
     network = make_network()
     with torch.no_grad():
         network.head.weight[0, 0] = value
@@ -170,21 +170,21 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"cell": "lstmm"}, "no cell is called 'lstmm'; there are attention_lstm"),
+        ({"cell": "lstmm"}, "no cell is called 'lstmm'; the cells are attention_lstm"),
         ({"cell_options": {"forget_bais": 1.0}}, "forget_bais"),
         ({"input_scaler": Scaler(mean=(0.0,), std=(1.0,))}, "the input scaler is for 1 features, the network has 2"),
         ({"vocabulary": 3, "input_scaler": Scaler(mean=(0.0, 0.0), std=(1.0, 1.0))}, "cannot be scaled"),
         ({"features": ("a", "b", "c")}, "3 features named"),
-        ({"feedback": True}, "3 are not 2"),
+        ({"feedback": True}, "3 is not 2"),
     ],
 )
-def test_a_configuration_that_cannot_work_is_refused(fields: dict[str, Any], sentence: str) -> None:
-    """What does not fit together is refused when the configuration is made, not when the network runs."""
+def test_an_inconsistent_configuration_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    """Fields that contradict each other are refused when the configuration is made, not when the network runs."""
     with pytest.raises(ValidationError, match=sentence):
         make_network(**{"cell": "lstm", **fields})
 
 
-def test_a_scaler_divides_by_nothing_but_positive_numbers() -> None:
-    """A feature that never varies cannot be scaled by its deviation."""
-    with pytest.raises(ValidationError, match="above zero"):
+def test_a_scaler_needs_positive_standard_deviations() -> None:
+    """A standard deviation of zero, as of a constant feature, is refused."""
+    with pytest.raises(ValidationError, match="greater than zero"):
         Scaler(mean=(1.0,), std=(0.0,))

@@ -1,4 +1,4 @@
-"""What makes no cell is refused when it is made, in a sentence, by the cell and by the network's configuration."""
+"""Invalid options and sizes are refused, with the reason, by the cell and by the network's configuration."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("clockwork_rnn", {"periods": ()}, "at least 1 item"),
     ("clockwork_rnn", {"periods": (1, 2, 4)}, "does not divide into 3 clockwork groups"),
     ("clockwork_rnn", {"periods": (1, 2**31 - 1, 2**31, 2**31 + 1)}, "2³¹ steps"),
-    ("peephole_lstm", {"peepholes": ""}, "without any peephole"),
-    ("peephole_lstm", {"peepholes": "ii"}, "stands twice"),
-    ("peephole_lstm", {"peepholes": "g"}, "'g' is none of them"),
+    ("peephole_lstm", {"peepholes": ""}, "needs a peephole on at least one gate"),
+    ("peephole_lstm", {"peepholes": "ii"}, "is named twice"),
+    ("peephole_lstm", {"peepholes": "g"}, "letters of i, f and o, got 'g'"),
     ("greff_nig", {"peepholes": "ifo"}, "has no input gate"),
     ("greff_nfg", {"peepholes": "f"}, "has no forget gate"),
     ("greff_nog", {"peepholes": "o"}, "has no output gate"),
@@ -44,8 +44,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("cell", "options", "sentence"), REFUSED)
-def test_options_that_make_no_cell_are_refused(cell: str, options: dict[str, Any], sentence: str) -> None:
-    """The cell says what is wrong, and so does the configuration, before any weight is made."""
+def test_invalid_options_are_refused(cell: str, options: dict[str, Any], sentence: str) -> None:
+    """The cell and the network's configuration both refuse invalid options, and say what is wrong."""
     with pytest.raises(ValueError, match=sentence):
         CELLS[cell](8, 8, **options)
     with pytest.raises(ValidationError, match=sentence):
@@ -53,43 +53,43 @@ def test_options_that_make_no_cell_are_refused(cell: str, options: dict[str, Any
 
 
 @pytest.mark.parametrize("cell", ["mut1", "mut2"])
-def test_a_cell_that_adds_its_input_takes_one_as_wide_as_its_state(cell: str) -> None:
-    """MUT1 and MUT2 with another input width are refused, in any layer."""
-    with pytest.raises(ValueError, match="an input of 3 does not fit a hidden size of 8"):
+def test_a_cell_that_adds_its_input_to_its_state_needs_equal_widths(cell: str) -> None:
+    """MUT1 and MUT2 with different widths of input and state are refused, also as a layer of a network."""
+    with pytest.raises(ValueError, match="an input size of 3 does not fit a hidden size of 8"):
         CELLS[cell](3, 8)
-    with pytest.raises(ValidationError, match="equally wide"):
+    with pytest.raises(ValidationError, match="must have the same width"):
         NetworkConfig(cell=cell, input_size=3, hidden_size=8, output_size=1)
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"residual": True, "input_size": 3}, "layer 0 reads 3 values and gives 8"),
-        ({"residual": True, "bidirectional": True}, "layer 0 reads 8 values and gives 16"),
-        ({"residual": True, "cell": "projection_lstm"}, "layer 0 reads 8 values and gives 4"),
-        ({"bidirectional": True, "feedback": True, "output_size": 8}, "no output can be fed back"),
+        ({"residual": True, "input_size": 3}, "layer 0 reads 3 values and outputs 8"),
+        ({"residual": True, "bidirectional": True}, "layer 0 reads 8 values and outputs 16"),
+        ({"residual": True, "cell": "projection_lstm"}, "layer 0 reads 8 values and outputs 4"),
+        ({"bidirectional": True, "feedback": True, "output_size": 8}, "its output cannot be fed back"),
     ],
 )
 def test_stacks_that_do_not_fit_are_refused(fields: dict[str, Any], sentence: str) -> None:
-    """A residual stack needs equal widths, and what reads whole sequences cannot feed back."""
+    """A residual stack needs equal widths, and a bidirectional network cannot feed back its outputs."""
     with pytest.raises(ValidationError, match=sentence):
         NetworkConfig.model_validate({"cell": "lstm", "input_size": 8, "hidden_size": 8, "output_size": 1, **fields})
 
 
-def test_a_cell_of_ones_own_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever such a class raises, the configuration is refused in a sentence."""
+def test_a_user_defined_cell_that_cannot_be_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the constructor of a user-defined cell fails, the configuration is refused with a message that names it."""
 
     class Mine(TanhRNN):
         def __init__(self, input_size: int) -> None:
             super().__init__(input_size, input_size)
 
     monkeypatch.setattr("models.config.CELLS", CELLS | {"mine": Mine})
-    with pytest.raises(ValidationError, match="no cell 'mine' can be made of these sizes and options"):
+    with pytest.raises(ValidationError, match="the cell 'mine' cannot be built with these sizes and options"):
         NetworkConfig(cell="mine", input_size=3, hidden_size=8, output_size=1)
 
 
 def test_a_residual_stack_adds_each_layers_input() -> None:
-    """With cells that give zero, the stack is the identity; without the option it is zero."""
+    """With cells whose output is zero, a residual stack is the identity, and a stack without the option gives zero."""
     torch.manual_seed(0)
     for residual in (True, False):
         config = NetworkConfig(
@@ -104,7 +104,7 @@ def test_a_residual_stack_adds_each_layers_input() -> None:
 
 
 def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell of one's own takes a free name; a taken name, a bad name or a class that is no cell is refused."""
+    """A user-defined cell can be registered; a name in use, an invalid name or a class that is no cell is refused."""
     monkeypatch.setattr("models.cells.CELLS", table := dict(CELLS))
 
     class Mine(TanhRNN):
@@ -119,7 +119,7 @@ def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
         register_cell("Mine!", Mine)
     with pytest.raises(ValueError, match="cannot be a cell's name"):
         register_cell(None, Mine)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no subclass"):
+    with pytest.raises(ValueError, match="is not a subclass"):
         register_cell("other", None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no subclass"):
+    with pytest.raises(ValueError, match="is not a subclass"):
         register_cell("other", torch.nn.LSTM)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Cells against implementations by others: torch's own modules, and torchrecurrent where it has the cell."""
+"""Comparison of the cells with other implementations: torch's modules, and torchrecurrent where it has the cell."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +15,15 @@ INPUT, HIDDEN, TIME, BATCH = 5, 8, 50, 3
 
 
 def set_gates(gates: Gates, order: str, w: Tensor, r: Tensor, b: Tensor) -> None:
-    """Copy weights whose blocks stand in another order."""
+    """Copy weights whose blocks of gates are in another order, given by `order`."""
     for name, *parts in zip(order, w.chunk(len(order)), r.chunk(len(order)), b.chunk(len(order)), strict=True):
         for mine, theirs in zip((gates.W, gates.R, gates.b), parts, strict=True):
             mine[gates.rows(name)] = theirs
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch says that it is slow
-def test_the_projection_lstm_is_torchs() -> None:
-    """nn.LSTM with proj_size gives the same outputs and memory, from its initial state on."""
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch warns that it is slow
+def test_the_projection_lstm_equals_torchs() -> None:
+    """nn.LSTM with proj_size gives the same outputs and cell state, from the initial state."""
     torch.manual_seed(3)
     theirs = nn.LSTM(INPUT, HIDDEN, proj_size=3)
     cell = CELLS["projection_lstm"](INPUT, HIDDEN, projection=3)
@@ -33,15 +33,15 @@ def test_the_projection_lstm_is_torchs() -> None:
         set_gates(cell.gates, "ifgo", w, r, b_w + b_r)  # type: ignore[arg-type]
         cell.V.copy_(v)  # type: ignore[operator]
         wanted, (h, c) = theirs(x)
-        y, (m, memory) = cell.sequence(x, cell.initial_state(BATCH))
+        y, (m, cell_state) = cell.sequence(x, cell.initial_state(BATCH))
         torch.testing.assert_close(y, wanted, atol=1e-6, rtol=0)
-        torch.testing.assert_close(memory, c[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(cell_state, c[0], atol=1e-6, rtol=0)
         torch.testing.assert_close(m @ cell.V.T, h[0], atol=1e-6, rtol=0)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("name", "module"), [("lstm", nn.LSTM), ("gru_reset_after", nn.GRU)])
-def test_a_bidirectional_layer_is_torchs(name: str, module: Callable[..., Any]) -> None:
-    """torch's bidirectional modules give the same outputs side by side, from non-zero states of both directions."""
+def test_a_bidirectional_layer_equals_torchs(name: str, module: Callable[..., Any]) -> None:
+    """torch's bidirectional modules give the same concatenated outputs, from non-zero states of both directions."""
     torch.manual_seed(3)
     theirs = module(INPUT, HIDDEN, bidirectional=True)
     cell = Bidirectional(CELLS[name](INPUT, HIDDEN), CELLS[name](INPUT, HIDDEN))
@@ -66,7 +66,7 @@ def test_a_bidirectional_layer_is_torchs(name: str, module: Callable[..., Any]) 
 
 
 def copy_gates(mine: Cell, theirs: Any) -> None:
-    """Copy the four blocks of an LSTM, which stand there in the order i, f, g, o."""
+    """Copy the four blocks of an LSTM, whose order there is i, f, g, o."""
     set_gates(mine.gates, "ifgo", theirs.weight_ih, theirs.weight_hh, theirs.bias_ih + theirs.bias_hh)  # type: ignore[arg-type]
 
 
@@ -86,7 +86,7 @@ def independent(mine: Any, theirs: Any) -> None:
 
 
 def mut1(mine: Any, theirs: Any) -> None:
-    """Theirs has tanh(W x + b) where the paper has tanh(x): with W = 1 and b = 0 they are one."""
+    """torchrecurrent has tanh(W x + b) where the paper has tanh(x): with W = 1 and b = 0 they are equal."""
     w_z, w_r, w_x = theirs.weight_ih.chunk(3)
     b_z, b_r, b_x = theirs.bias_ih.chunk(3)
     w_x.copy_(torch.eye(len(w_x)))
@@ -101,7 +101,7 @@ def mut1(mine: Any, theirs: Any) -> None:
 
 
 def mut2(mine: Any, theirs: Any) -> None:
-    """Theirs has W x in the reset gate where the paper has x: with W = 1 they are one."""
+    """torchrecurrent has W x in the reset gate where the paper has x: with W = 1 they are equal."""
     (w_z, w_r, w_h), (r_z, r_r, r_h) = theirs.weight_ih.chunk(3), theirs.weight_hh.chunk(3)
     b_z, b_r, b_h = (theirs.bias_ih + theirs.bias_hh).chunk(3)
     w_r.copy_(torch.eye(len(w_r)))
@@ -128,10 +128,10 @@ def mut3(mine: Any, theirs: Any) -> None:
         ("mut3", "MUT3", {}, mut3),
     ],
 )
-def test_a_cell_is_torchrecurrents(
+def test_a_cell_equals_torchrecurrents(
     name: str, module: str, options: dict[str, Any], copy: Callable[[Any, Any], None]
 ) -> None:
-    """With the same weights, 50 steps from a non-zero state agree to 2e-6 of the scale."""
+    """With the same weights, 50 steps from a non-zero state differ by at most 2e-6 times the scale."""
     torch.manual_seed(3)
     cell = CELLS[name](HIDDEN, HIDDEN, **options)
     theirs = getattr(torchrecurrent, module + "Cell")(HIDDEN, HIDDEN)

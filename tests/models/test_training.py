@@ -19,7 +19,7 @@ def sine_task() -> tuple[Network, Sequences, Sequences]:
 
 
 def test_fit_learns_and_keeps_the_best_weights() -> None:
-    """Training lowers the loss on the part that was held out, and the weights kept are the best that were seen."""
+    """Training lowers the validation loss, and the network keeps the weights with the lowest validation loss."""
     network, train, validation = sine_task()
     before = evaluate(network, validation, "mse")
     history = fit(network, train, FitConfig(epochs=60, learning_rate=2e-2, progress=False), validation)
@@ -31,7 +31,7 @@ def test_fit_learns_and_keeps_the_best_weights() -> None:
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    """Two fits from the same seed end in the same network."""
+    """Two fits with the same seed give the same weights."""
     digests = set()
     for _ in range(2):
         network, train, _ = sine_task()
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 
 def test_tokens_train_with_cross_entropy_in_batches() -> None:
-    """A network over a small alphabet learns to name the next letter of a repeating word."""
+    """A network over a small vocabulary learns to predict the next token of a repeating sequence."""
     torch.manual_seed(1)
     ids = torch.arange(4).repeat(8).expand(6, -1)
     network = Network(NetworkConfig(cell="gru_reset_after", input_size=4, hidden_size=12, output_size=4, vocabulary=4))
@@ -57,21 +57,21 @@ def test_the_burn_in_is_left_out_of_the_loss() -> None:
     network, _, validation = sine_task()
     targets = validation.targets.clone()
     targets[:, : validation.burn_in] = 1e6
-    spoilt = Sequences(validation.inputs, targets, validation.burn_in)
-    assert evaluate(network, spoilt, "mse") == evaluate(network, validation, "mse")
+    changed = Sequences(validation.inputs, targets, validation.burn_in)
+    assert evaluate(network, changed, "mse") == evaluate(network, validation, "mse")
 
 
-def test_sequences_that_do_not_pair_are_refused() -> None:
-    """Inputs and targets have the same batch and time, and a burn-in leaves at least one step."""
+def test_inconsistent_sequences_are_refused() -> None:
+    """Inputs and targets must have the same batch and time, and a burn-in must leave at least one step."""
     x = torch.zeros(2, 5, 1)
-    with pytest.raises(ValueError, match="do not pair"):
+    with pytest.raises(ValueError, match="differ in batch or time"):
         Sequences(x, x[:, :4])
-    with pytest.raises(ValueError, match="leaves nothing"):
+    with pytest.raises(ValueError, match="leaves none of the 5 steps"):
         Sequences(x, x, burn_in=5)
 
 
 def test_a_loss_that_is_not_finite_stops_training() -> None:
-    """Training that has diverged says so instead of keeping weights of no worth."""
+    """Training that has diverged raises an error instead of keeping useless weights."""
     network, train, _ = sine_task()
     targets = torch.full_like(train.targets, float("nan"))
     with pytest.raises(FloatingPointError, match="learning rate"):

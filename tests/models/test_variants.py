@@ -1,4 +1,4 @@
-"""The table of cells: no variant is another one under a new name, and each costs what its paper says."""
+"""The table of cells: no variant duplicates another, and each has the number of parameters its equations imply."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.__main__ import main
-from models.cells import CELLS, IN_PAPERS, Cell
+from models.cells import CELLS, PAPER_NAMES, Cell
 from models.cells.lstm import LSTM
 from models.network import Network, NetworkConfig
 
@@ -25,14 +25,14 @@ def shapes(cell: Cell) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in cell.named_parameters()}
 
 
-def twins() -> list[tuple[str, str]]:
-    """Pairs of cells whose weights have the same names and shapes."""
+def pairs_with_equal_shapes() -> list[tuple[str, str]]:
+    """Return the pairs of cells whose weights have the same names and shapes."""
     return [pair for pair in combinations(CELLS, 2) if shapes(made(pair[0])) == shapes(made(pair[1]))]
 
 
-@pytest.mark.parametrize(("one", "other"), twins())
-def test_no_variant_is_a_rename_of_another(one: str, other: str) -> None:
-    """Two cells that take each other's weights give other outputs from them."""
+@pytest.mark.parametrize(("one", "other"), pairs_with_equal_shapes())
+def test_no_variant_duplicates_another(one: str, other: str) -> None:
+    """Two cells whose weights have the same names and shapes give different outputs with the same weights."""
     first, second = made(one), made(other)
     second.load_state_dict(first.state_dict())
     state = first.random_state(3, torch.Generator().manual_seed(1))
@@ -42,14 +42,14 @@ def test_no_variant_is_a_rename_of_another(one: str, other: str) -> None:
 
 
 def test_each_cell_is_a_class_of_its_own() -> None:
-    """Nothing stands in the table twice, and every cell says where its equations come from and what they are."""
+    """No class is in the table twice, and every cell states its source and its equations."""
     assert len(set(CELLS.values())) == len(CELLS)
     for cell in CELLS.values():
         assert cell.source
         assert "=" in (cell.__doc__ or "")
 
 
-# parameters with one bias a gate; I inputs, H hidden
+# number of parameters with one bias for each gate; i is the input size, h the hidden size
 COUNTS: dict[str, Callable[[int, int], int]] = {
     "rnn_tanh": lambda i, h: h * (i + h + 1),
     "lstm": lambda i, h: 4 * h * (i + h + 1),
@@ -83,27 +83,27 @@ COUNTS: dict[str, Callable[[int, int], int]] = {
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_cell_has_the_parameters_of_its_equations(name: str) -> None:
-    """The number of weights is the one that follows from the equations, in input and hidden size."""
+    """The number of parameters is the one that follows from the equations and the input and hidden size."""
     assert sum(parameter.numel() for parameter in made(name).parameters()) == COUNTS[name](INPUT, HIDDEN)
 
 
-@pytest.mark.parametrize("paper", IN_PAPERS)
-def test_what_papers_name_can_be_built(paper: str) -> None:
-    """Every name that a paper has for one of the cells leads to a network."""
-    cell, options = IN_PAPERS[paper]
+@pytest.mark.parametrize("paper", PAPER_NAMES)
+def test_a_variant_named_in_a_paper_can_be_built(paper: str) -> None:
+    """The cell and options of every name in PAPER_NAMES build a network."""
+    cell, options = PAPER_NAMES[paper]
     Network(NetworkConfig(cell=cell, input_size=3, hidden_size=8, output_size=1, cell_options=options))
 
 
-def test_an_lstm_in_its_general_form_is_the_lstm() -> None:
-    """The pattern that the variants change, changed nowhere, is torch's fused LSTM."""
+def test_the_base_class_of_the_variants_computes_an_lstm() -> None:
+    """The equations that the variants share, without any change, give the outputs of torch's fused LSTM."""
     cell = LSTM(INPUT, HIDDEN)
     state = cell.random_state(3, torch.Generator().manual_seed(1))
     x = torch.randn(9, 3, INPUT)
     torch.testing.assert_close(Cell.sequence(cell, x, state), cell.sequence(x, state), atol=1e-6, rtol=1e-5)
 
 
-def test_the_list_has_a_line_a_variant(capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m models list` names every cell with its family, states and forms, and what does not stream."""
+def test_the_list_has_a_line_for_each_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m models list` prints each cell's family, states, operators and source, and what does not stream."""
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, cell in CELLS.items():
@@ -116,9 +116,9 @@ def test_the_list_has_a_line_a_variant(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_guide_has_every_cell() -> None:
-    """docs/cells.md tells of each cell, each composition and each other name, and of nothing that is not there."""
+    """The tables in docs/cells.md list exactly the cells, and the text names every composition and paper name."""
     text = (ROOT / "docs" / "cells.md").read_text()
     rows = [line.split("|")[1].strip().strip("`") for line in text.splitlines() if line.startswith("| `")]
     assert sorted(rows) == sorted(CELLS)
-    for word in (*(name.split(" (")[0] for name in IN_PAPERS), "residual", "bidirectional", "register_cell"):
+    for word in (*(name.split(" (")[0] for name in PAPER_NAMES), "residual", "bidirectional", "register_cell"):
         assert word in text

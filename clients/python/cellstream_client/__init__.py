@@ -1,4 +1,4 @@
-"""A client of cellstream: sessions of a recurrent network whose steps are taken exactly once."""
+"""Client library for cellstream: sessions of a recurrent network, in which each step takes effect exactly once."""
 
 from cellstream_client.async_client import AsyncClient
 from cellstream_client.async_session import AsyncSession

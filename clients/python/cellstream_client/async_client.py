@@ -1,4 +1,4 @@
-"""The client for asyncio: as `Client`, with awaits."""
+"""The client for asyncio."""
 
 import asyncio
 import ssl
@@ -18,7 +18,14 @@ from cellstream_client.values import Inputs, Model, Opening, Outputs, SessionInf
 
 
 class AsyncClient:
-    """As `Client`, with awaits: `async with AsyncClient(url) as client, await client.open(model) as session`."""
+    """Talk to one cellstream service from asyncio; the arguments are those of `Client`.
+
+    Use it as `async with AsyncClient(url) as client, await client.open(model) as session: …`. Every method that sends
+    a request raises CellstreamError or a subclass of it.
+
+    Raises:
+        ValueError: `base_url` is not an http or https address.
+    """
 
     def __init__(
         self,
@@ -38,7 +45,7 @@ class AsyncClient:
         return self.service.base_url
 
     async def ready(self) -> bool:
-        """Ask, once, whether the service takes requests."""
+        """Return whether the service accepts requests, by one request without retries."""
         try:
             await self._link.send(calls.ready(), ONCE)
         except Unavailable:
@@ -46,34 +53,47 @@ class AsyncClient:
         return True
 
     async def wait_ready(self, seconds: float, pause: float = 0.1) -> None:
-        """Wait until the service takes requests.
+        """Wait until the service accepts requests, asking every `pause` seconds.
 
         Raises:
-            Unavailable: It does not within `seconds`.
+            Unavailable: The service is not ready after `seconds`.
         """
-        for nap in calls.waiting(self.base_url, seconds, pause):
+        for delay in calls.poll_delays(self.base_url, seconds, pause):
             if await self.ready():
                 return
-            await asyncio.sleep(nap)
+            await asyncio.sleep(delay)
 
     async def models(self) -> list[Model]:
-        """List the models that are served."""
+        """Return the served models."""
         return await self._link.send(calls.models())
 
     async def predict(self, model: str, sequences: Sequence[Inputs]) -> list[Outputs]:
-        """Run whole sequences, (T, features) each and of any length, without a session."""
+        """Run whole sequences without a session, each (T, features) of any length, and return (T, outputs) of each.
+
+        Raises:
+            InvalidInput: The inputs do not match the model card.
+            ModelNotFound: No such model is served.
+        """
         return await self._link.send(calls.predict(model, sequences))
 
     async def open(self, model: str, **opening: Unpack[Opening]) -> AsyncSession:
-        """Open a session; however often the request must be sent, it is one. The arguments are as in `Client.open`."""
+        """Open a session; the arguments and errors are those of `Client.open`.
+
+        A request that is sent again opens no second session.
+        """
         return AsyncSession(self._link, await self._link.send(calls.open_session(model, opening)))
 
     async def session(self, session_id: str) -> AsyncSession:
-        """Go on with a session, from where the service says that it stands."""
+        """Return an existing session, at the step and epoch that the service reports.
+
+        Raises:
+            SessionNotFound: The service knows no session with this id and API key.
+            SessionGone: The session has ended.
+        """
         return AsyncSession(self._link, await self._link.send(calls.describe(session_id)))
 
     async def sessions(self, *, page: int = 100) -> AsyncIterator[SessionInfo]:
-        """List this key's sessions, the oldest first, asked for a page at a time."""
+        """Yield the sessions of this API key, oldest first, requested in pages of `page` sessions."""
         infos, after = await self._link.send(calls.sessions(page))
         for info in infos:
             yield info
@@ -83,12 +103,12 @@ class AsyncClient:
                 yield info
 
     async def stream(self, model: str, **opening: Unpack[Opening]) -> AsyncStream:
-        """Open a session as `open` does, and a stream of it; closing the stream ends the session."""
+        """Open a session as `open` does, and return a stream of it; closing the stream ends the session."""
         session = await self.open(model, **opening)
         return session.owned_stream()
 
     async def close(self) -> None:
-        """Close the connections; sessions stay until they are closed or idle for too long."""
+        """Close the connections; sessions remain until they are closed or reach their idle limit."""
         await self._link.close()
 
     async def __aenter__(self) -> Self:

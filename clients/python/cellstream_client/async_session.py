@@ -1,4 +1,4 @@
-"""A session for asyncio: as `Session`, with awaits."""
+"""A session for asyncio: one live sequence, whose state the service carries from step to step."""
 
 import asyncio
 from contextlib import suppress
@@ -7,81 +7,95 @@ from typing import Any, Self
 
 from cellstream_client.async_stream import AsyncStream
 from cellstream_client.calls import describe
-from cellstream_client.cursor import Cursor, Standing
+from cellstream_client.cursor import Cursor, SessionBase
 from cellstream_client.errors import CellstreamError
 from cellstream_client.link import ONCE, AsyncLink
 from cellstream_client.values import Inputs, Outputs, Row, SessionInfo
 
 
-class AsyncSession(Standing):
-    """As `Session`, with awaits. Steps from several tasks are taken one after the other."""
+class AsyncSession(SessionBase):
+    """The asyncio counterpart of `Session`: the same methods, awaited. Steps of several tasks run one after another."""
 
     def __init__(self, link: AsyncLink, info: SessionInfo) -> None:
         super().__init__(Cursor(info))
         self._link = link
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def step(self, inputs: Any) -> Row:
-        """Take one time step: (features,) → (outputs,)."""
-        async with self._turn:
-            return await self._link.send(self._cursor.one(inputs))
+        """Take one time step: (features,) → (outputs,). The errors are those of `steps`."""
+        async with self._lock:
+            return await self._link.send(self._cursor.single_step(inputs))
 
     async def steps(self, inputs: Inputs) -> Outputs:
-        """Take T time steps in one request, all of them or none: (T, features) → (T, outputs)."""
-        async with self._turn:
+        """Take T time steps in one request, all of them or none: (T, features) → (T, outputs).
+
+        Raises:
+            InvalidInput: The inputs do not match the model card.
+            StateNotFinite: The steps would make the state infinite or NaN.
+            StepOutOfOrder, EpochConflict: Another client has changed the session.
+            SessionNotFound, SessionGone: The session has ended.
+            Unavailable: All attempts failed. `last_step` is unchanged, and the same call can be made again.
+        """
+        async with self._lock:
             return await self._link.send(self._cursor.steps(inputs))
 
     async def peek(self, inputs: Inputs) -> Outputs:
-        """Return what `steps` would, and keep nothing."""
+        """Return the outputs that `steps` would return, (T, features) → (T, outputs), without changing the session."""
         return await self._link.send(self._cursor.peek(inputs))
 
     async def fork(self, *, idle_limit: float | None = None, keep: int | None = None) -> "AsyncSession":
-        """Open another session that stands where this one does."""
+        """Open another session with the state and step number of this one."""
         return AsyncSession(self._link, await self._link.send(self._cursor.fork(idle_limit, keep)))
 
     async def rewind(self, requests: int = 1) -> SessionInfo:
-        """Take back the last requests, of those that are kept; the epoch is one more.
+        """Undo the last `requests` step requests, and raise the epoch by one.
 
         Raises:
-            RewindTooFar: Fewer are kept (`keep` at opening says how many).
+            RewindTooFar: The session keeps fewer requests (`keep` when it was opened).
+            SessionInUse: A step of the session is running.
         """
-        async with self._turn:
+        async with self._lock:
             return await self._link.send(self._cursor.rewind(requests))
 
     async def snapshot(self) -> bytes:
-        """Return the state, as a safetensors file that `restore` and `Client.open` take."""
+        """Return the state as the bytes of a safetensors file, for `restore` and `Client.open`."""
         return await self._link.send(self._cursor.snapshot())
 
     async def restore(self, state: bytes) -> SessionInfo:
-        """Put a snapshot in the place of the state; the epoch is one more."""
-        async with self._turn:
+        """Replace the state and step number by those of a snapshot, and raise the epoch by one.
+
+        Raises:
+            SnapshotRefused: The snapshot is damaged or belongs to another model.
+            SessionInUse: A step of the session is running.
+        """
+        async with self._lock:
             return await self._link.send(self._cursor.restore(state))
 
     async def extend(self, idle_limit: float) -> SessionInfo:
-        """Let it stay for so many seconds from now, and from each later use."""
+        """Set the idle limit: the session expires `idle_limit` seconds after this or any later request."""
         return await self._link.send(self._cursor.extend(idle_limit))
 
     async def describe(self) -> SessionInfo:
-        """Ask where it stands; what this object counts stays as it is."""
+        """Return the session as the service reports it; `last_step` and `epoch` of this object do not change."""
         return await self._link.send(describe(self.session_id))
 
     def stream(self, *, takeover: bool = False) -> AsyncStream:
-        """Go on over a WebSocket; `takeover` ends another one that streams this session."""
-        return AsyncStream(self._link, self._cursor, self._turn, takeover=takeover, on_close=_stay)
+        """Return a stream of this session over a WebSocket; `takeover` closes another WebSocket of this session."""
+        return AsyncStream(self._link, self._cursor, self._lock, takeover=takeover, on_close=_keep_session)
 
     def owned_stream(self) -> AsyncStream:
-        """Go on over a WebSocket whose end is the session's, too."""
-        return AsyncStream(self._link, self._cursor, self._turn, takeover=False, on_close=self._end)
+        """Return a stream of this session over a WebSocket; closing the stream ends the session."""
+        return AsyncStream(self._link, self._cursor, self._lock, takeover=False, on_close=self._end)
 
     async def close(self) -> None:
-        """End the session; one that has ended already is fine."""
+        """End the session; it is no error if it has ended already."""
         await self._link.send(self._cursor.close())
 
-    async def _end(self, patient: bool) -> None:
-        if patient:
+    async def _end(self, with_retries: bool) -> None:
+        if with_retries:
             await self.close()
             return
-        with suppress(CellstreamError):  # another error is on its way, and says more
+        with suppress(CellstreamError):  # do not hide the error that is being raised
             await self._link.send(self._cursor.close(), ONCE)
 
     async def __aenter__(self) -> Self:
@@ -93,5 +107,5 @@ class AsyncSession(Standing):
         await self._end(kind is None)
 
 
-async def _stay(patient: bool) -> None:
-    """Leave the session when its stream is closed."""
+async def _keep_session(with_retries: bool) -> None:
+    """Do nothing to the session when its stream is closed."""

@@ -1,4 +1,4 @@
-"""A stream for asyncio: as `Stream`, and steps can be sent ahead of their answers."""
+"""A stream for asyncio: steps of one session over a WebSocket, which can be sent before earlier answers arrive."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -10,49 +10,51 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from cellstream_client import calls
-from cellstream_client.cursor import Cursor, Standing
+from cellstream_client.cursor import Cursor, SessionBase
 from cellstream_client.errors import CellstreamError, SessionInUse, unreachable
 from cellstream_client.link import ONCE, AsyncLink
-from cellstream_client.sockets import lost, stream_path
+from cellstream_client.sockets import socket_error, stream_path
 from cellstream_client.values import Inputs, Outputs, Row, one_row, one_step
 from cellstream_client.window import Window
 
 
-class AsyncStream(Standing):
-    """As `Stream`, with awaits."""
+class AsyncStream(SessionBase):
+    """The asyncio counterpart of `Stream`: the same methods, awaited, and `map`."""
 
     def __init__(
         self,
         link: AsyncLink,
         cursor: Cursor,
-        turn: asyncio.Lock,
+        lock: asyncio.Lock,
         *,
         takeover: bool,
         on_close: Callable[[bool], Awaitable[None]],
     ) -> None:
         super().__init__(cursor)
-        self._link, self._turn = link, turn
+        self._link, self._lock = link, lock
         self._takeover = takeover
         self._on_close = on_close
         self._window = Window(cursor)
         self._socket: ClientConnection | None = None
 
     async def step(self, inputs: Any) -> Row:
-        """Take one time step: (features,) → (outputs,)."""
+        """Take one time step: (features,) → (outputs,). The errors are those of `steps`."""
         return one_row(await self.steps(one_step(inputs)))
 
     async def steps(self, inputs: Inputs) -> Outputs:
-        """Take T time steps: (T, features) → (T, outputs).
+        """Take T time steps in one frame: (T, features) → (T, outputs).
 
         Raises:
-            CellstreamError: It was not answered. `last_step` is as before, and the same call can be made again.
+            StreamTaken: Another WebSocket streams the session.
+            CellstreamError: Any error that `AsyncSession.steps` raises. After Unavailable, `last_step` is unchanged,
+                and the same call can be made again.
         """
-        async with self._turn:
+        async with self._lock:
             self._window.add(inputs)
             try:
                 return await self._answer()
             except BaseException:
-                await self._drop_if_owed()
+                await self._drop_if_unread()
                 self._window.give_up()
                 raise
 
@@ -61,17 +63,19 @@ class AsyncStream(Standing):
     ) -> AsyncGenerator[Row, None]:
         """Take a time step for each of the inputs, (features,), and yield its outputs, (outputs,), in order.
 
-        Up to `ahead` of them are sent before the first is answered: as many as the session keeps (`keep` at opening)
-        unless told otherwise, since those that were taken when a socket is lost must be taken back and sent again.
-        Other steps of the session wait until the map is at its end, or closed.
+        Up to `ahead` steps are sent before the first of them is answered. The default and maximum is the number of
+        requests that the session keeps (`keep` when it was opened), since steps that were taken before a connection was
+        lost are rewound and sent again. Other steps of the session wait until the iteration ends or is closed.
 
         Raises:
-            ValueError: `ahead` is more than that.
+            ValueError: `ahead` is less than 1 or more than the session keeps.
+            CellstreamError: Any error that `steps` raises, after the outputs of the steps before it.
+            Exception: Any error that iterating over `inputs` raises, after the outputs of the inputs before it.
         """
-        most = max(1, self._cursor.keep)
-        if not 1 <= (room := most if ahead is None else ahead) <= most:
-            raise ValueError(f"ahead: expected 1 to {most}, as the session keeps {self._cursor.keep}, got {ahead}")
-        async with self._turn:
+        limit = max(1, self._cursor.keep)
+        if not 1 <= (room := limit if ahead is None else ahead) <= limit:
+            raise ValueError(f"ahead: expected 1 to {limit}, as the session keeps {self._cursor.keep}, got {ahead}")
+        async with self._lock:
             fed: asyncio.Queue[bool] = asyncio.Queue()
             free = asyncio.Semaphore(room)
             feeder = asyncio.create_task(self._feed(inputs, free, fed))
@@ -81,27 +85,27 @@ class AsyncStream(Standing):
                     if self._cursor.keep:
                         free.release()
                         yield row
-                    else:  # what is sent ahead could not be taken back from a reader who leaves
+                    else:  # a step sent ahead could not be rewound if the caller stops iterating
                         yield row
                         free.release()
-                await feeder  # raises what the inputs raised
+                await feeder  # raises an error of the inputs
             finally:
                 feeder.cancel()
-                await asyncio.gather(feeder, return_exceptions=True)  # what it raised is told above, or too late
-                await self._drop_if_owed()
+                await asyncio.gather(feeder, return_exceptions=True)  # its error was raised above, or no longer matters
+                await self._drop_if_unread()
                 self._window.abandon()
 
     async def _feed(
         self, inputs: AsyncIterable[Any] | Iterable[Any], free: asyncio.Semaphore, fed: asyncio.Queue[bool]
     ) -> None:
-        """Put inputs into the window as long as there is room, and tell of each; at the end, tell that."""
+        """Add inputs to the window while there is room, and put True into `fed` for each, False at the end."""
         try:
-            async for value in each(inputs):
+            async for value in iterate(inputs):
                 await free.acquire()
                 self._window.add(one_step(value))
                 fed.put_nowait(True)
                 if self._socket is not None:
-                    with suppress(ConnectionClosed):  # whoever waits for the answers connects again
+                    with suppress(ConnectionClosed):  # the task that reads the answers connects again
                         await self._send(self._socket)
         finally:
             fed.put_nowait(False)
@@ -117,11 +121,11 @@ class AsyncStream(Standing):
                 answer = await socket.recv()
         except (OSError, WebSocketException) as exc:
             await self._drop()
-            raise lost(exc) from exc
+            raise socket_error(exc) from exc
         try:
             return self._window.read(answer)
         except CellstreamError:
-            await self._drop_if_owed()
+            await self._drop_if_unread()
             raise
 
     async def _send(self, socket: ClientConnection) -> None:
@@ -133,7 +137,7 @@ class AsyncStream(Standing):
         socket = await connect(url, **self._link.service.stream_options())
         self._takeover = True
         try:
-            await self._settle()
+            await self._rewind_unread()
         except BaseException:
             await socket.close()
             raise
@@ -141,20 +145,20 @@ class AsyncStream(Standing):
         self._socket = socket
         return socket
 
-    async def _settle(self) -> None:
-        """Take back the requests that were taken and whose answers are lost, if there are any."""
-        if not self._window.doubtful:
+    async def _rewind_unread(self) -> None:
+        """Rewind the requests that were taken and whose answers were lost, if there are any."""
+        if not self._window.needs_check:
             return
         info = await self._link.send(calls.describe(self.session_id), ONCE)
-        if requests := self._window.requests_to_take_back(info):
+        if requests := self._window.requests_to_rewind(info):
             try:
                 info = await self._link.send(self._cursor.rewind(requests), ONCE)
-            except SessionInUse as exc:  # the last frame of the lost socket, still under way
+            except SessionInUse as exc:  # the last frame of the lost connection is still running
                 raise unreachable(exc, sent=False) from exc
-        self._window.settled(info)
+        self._window.resolved(info)
 
-    async def _drop_if_owed(self) -> None:
-        """Drop a socket on which answers are still to come that nobody waits for."""
+    async def _drop_if_unread(self) -> None:
+        """Drop the socket if answers that will not be read are still to arrive on it."""
         if self._window.sent:
             await self._drop()
 
@@ -165,12 +169,12 @@ class AsyncStream(Standing):
             await socket.close()
 
     async def close(self) -> None:
-        """Close the socket; the session stays, unless the stream opened it."""
+        """Close the socket, and end the session if the stream was opened by `AsyncClient.stream`."""
         await self._close(True)
 
-    async def _close(self, patient: bool) -> None:
+    async def _close(self, with_retries: bool) -> None:
         await self._drop()
-        await self._on_close(patient)
+        await self._on_close(with_retries)
 
     async def __aenter__(self) -> Self:
         return self
@@ -181,8 +185,8 @@ class AsyncStream(Standing):
         await self._close(kind is None)
 
 
-async def each(inputs: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
-    """Go through either kind of iterable."""
+async def iterate(inputs: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
+    """Yield the values of an asynchronous or ordinary iterable."""
     if isinstance(inputs, AsyncIterable):
         async for value in inputs:
             yield value

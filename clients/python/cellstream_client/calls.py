@@ -1,4 +1,4 @@
-"""The HTTP API as values: what is sent, and how the answer is read. Nothing here sends."""
+"""The requests of the HTTP API as values: what is sent, and how the response is read. This module sends nothing."""
 
 import base64
 import time
@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from cellstream_client.errors import CellstreamError, Unavailable, answered
+from cellstream_client.errors import CellstreamError, Unavailable, error_of_response
 from cellstream_client.values import Inputs, Model, Opening, Outputs, SessionInfo, encode
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ OCTETS = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request, and how its answer is read. Sent twice, it has the effect of once."""
+    """One request, and a function that reads its response. A call that is sent twice takes effect once."""
 
     method: str
     path: str
@@ -28,42 +28,42 @@ class Call(Generic[T]):
     content: bytes | None = None
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
-    fine: tuple[type[CellstreamError], ...] = ()
-    """Errors that mean that what was wanted is so already."""
+    accepted: tuple[type[CellstreamError], ...] = ()
+    """Errors that count as success, because the requested outcome already exists."""
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         headers = {**self.headers, **({"Content-Type": self.content_type} if self.content is not None else {})}
         return http.build_request(self.method, self.path, content=self.content, headers=headers)
 
     def result(self, response: httpx.Response) -> T:
-        """Return what the answer says.
+        """Return the value that the response holds.
 
         Raises:
-            CellstreamError: It is a refusal.
+            CellstreamError: The response is an error that is not in `accepted`.
         """
         if not response.is_success:
-            error = answered(response.status_code, response.content, response.headers.get("retry-after"))
-            if not isinstance(error, self.fine):
+            error = error_of_response(response.status_code, response.content, response.headers.get("retry-after"))
+            if not isinstance(error, self.accepted):
                 raise error
         return self.read(response)
 
 
 def may_have_arrived(error: httpx.TransportError) -> bool:
-    """Return whether a request that got no answer can have reached the service."""
+    """Return whether a request that failed with this error may have reached the service."""
     return not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 
 
 def body(**values: object) -> bytes:
-    """Return a JSON object of what is not None."""
+    """Return a JSON object of the values that are not None."""
     return encode({name: value for name, value in values.items() if value is not None}).encode()
 
 
-def nothing(response: httpx.Response) -> None:
-    """Read an answer that says nothing more."""
+def no_result(response: httpx.Response) -> None:
+    """Read a response whose body is not needed."""
 
 
-def key() -> dict[str, str]:
-    """Return the header by which the service knows a creation again."""
+def idempotency_key() -> dict[str, str]:
+    """Return the header by which the service recognises a repeated creation."""
     return {"Idempotency-Key": uuid.uuid4().hex}
 
 
@@ -72,14 +72,14 @@ def session_info(response: httpx.Response) -> SessionInfo:
 
 
 def ready() -> Call[None]:
-    return Call("GET", "/readyz", nothing)
+    return Call("GET", "/readyz", no_result)
 
 
-def waiting(base_url: str, seconds: float, pause: float) -> Iterator[float]:
-    """Yield how long to wait before asking again.
+def poll_delays(base_url: str, seconds: float, pause: float) -> Iterator[float]:
+    """Yield the seconds to wait before each next request.
 
     Raises:
-        Unavailable: The time is over.
+        Unavailable: `seconds` have passed.
     """
     deadline = time.monotonic() + seconds
     yield pause
@@ -101,12 +101,12 @@ def predict(model: str, sequences: Sequence[Inputs]) -> Call[list[Outputs]]:
 
 
 def open_session(model: str, opening: Opening) -> Call[SessionInfo]:
-    """Open a session; the key makes one of all the times that this call is sent."""
+    """Open a session; by its idempotency key, sending the call again opens no second session."""
     values: dict[str, object] = dict(opening)
     if (state := opening.get("state")) is not None:
         values["state"] = base64.b64encode(state).decode()
     path = f"/v1/models/{quote(model, safe='')}/sessions"
-    return Call("POST", path, session_info, body(**values), headers=key())
+    return Call("POST", path, session_info, body(**values), headers=idempotency_key())
 
 
 def describe(session_id: str) -> Call[SessionInfo]:
@@ -114,7 +114,7 @@ def describe(session_id: str) -> Call[SessionInfo]:
 
 
 def sessions(limit: int, after: str | None = None) -> Call[tuple[list[SessionInfo], str | None]]:
-    """List a page of sessions, and say where the next one begins."""
+    """Return a page of sessions, and the id after which the next page begins, or None at the end."""
 
     def read(response: httpx.Response) -> tuple[list[SessionInfo], str | None]:
         page: dict[str, Any] = response.json()

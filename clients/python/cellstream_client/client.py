@@ -1,4 +1,4 @@
-"""The client: one service, its models and its sessions."""
+"""The synchronous client of one service: its models and its sessions."""
 
 import ssl
 import time
@@ -18,9 +18,14 @@ from cellstream_client.values import Inputs, Model, Opening, Outputs, SessionInf
 
 
 class Client:
-    """Talk to the service at `base_url`; `with` closes the connections. Threads may share one.
+    """Talk to the cellstream service at `base_url`; `with` closes the connections. Threads may share a client.
 
-    `timeout` is for one answer, in seconds; `retries` for all attempts at one. `tls` holds certificates of one's own.
+    `timeout` is the time limit of one attempt in seconds, `retries` limits all attempts at one request. `tls` is an SSL
+    context, for example with a private certificate authority. Every method that sends a request raises CellstreamError
+    or a subclass of it.
+
+    Raises:
+        ValueError: `base_url` is not an http or https address.
     """
 
     def __init__(
@@ -41,7 +46,7 @@ class Client:
         return self.service.base_url
 
     def ready(self) -> bool:
-        """Ask, once, whether the service takes requests."""
+        """Return whether the service accepts requests, by one request without retries."""
         try:
             self._link.send(calls.ready(), ONCE)
         except Unavailable:
@@ -49,38 +54,55 @@ class Client:
         return True
 
     def wait_ready(self, seconds: float, pause: float = 0.1) -> None:
-        """Wait until the service takes requests.
+        """Wait until the service accepts requests, asking every `pause` seconds.
 
         Raises:
-            Unavailable: It does not within `seconds`.
+            Unavailable: The service is not ready after `seconds`.
         """
-        for nap in calls.waiting(self.base_url, seconds, pause):
+        for delay in calls.poll_delays(self.base_url, seconds, pause):
             if self.ready():
                 return
-            time.sleep(nap)
+            time.sleep(delay)
 
     def models(self) -> list[Model]:
-        """List the models that are served."""
+        """Return the served models."""
         return self._link.send(calls.models())
 
     def predict(self, model: str, sequences: Sequence[Inputs]) -> list[Outputs]:
-        """Run whole sequences, (T, features) each and of any length, without a session."""
+        """Run whole sequences without a session, each (T, features) of any length, and return (T, outputs) of each.
+
+        Raises:
+            InvalidInput: The inputs do not match the model card.
+            ModelNotFound: No such model is served.
+        """
         return self._link.send(calls.predict(model, sequences))
 
     def open(self, model: str, **opening: Unpack[Opening]) -> Session:
-        """Open a session; however often the request must be sent, it is one.
+        """Open a session; a request that is sent again opens no second session.
 
-        `idle_limit` is the seconds that it stays unused, `keep` how many requests can be rewound. It starts from the
-        model's initial state, or behind a `history` (T, features), or from a `state` that `Session.snapshot` gave.
+        `idle_limit` is the time in seconds after which an unused session expires, `keep` the number of requests that
+        can be rewound. The session starts from the model's initial state, from the state after a `history`
+        (T, features), or from a `state` returned by `Session.snapshot`.
+
+        Raises:
+            ModelNotFound: No such model is served.
+            InvalidInput: An argument is not valid, or the history does not match the model card.
+            SnapshotRefused: The state is damaged or belongs to another model.
+            Unavailable: No more sessions are possible, or the service does not answer.
         """
         return Session(self._link, self._link.send(calls.open_session(model, opening)))
 
     def session(self, session_id: str) -> Session:
-        """Go on with a session, from where the service says that it stands."""
+        """Return an existing session, at the step and epoch that the service reports.
+
+        Raises:
+            SessionNotFound: The service knows no session with this id and API key.
+            SessionGone: The session has ended.
+        """
         return Session(self._link, self._link.send(calls.describe(session_id)))
 
     def sessions(self, *, page: int = 100) -> Iterator[SessionInfo]:
-        """List this key's sessions, the oldest first, asked for a page at a time."""
+        """Yield the sessions of this API key, oldest first, requested in pages of `page` sessions."""
         infos, after = self._link.send(calls.sessions(page))
         yield from infos
         while after is not None:
@@ -88,11 +110,11 @@ class Client:
             yield from infos
 
     def stream(self, model: str, **opening: Unpack[Opening]) -> Stream:
-        """Open a session as `open` does, and a stream of it; closing the stream ends the session."""
+        """Open a session as `open` does, and return a stream of it; closing the stream ends the session."""
         return self.open(model, **opening).owned_stream()
 
     def close(self) -> None:
-        """Close the connections; sessions stay until they are closed or idle for too long."""
+        """Close the connections; sessions remain until they are closed or reach their idle limit."""
         self._link.close()
 
     def __enter__(self) -> Self:

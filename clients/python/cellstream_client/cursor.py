@@ -1,4 +1,4 @@
-"""A cursor: where a session stands as far as this client knows, and every call that depends on it."""
+"""A cursor: a session's step and epoch as this client knows them, and the calls that depend on them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -14,39 +14,39 @@ T = TypeVar("T")
 
 
 class Cursor:
-    """The session's id, and its step and epoch as last answered.
+    """Hold a session's id, and its step and epoch as of the last response.
 
-    `step` and `epoch` change only while an answer is read, so a request without an answer leaves them, and the next
-    call carries the same number again: that is what lets the service recognise it.
+    `step` and `epoch` change only when a response is read. After a request without a response, the next call carries
+    the same step number again, by which the service recognises it.
     """
 
     def __init__(self, info: SessionInfo) -> None:
         self.session_id = info.session_id
         self.model = info.model
-        self.stand(info)
+        self.update(info)
 
-    def stand(self, info: SessionInfo) -> SessionInfo:
-        """Take over where the service says that the session stands."""
+    def update(self, info: SessionInfo) -> SessionInfo:
+        """Set step, epoch and keep to those that the service reports, and return `info`."""
         self.step, self.epoch, self.keep = info.step, info.epoch, info.keep
         return info
 
     def read_step(self, answer: dict[str, Any]) -> Outputs:
-        """Move to the step that an answer names, and return its outputs."""
+        """Set the step to that of an answer, and return the answer's outputs."""
         self.step = answer["step"]
         return answer["outputs"]
 
     def steps(self, inputs: Inputs) -> Call[Outputs]:
-        """Take the chunk's steps, from the next one on."""
+        """Take the steps of a chunk, numbered from the next step."""
         content = numbered(encode(inputs), self.step + 1, self.epoch).encode()
         return self._post("/steps", lambda response: self.read_step(response.json()), content)
 
-    def one(self, inputs: Any) -> Call[Row]:
+    def single_step(self, inputs: Any) -> Call[Row]:
         """Take one step."""
         content = numbered(encode(one_step(inputs)), self.step + 1, self.epoch).encode()
         return self._post("/steps", lambda response: one_row(self.read_step(response.json())), content)
 
     def peek(self, inputs: Inputs) -> Call[Outputs]:
-        """Ask what a chunk's outputs would be."""
+        """Return the outputs that a chunk would have, without taking its steps."""
 
         def read(response: httpx.Response) -> Outputs:
             return response.json()["outputs"]
@@ -54,32 +54,32 @@ class Cursor:
         return self._post("/peek", read, calls.body(inputs=inputs))
 
     def fork(self, idle_limit: float | None, keep: int | None) -> Call[SessionInfo]:
-        """Copy the session; the key makes one copy of all the times that this call is sent."""
+        """Copy the session; by its idempotency key, sending the call again makes no second copy."""
         content = calls.body(idle_limit=idle_limit, keep=keep)
-        return self._post("/fork", calls.session_info, content, calls.key())
+        return self._post("/fork", calls.session_info, content, calls.idempotency_key())
 
     def rewind(self, requests: int) -> Call[SessionInfo]:
-        """Take requests back; the epoch makes one rewind of all the times that this call is sent."""
+        """Undo the last requests; since it names the epoch, sending the call again rewinds once."""
         content = calls.body(requests=requests, epoch=self.epoch)
-        return self._post("/rewind", self._read_stand, content)
+        return self._post("/rewind", self._read_info, content)
 
     def snapshot(self) -> Call[bytes]:
         return Call("GET", session_path(self.session_id, "/state"), lambda response: response.content)
 
     def restore(self, state: bytes) -> Call[SessionInfo]:
-        """Put a state in the place of the session's; twice is as once but for the epoch, which the answer tells."""
-        return Call("PUT", session_path(self.session_id, "/state"), self._read_stand, state, calls.OCTETS)
+        """Replace the session's state; sent twice it raises the epoch twice, and the response holds the epoch."""
+        return Call("PUT", session_path(self.session_id, "/state"), self._read_info, state, calls.OCTETS)
 
     def extend(self, idle_limit: float) -> Call[SessionInfo]:
         content = calls.body(idle_limit=idle_limit)
         return Call("PATCH", session_path(self.session_id), calls.session_info, content)
 
     def close(self) -> Call[None]:
-        """End the session; one that has ended already is fine."""
-        return Call("DELETE", session_path(self.session_id), calls.nothing, fine=(SessionGone, SessionNotFound))
+        """End the session; it is no error if it has ended already."""
+        return Call("DELETE", session_path(self.session_id), calls.no_result, accepted=(SessionGone, SessionNotFound))
 
-    def _read_stand(self, response: httpx.Response) -> SessionInfo:
-        return self.stand(calls.session_info(response))
+    def _read_info(self, response: httpx.Response) -> SessionInfo:
+        return self.update(calls.session_info(response))
 
     def _post(
         self, rest: str, read: Callable[[httpx.Response], T], content: bytes, headers: Mapping[str, str] | None = None
@@ -87,8 +87,8 @@ class Cursor:
         return Call("POST", session_path(self.session_id, rest), read, content, headers=headers or {})
 
 
-class Standing:
-    """What sessions and streams tell of where they stand."""
+class SessionBase:
+    """Base class of sessions and streams: the session's id, step and epoch."""
 
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
@@ -99,12 +99,12 @@ class Standing:
 
     @property
     def last_step(self) -> int:
-        """Steps taken so far, as last answered."""
+        """Number of steps taken, as of the last response."""
         return self._cursor.step
 
     @property
     def epoch(self) -> int:
-        """How often the state was rewound or restored, as last answered."""
+        """Number of times the state was rewound or restored, as of the last response."""
         return self._cursor.epoch
 
     def __repr__(self) -> str:
@@ -112,5 +112,5 @@ class Standing:
 
 
 def numbered(inputs: str, first: int, epoch: int) -> str:
-    """Return the body of a steps request, from inputs that are JSON already."""
+    """Return the JSON body of a steps request; `inputs` is JSON text, `first` the number of its first step."""
     return f'{{"inputs":{inputs},"step":{first},"epoch":{epoch}}}'

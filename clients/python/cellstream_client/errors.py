@@ -1,7 +1,7 @@
-"""Everything that can go wrong: one base, and a subclass for each thing a caller can act on.
+"""The errors of the client: one base class, and a subclass for each condition that a caller can handle.
 
-A subclass with a `code` stands for the service's error of that code. Codes that nobody can act on differently are
-raised as the base, or as `Unavailable` where it is worth trying again later.
+The `codes` of a subclass are the error codes of the service that it represents. Any other code is raised as the base
+class, or as `Unavailable` if the same request may succeed later.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 class CellstreamError(Exception):
-    """Base of all errors: the service's `code`, HTTP `status` (0 where there was no answer), and `details`."""
+    """Base of all errors: the service's `code` and `message`, the HTTP `status` (0 without a response), `details`."""
 
     codes: ClassVar[tuple[str, ...]] = ()
 
@@ -23,33 +23,33 @@ class CellstreamError(Exception):
 
 
 class Unavailable(CellstreamError):
-    """The service did not answer, or has no room just now; the same call can be made again later.
+    """The service does not answer, or is at a limit at present; the same call can be made again later.
 
-    `maybe_taken` tells whether the request can have taken effect all the same. Steps, which are numbered, and rewinds,
-    which name their epoch, may be made again even then.
+    `maybe_taken` is true if the request may have taken effect nevertheless. Steps, which are numbered, and rewinds,
+    which name their epoch, can be repeated safely even then.
     """
 
     codes = ("table_full", "session_busy", "queue_full", "deadline_exceeded", "shutting_down", "request_timeout")
 
     maybe_taken: bool = False
     retry_after: float | None = None
-    """Seconds that the service asks to wait."""
+    """Seconds to wait before the next attempt, as the service says in `Retry-After`."""
 
 
 class InvalidInput(CellstreamError):
-    """What was sent is not what the model's card asks for; `details` may say `where`, `expected` and `got`."""
+    """The inputs do not match the model card; `details` may contain `where`, `expected` and `got`."""
 
     codes = ("invalid_input", "malformed_json", "body_too_large")
 
 
 class StateNotFinite(CellstreamError):
-    """The step would have made the state infinite or NaN; it was not taken."""
+    """The step would make the state infinite or NaN; it was not taken."""
 
     codes = ("state_not_finite",)
 
 
 class Unauthorized(CellstreamError):
-    """The service wants another API key."""
+    """The API key is missing or not valid."""
 
     codes = ("unauthorized",)
 
@@ -61,145 +61,147 @@ class ModelNotFound(CellstreamError):
 
 
 class SessionNotFound(CellstreamError):
-    """No session of this id, or not this key's."""
+    """There is no session with this id, or it belongs to another API key."""
 
     codes = ("session_not_found",)
 
 
 class SessionGone(CellstreamError):
-    """The session was there once; its state is not."""
+    """The session has ended, and its state no longer exists."""
 
     @property
     def last_step(self) -> int | None:
-        """How far it came, where that is known."""
+        """Number of steps the session had taken, or None if that is not known."""
         step: int | None = self.details.get("last_step")
         return step
 
 
 class SessionExpired(SessionGone):
-    """It was idle for longer than its idle limit."""
+    """The session was idle for longer than its idle limit."""
 
     codes = ("session_expired",)
 
 
 class SessionClosed(SessionGone):
-    """It was closed."""
+    """The session was closed."""
 
     codes = ("session_closed",)
 
 
 class SessionLost(SessionGone):
-    """The process that held it is gone."""
+    """The service process that held the session has ended."""
 
     codes = ("session_lost",)
 
 
 class ModelReplaced(SessionGone):
-    """Another version took the place of the session's model."""
+    """The session's model was replaced by another version."""
 
     codes = ("model_replaced",)
 
 
 class StepOutOfOrder(CellstreamError):
-    """The session does not stand where this client thinks; nothing was taken. `Client.session` asks anew."""
+    """The session is not at the step that the client expects; nothing was taken. `Client.session` asks for the step."""
 
     @property
     def expected_step(self) -> int | None:
-        """The number that the next step would have."""
+        """Number of the session's next step, or None if the service did not send it."""
         step: int | None = self.details.get("expected_step")
         return step
 
 
 class StepConflict(StepOutOfOrder):
-    """This step was taken already, with other inputs."""
+    """This step was already taken with other inputs."""
 
     codes = ("step_conflict",)
 
 
 class StepTooOld(StepOutOfOrder):
-    """This step was taken already, and others after it."""
+    """This step was already taken, and others after it."""
 
     codes = ("step_too_old",)
 
 
 class StepGap(StepOutOfOrder):
-    """Steps before this one are missing."""
+    """Steps before this one have not been taken."""
 
     codes = ("step_gap",)
 
 
 class EpochConflict(CellstreamError):
-    """Somebody else rewound the session or put another state into it. `Client.session` asks anew."""
+    """Another client has rewound the session or replaced its state. `Client.session` asks for the epoch."""
 
     codes = ("epoch_conflict",)
 
 
 class RewindTooFar(CellstreamError):
-    """Fewer requests are kept than should be taken back."""
+    """The session keeps fewer requests than were to be rewound."""
 
     codes = ("rewind_too_far",)
 
     @property
     def kept(self) -> int | None:
-        """How many requests can be taken back."""
+        """Number of requests that can be rewound, or None if the service did not send it."""
         kept: int | None = self.details.get("kept")
         return kept
 
 
 class SessionInUse(CellstreamError):
-    """A step is under way, so the state cannot be exchanged now."""
+    """A step of the session is running, so its state cannot be replaced now."""
 
     codes = ("session_in_use",)
 
 
 class StreamTaken(CellstreamError):
-    """Another socket streams the session."""
+    """Another WebSocket streams the session."""
 
     codes = ("stream_taken",)
 
 
 class SnapshotRefused(CellstreamError):
-    """The snapshot is damaged, or of another model."""
+    """The snapshot is damaged, or belongs to another model."""
 
     codes = ("snapshot_corrupt", "snapshot_mismatch", "snapshot_unsupported")
 
 
 def unreachable(cause: Exception, *, sent: bool) -> Unavailable:
-    """Return the error for a request that got no answer; `sent` tells whether it may have reached the service."""
+    """Return the error for a request without a response; `sent` is true if it may have reached the service."""
     error = Unavailable("unreachable", str(cause) or type(cause).__name__)
     error.maybe_taken = sent
     return error
 
 
-def answered(status: int, body: bytes | str, retry_after: str | None = None) -> CellstreamError:
-    """Return the error that an answer stands for: the service's own, or that of a proxy before it."""
+def error_of_response(status: int, body: bytes | str, retry_after: str | None = None) -> CellstreamError:
+    """Return the error of an HTTP response or JSON frame: the service's own, or that of a proxy in front of it."""
     try:
         details = json.loads(body)
         code, message = str(details.pop("code")), str(details.pop("message"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return _of_a_proxy(status, retry_after)
-    kind = _KINDS.get(code) or (Unavailable if status in (408, 429, 503) else CellstreamError)
+        return _proxy_error(status, retry_after)
+    kind = _CLASSES.get(code) or (Unavailable if status in (408, 429, 503) else CellstreamError)
     error = kind(code, message, status, details)
     if isinstance(error, Unavailable):
         error.retry_after = _seconds(retry_after)
     return error
 
 
-def closed(code: int, reason: str) -> CellstreamError:
-    """Return the error that the end of a WebSocket stands for: the service names its own in the reason."""
+def error_of_close(code: int, reason: str) -> CellstreamError:
+    """Return the error of a WebSocket close: for codes 4400 to 4499 the reason is the service's error code."""
     if 4400 <= code < 4500:
-        return (_KINDS.get(reason) or CellstreamError)(reason or "closed", "the service ended the stream", code - 4000)
+        return (_CLASSES.get(reason) or CellstreamError)(
+            reason or "closed", "the service ended the stream", code - 4000
+        )
     error = Unavailable("unreachable", f"the stream ended with {code} {reason}".rstrip())
     error.maybe_taken = True
     return error
 
 
-def _of_a_proxy(status: int, retry_after: str | None) -> CellstreamError:
-    message = f"an answer of status {status} that is not the service's"
+def _proxy_error(status: int, retry_after: str | None) -> CellstreamError:
+    message = f"a response with status {status} that is not from the service"
     if status not in (408, 429, 502, 503, 504):
         return CellstreamError("unknown", message, status)
     error = Unavailable("unreachable", message, status)
-    error.maybe_taken = status in (502, 503, 504)  # what stands behind the proxy may have had it
+    error.maybe_taken = status in (502, 503, 504)  # the service behind the proxy may have received it
     error.retry_after = _seconds(retry_after)
     return error
 
@@ -211,10 +213,10 @@ def _seconds(header: str | None) -> float | None:
         return None
 
 
-def _below(kind: type[CellstreamError]) -> Iterator[type[CellstreamError]]:
+def _subclasses(kind: type[CellstreamError]) -> Iterator[type[CellstreamError]]:
     for child in kind.__subclasses__():
         yield child
-        yield from _below(child)
+        yield from _subclasses(child)
 
 
-_KINDS = {code: kind for kind in _below(CellstreamError) for code in kind.codes}
+_CLASSES = {code: kind for kind in _subclasses(CellstreamError) for code in kind.codes}

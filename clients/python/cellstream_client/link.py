@@ -1,4 +1,4 @@
-"""The way to one service: HTTP requests sent with retries, and WebSockets opened."""
+"""The connections to one service: HTTP requests sent with retries, and options of WebSockets."""
 
 import ssl
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,11 @@ ONCE = Retries(attempts=1)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Where a service is, and how it is asked."""
+    """Hold the address of a service, the API key, the timeout of a request in seconds, and the SSL context.
+
+    Raises:
+        ValueError: The address is not an http or https address.
+    """
 
     base_url: str
     api_key: str | None = field(repr=False)
@@ -37,7 +41,7 @@ class Service:
 
     @property
     def loopback(self) -> bool:
-        """Whether it is on this machine, so that no proxy is asked."""
+        """Whether the address is this machine's, for which no HTTP proxy is used."""
         host = urlsplit(self.base_url).hostname or ""
         try:
             return ip_address(host).is_loopback
@@ -64,14 +68,14 @@ class Service:
             "open_timeout": self.timeout,
             "close_timeout": min(self.timeout, 2.0),
             "max_size": None,
-            "compression": None,  # a frame is a step: what compression saves, it costs in time
+            "compression": None,  # frames are small: compressing them takes more time than it saves
             "proxy": None if self.loopback else True,
             **({} if self.tls is None else {"ssl": self.tls}),
         }
 
 
 class Link:
-    """Sends calls, again where that is safe."""
+    """Send calls, with retries after failures that may be temporary."""
 
     def __init__(self, service: Service, retries: Retries, transport: httpx.BaseTransport | None = None) -> None:
         self.service = service
@@ -79,11 +83,15 @@ class Link:
         self._http = httpx.Client(transport=transport, **service.http_options())
 
     def send(self, call: Call[T], retries: Retries | None = None) -> T:
-        """Send a call and return what its answer says."""
+        """Send a call and return the value that its response holds.
+
+        Raises:
+            CellstreamError: The response is an error, or all attempts failed.
+        """
         return self.retrying(partial(self._attempt, call), retries)
 
     def retrying(self, attempt: Callable[[], T], retries: Retries | None = None) -> T:
-        """Run an attempt until it gives an answer, or is given up."""
+        """Repeat an attempt until it succeeds, fails with an error that is not retried, or `retries` are used up."""
         chosen = retries or self._retries
         return chosen.caller()(chosen.after, attempt)
 
@@ -99,7 +107,7 @@ class Link:
 
 
 class AsyncLink:
-    """As `Link`, with awaits."""
+    """The asyncio counterpart of `Link`."""
 
     def __init__(self, service: Service, retries: Retries, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.service = service

@@ -1,4 +1,4 @@
-"""When a request is sent again, how long after, and when it is given up."""
+"""When a failed request is sent again, after which pause, and how often."""
 
 import random
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from cellstream_client.errors import Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """At most `attempts`, and no further pause once `seconds` have gone by since the first.
+    """Limit the attempts at a request: at most `attempts`, none after one that fails `seconds` after the first began.
 
-    Pauses double from `pause` to `longest_pause`, each with up to `jitter` seconds at random on top; where the service
-    says `Retry-After`, that takes the pause's place. `Retries(attempts=1)` sends everything once.
+    Pauses, in seconds, double from `pause` to `longest_pause`, each with up to `jitter` added at random. If the service
+    sends `Retry-After`, that is the pause. `Retries(attempts=1)` sends every request once.
     """
 
     attempts: int = 10
@@ -32,7 +32,7 @@ class Retries:
         return self.attempts, self.seconds, self.pause, self.longest_pause, self.jitter
 
     def after(self, error: Exception) -> bool | float:
-        """Return whether a failed request is sent again: no, yes after the next pause, or after so many seconds."""
+        """Return whether a failed request is sent again: False, True after the next pause, or the seconds to wait."""
         if not isinstance(error, Unavailable):
             return False
         if error.retry_after is None:

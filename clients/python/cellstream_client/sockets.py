@@ -1,20 +1,20 @@
-"""What the two kinds of stream share about their sockets: the address, and what an end of one means."""
+"""Functions shared by both kinds of stream: the path of a WebSocket, and the error for one that failed."""
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cellstream_client.calls import session_path
-from cellstream_client.errors import CellstreamError, answered, closed, unreachable
+from cellstream_client.errors import CellstreamError, error_of_close, error_of_response, unreachable
 
 
 def stream_path(session_id: str, *, takeover: bool) -> str:
     return session_path(session_id, "/stream?takeover=1" if takeover else "/stream")
 
 
-def lost(cause: Exception) -> CellstreamError:
-    """Return the error for a socket that was refused, closed or cut."""
+def socket_error(cause: Exception) -> CellstreamError:
+    """Return the error for a WebSocket that was refused, closed by the service or disconnected."""
     if isinstance(cause, InvalidStatus):
         response = cause.response
-        return answered(response.status_code, bytes(response.body or b""), response.headers.get("Retry-After"))
+        return error_of_response(response.status_code, bytes(response.body or b""), response.headers.get("Retry-After"))
     if isinstance(cause, ConnectionClosed) and cause.rcvd is not None:
-        return closed(cause.rcvd.code, cause.rcvd.reason)
+        return error_of_close(cause.rcvd.code, cause.rcvd.reason)
     return unreachable(cause, sent=True)

@@ -1,4 +1,4 @@
-"""A stream: one session's steps over a WebSocket, which is opened again when it is lost."""
+"""A stream: the steps of one session over a WebSocket, which is reconnected when the connection is lost."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,25 +9,26 @@ from typing import Any, Self
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from cellstream_client.cursor import Cursor, Standing
+from cellstream_client.cursor import Cursor, SessionBase
 from cellstream_client.errors import CellstreamError
 from cellstream_client.link import Link
-from cellstream_client.sockets import lost, stream_path
+from cellstream_client.sockets import socket_error, stream_path
 from cellstream_client.values import Inputs, Outputs, Row, one_row, one_step
 from cellstream_client.window import Window
 
 
-class Stream(Standing):
-    """Steps of one session, a frame each. The first step opens the socket; `with` closes it.
+class Stream(SessionBase):
+    """Take steps of one session over a WebSocket, one frame for each call.
 
-    It shares the session's numbers: steps can be taken on either, one at a time.
+    The first step opens the socket; `with` closes it. The stream and its session share their step number, so steps can
+    be taken on either, one at a time.
     """
 
     def __init__(
-        self, link: Link, cursor: Cursor, turn: Lock, *, takeover: bool, on_close: Callable[[bool], None]
+        self, link: Link, cursor: Cursor, lock: Lock, *, takeover: bool, on_close: Callable[[bool], None]
     ) -> None:
         super().__init__(cursor)
-        self._link, self._turn = link, turn
+        self._link, self._lock = link, lock
         self._takeover = takeover
         self._on_close = on_close
         self._window = Window(cursor)
@@ -35,21 +36,23 @@ class Stream(Standing):
         self._sockets = ExitStack()
 
     def step(self, inputs: Any) -> Row:
-        """Take one time step: (features,) → (outputs,)."""
+        """Take one time step: (features,) → (outputs,). The errors are those of `steps`."""
         return one_row(self.steps(one_step(inputs)))
 
     def steps(self, inputs: Inputs) -> Outputs:
-        """Take T time steps: (T, features) → (T, outputs).
+        """Take T time steps in one frame: (T, features) → (T, outputs).
 
         Raises:
-            CellstreamError: It was not answered. `last_step` is as before, and the same call can be made again.
+            StreamTaken: Another WebSocket streams the session.
+            CellstreamError: Any error that `Session.steps` raises. After Unavailable, `last_step` is unchanged, and the
+                same call can be made again.
         """
-        with self._turn:
+        with self._lock:
             self._window.add(inputs)
             try:
                 return self._link.retrying(self._exchange)
             except BaseException:
-                self._drop_if_owed()
+                self._drop_if_unread()
                 self._window.give_up()
                 raise
 
@@ -61,11 +64,11 @@ class Stream(Standing):
             answer = socket.recv(self._link.service.timeout)
         except (OSError, WebSocketException) as exc:
             self._drop()
-            raise lost(exc) from exc
+            raise socket_error(exc) from exc
         try:
             return self._window.read(answer)
         except CellstreamError:
-            self._drop_if_owed()
+            self._drop_if_unread()
             raise
 
     def _connect(self) -> ClientConnection:
@@ -75,8 +78,8 @@ class Stream(Standing):
         self._window.connected()
         return socket
 
-    def _drop_if_owed(self) -> None:
-        """Drop a socket on which answers are still to come that nobody waits for."""
+    def _drop_if_unread(self) -> None:
+        """Drop the socket if answers that will not be read are still to arrive on it."""
         if self._window.sent:
             self._drop()
 
@@ -86,13 +89,13 @@ class Stream(Standing):
         self._sockets.close()
 
     def close(self) -> None:
-        """Close the socket; the session stays, unless the stream opened it."""
+        """Close the socket, and end the session if the stream was opened by `Client.stream`."""
         self._close(True)
 
-    def _close(self, patient: bool) -> None:
-        with self._turn:
+    def _close(self, with_retries: bool) -> None:
+        with self._lock:
             self._drop()
-        self._on_close(patient)
+        self._on_close(with_retries)
 
     def __enter__(self) -> Self:
         return self

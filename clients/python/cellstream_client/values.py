@@ -1,4 +1,4 @@
-"""What goes in and what comes out: nested sequences, models, and where sessions stand."""
+"""The values that the client takes and returns: arrays as nested sequences, models and session descriptions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,38 +10,38 @@ from cellstream_client.errors import InvalidInput
 
 
 class Listable(Protocol):
-    """An array of numpy, torch or the like."""
+    """An array of numpy, torch or another library that has `tolist`."""
 
     def tolist(self) -> Any:
-        """Return it as nested lists."""
+        """Return the array as nested lists."""
 
 
 Inputs: TypeAlias = Listable | Sequence[Any] | Mapping[str, Any]
-"""A chunk (T, features) or (T,) token ids; name → such an array where a model has several inputs."""
+"""A chunk: (T, features), or (T,) token ids; a mapping of names to such arrays if the model has several inputs."""
 
 Outputs: TypeAlias = list[list[float]] | Any
-"""A chunk's outputs, (T, outputs); name → such an array where a model has several outputs."""
+"""The outputs of a chunk, (T, outputs); a mapping of names to such arrays if the model has several outputs."""
 
 Row: TypeAlias = list[float] | Any
-"""The outputs of one time step, (outputs,); name → such an array where a model has several outputs."""
+"""The outputs of one time step, (outputs,); a mapping of names to such arrays if the model has several outputs."""
 
 
 class Opening(TypedDict, total=False):
-    """How to open a session; everything has a default, and a history and a state exclude each other."""
+    """The options of opening a session; all have defaults, and at most one of `history` and `state` may be given."""
 
     idle_limit: float | None
-    """Seconds that it stays unused."""
+    """Seconds after which an unused session expires."""
     keep: int | None
-    """So many requests can be rewound."""
+    """Number of requests that can be rewound."""
     history: Inputs | None
-    """Steps (T, features) to read first; without them it starts from the model's initial state."""
+    """Steps (T, features) that the session reads first; by default it starts from the model's initial state."""
     state: bytes | None
-    """A snapshot to go on from."""
+    """A snapshot from which the session continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that is served."""
+    """A served model: the fields of the service's list of models."""
 
     name: str
     version: int
@@ -57,7 +57,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """Where a session stands, and how long it stays."""
+    """A session as the service describes it: its step and epoch, and when it expires; `idle_limit` is in seconds."""
 
     session_id: str
     model: str
@@ -76,10 +76,11 @@ class SessionInfo:
 
 
 def encode(value: object) -> str:
-    """Return JSON; whatever has `tolist` is sent as the list that it gives.
+    """Return a value as JSON; an object that has `tolist` is encoded as that list.
 
     Raises:
-        InvalidInput: A number is infinite or NaN, which JSON cannot say.
+        InvalidInput: A number is infinite or NaN, which JSON cannot represent.
+        TypeError: The value contains something other than numbers, strings, sequences, mappings and arrays.
     """
     try:
         return json.dumps(value, default=_plain, separators=(",", ":"), allow_nan=False)
@@ -98,12 +99,12 @@ def _plain(value: Any) -> Any:
 
 
 def one_step(inputs: Any) -> Inputs:
-    """Return a chunk of one time step."""
+    """Return a chunk that consists of one time step."""
     return {name: [value] for name, value in inputs.items()} if isinstance(inputs, Mapping) else [inputs]
 
 
 def one_row(outputs: Outputs) -> Row:
-    """Return the outputs of a chunk of one time step."""
+    """Return the outputs of the only time step of a chunk."""
     return {name: rows[0] for name, rows in outputs.items()} if isinstance(outputs, dict) else outputs[0]
 
 

@@ -1,4 +1,4 @@
-"""A window: the frames of a stream that wait for their answers, and what to do about them when the socket is lost."""
+"""The window of a stream: its frames without an answer, and which of them are rewound when the socket is lost."""
 
 import json
 from collections import deque
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cellstream_client.cursor import Cursor, numbered
-from cellstream_client.errors import answered
+from cellstream_client.errors import error_of_response
 from cellstream_client.values import Inputs, Outputs, SessionInfo, encode, length
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A chunk on its way: its first and last step, and its inputs as JSON."""
+    """A chunk that has no answer yet: the numbers of its first and last step, and its inputs as JSON."""
 
     first: int
     last: int
@@ -20,15 +20,14 @@ class Frame:
 
 
 class Window:
-    """Frames in order, the first of which begins behind the cursor's step.
+    """Hold the frames without an answer, in order; the first of them starts at the step after the cursor's.
 
-    The first `sent` of `frames` are on the present socket. `_outstanding` are the last steps of all frames that some
-    socket carried and no answer settled: those of `frames`, and before them those that were abandoned, that is, sent
-    ahead by somebody who stopped reading.
-    `_took_back` is true from a rewind that was asked for until its epoch is known.
+    The first `sent` of `frames` were sent on the present socket. `_outstanding` are the last steps of all frames that
+    were sent on any socket and have no answer: those of `frames`, preceded by those that were abandoned because the
+    caller stopped reading. `_rewinding` is true from the request of a rewind until its epoch is known.
 
-    The service keeps the answer of the last request only. So when a socket is lost with one frame outstanding, that
-    frame is simply sent again; with more of them, those that were taken are first taken back.
+    The service stores the answer of the last request only. When a socket is lost with one frame outstanding, that frame
+    is sent again; with several, those that the service has taken are rewound first.
     """
 
     def __init__(self, cursor: Cursor) -> None:
@@ -37,16 +36,21 @@ class Window:
         self.sent = 0
         self._outstanding: list[int] = []
         self._abandoned = False
-        self._took_back = False
+        self._rewinding = False
 
     def add(self, inputs: Inputs) -> None:
-        """Put a chunk behind the others."""
+        """Append a chunk.
+
+        Raises:
+            InvalidInput: A number is infinite or NaN.
+            TypeError: The chunk contains something other than numbers.
+        """
         plain: Any = inputs.tolist() if hasattr(inputs, "tolist") else inputs
         first = 1 + (self.frames[-1].last if self.frames else self._cursor.step)
         self.frames.append(Frame(first, first - 1 + length(plain), encode(plain)))
 
     def next_unsent(self) -> str | None:
-        """Return the next frame that the present socket has not carried, which counts as sent from then on."""
+        """Return the next frame to send on the present socket, as JSON, and count it as sent; None if there is none."""
         if self.sent == len(self.frames):
             return None
         frame = self.frames[self.sent]
@@ -58,51 +62,51 @@ class Window:
         """Read the answer to the oldest frame, and return its outputs.
 
         Raises:
-            CellstreamError: It was refused. It stays the oldest, to be sent again.
+            CellstreamError: The frame was refused. It remains the oldest, and is sent again.
         """
         answer = json.loads(text)
         self._outstanding.pop(0)
         self.sent -= 1
         if "code" in answer:
-            raise answered(0, text)
+            raise error_of_response(0, text)
         self.frames.popleft()
         return self._cursor.read_step(answer)
 
     def lost(self) -> None:
-        """Note that the socket is gone."""
+        """Record that the socket was lost."""
         self.sent = 0
 
     @property
-    def doubtful(self) -> bool:
-        """Whether it matters, before anything is sent again, how far the service came."""
+    def needs_check(self) -> bool:
+        """Whether the session's step must be requested from the service before frames are sent again."""
         return self._abandoned or len(self._outstanding) > 1
 
-    def requests_to_take_back(self, info: SessionInfo) -> int:
-        """Return how many requests were taken whose answers cannot be had any more."""
+    def requests_to_rewind(self, info: SessionInfo) -> int:
+        """Return how many requests must be rewound: those taken by the service whose answers are no longer stored."""
         taken = sum(last <= info.step for last in self._outstanding)
         requests = taken if taken > 1 or self._abandoned else 0
-        self._took_back = self._took_back or requests > 0
+        self._rewinding = self._rewinding or requests > 0
         return requests
 
-    def settled(self, info: SessionInfo) -> None:
-        """Note that what had to be taken back was; an epoch that is not our own doing is not taken over."""
-        if self._took_back:
+    def resolved(self, info: SessionInfo) -> None:
+        """Record that the rewind is done; the epoch is adopted only if this client has raised it."""
+        if self._rewinding:
             self._cursor.epoch = info.epoch
-        self._abandoned = self._took_back = False
+        self._abandoned = self._rewinding = False
 
     def connected(self) -> None:
-        """Note a new socket, which has carried nothing."""
+        """Record a new socket, on which nothing has been sent."""
         self.sent = 0
         self._outstanding.clear()
 
     def give_up(self) -> None:
-        """Drop all frames; the next chunk takes the number of the first of them."""
+        """Drop all frames; the next chunk gets the step number of the first of them."""
         if not self._abandoned:
             self._outstanding.clear()
         self.frames.clear()
         self.sent = 0
 
     def abandon(self) -> None:
-        """Drop all frames; what was taken of them is taken back before anything else is sent, where it can be."""
+        """Drop all frames; if the session keeps requests, those already taken are rewound before the next frame."""
         self._abandoned = self._abandoned or (bool(self._outstanding) and self._cursor.keep > 0)
         self.give_up()

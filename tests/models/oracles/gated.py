@@ -1,4 +1,4 @@
-"""The LSTMs with another set of gates, each spelled out as float64 loops from its paper."""
+"""Reference implementations of the LSTMs with other gates, as float64 loops after their papers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle, array, blocks, loop, same, sigmoid
+from tests.models.oracles.common import Array, Oracle, array, blocks, identity, loop, sigmoid
 
 
 def _gates(cell: Any, order: str, x: Array, h: Array) -> dict[str, Array]:
@@ -89,10 +89,10 @@ def greff(
     state: list[Array],
     order: str = "ifgo",
     candidate: Callable[[Array], Array] = np.tanh,
-    memory: Callable[[Array], Array] = np.tanh,
+    activation: Callable[[Array], Array] = np.tanh,
     coupled: bool = False,
 ) -> tuple[Array, list[Array]]:
-    """The reference form V with the gates of `order` alone; a gate that is not there is one."""
+    """Run the LSTM with peepholes, V of Greff et al. 2015, with the gates of `order`; a gate not in it is 1."""
     peephole = dict(zip([name for name in order if name != "g"], array(cell.P), strict=True))
 
     def step(x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
@@ -102,7 +102,7 @@ def greff(
         f = sigmoid(a["f"] + peephole["f"] * c) if "f" in order else (1.0 - i if coupled else 1.0)
         c = f * c + i * candidate(a["g"])
         o = sigmoid(a["o"] + peephole["o"] * c) if "o" in order else 1.0
-        h = o * memory(c)
+        h = o * activation(c)
         return h, [h, c]
 
     return loop(step, x, state)
@@ -141,7 +141,7 @@ ORACLES: dict[str, Oracle] = {
     "greff_nig": partial(greff, order="fgo"),
     "greff_nfg": partial(greff, order="igo"),
     "greff_nog": partial(greff, order="ifg"),
-    "greff_niaf": partial(greff, candidate=same),
-    "greff_noaf": partial(greff, memory=same),
+    "greff_niaf": partial(greff, candidate=identity),
+    "greff_noaf": partial(greff, activation=identity),
     "greff_fgr": full_gate_recurrence,
 }

@@ -1,4 +1,4 @@
-"""The simple networks, the LSTM and the GRUs as float64 loops."""
+"""Reference implementations of the simple networks, the LSTM and the GRUs, as float64 loops."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle
-from tests.models.oracles.parts import blocks as _blocks
-from tests.models.oracles.parts import sigmoid as _sigmoid
+from tests.models.oracles.common import Array, Oracle
+from tests.models.oracles.common import blocks as _blocks
+from tests.models.oracles.common import sigmoid as _sigmoid
 
 
-def _simple(cell: Any, x: Array, state: list[Array], squash: Callable[[Array], Array]) -> tuple[Array, list[Array]]:
+def _simple(cell: Any, x: Array, state: list[Array], activation: Callable[[Array], Array]) -> tuple[Array, list[Array]]:
     w, r, b = _blocks(cell.gates, "h")["h"]
     (h,) = state
     ys = []
     for x_t in x:
-        h = squash(x_t @ w.T + h @ r.T + b)
+        h = activation(x_t @ w.T + h @ r.T + b)
         ys.append(h)
     return np.stack(ys), [h]
 

@@ -1,10 +1,10 @@
-"""The cells with a structure of their own as float64 loops: row by row where the cells use masks."""
+"""Reference implementations of the other cells as float64 loops: row by row where the cells use masks."""
 
 from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle, array, blocks, loop, sigmoid
+from tests.models.oracles.common import Array, Oracle, array, blocks, loop, sigmoid
 
 
 def _affine(block: tuple[Array, Array, Array], x: Array, h: Array) -> Array:

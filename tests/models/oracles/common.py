@@ -1,4 +1,4 @@
-"""What the oracles share: float64 weights by name, and the squashing functions."""
+"""Functions that the reference implementations share: float64 weights by gate, activations and the loop over time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ def sigmoid(a: Array) -> Array:
     return np.asarray(1.0 / (1.0 + np.exp(-a)))
 
 
-def same(a: Array) -> Array:
+def identity(a: Array) -> Array:
     return a
 
 
@@ -24,7 +24,7 @@ def array(parameter: Any) -> Array:
 
 
 def blocks(gates: Any, order: str) -> dict[str, tuple[Array, Array, Array]]:
-    """Cut stacked weights into (W, R, b) by gate; `order` is spelled out by the caller and not read from the cell."""
+    """Split stacked weights into (W, R, b) by gate, in the `order` given by the caller, not read from the cell."""
     w, r, b = array(gates.W), array(gates.R), array(gates.b)
     size = len(b) // len(order)
     assert len(b) == size * len(order)
@@ -35,7 +35,7 @@ def blocks(gates: Any, order: str) -> dict[str, tuple[Array, Array, Array]]:
 
 
 def loop(step: Step, x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
-    """Run a step over x (time, batch, input)."""
+    """Run `step` over x (time, batch, input), and return the outputs (time, batch, output) and the last state."""
     ys = []
     for x_t in x:
         y, state = step(x_t, state)
