@@ -21,8 +21,8 @@ from benchmarks.reference import FEATURES, write_reference
 from benchmarks.servers import pin
 from service.api.request import Call, Reply, operation
 from service.app import Service
-from service.engine.batcher import read_outputs
 from service.engine.chunk import Chunk
+from service.engine.outputs import RunOutputs
 from service.repository.served_model import ServedModel
 from service.settings import Settings
 
@@ -85,8 +85,8 @@ class Driver:
         timed("run: onnxruntime", lambda: runner.run(binding))
 
         def settle() -> None:
-            outputs, not_finite, _ = read_outputs(binding, None)
-            settled = work.settle(outputs, not_finite, now)
+            outputs = RunOutputs([tensor.copy() for tensor in binding.outputs])
+            settled = work.settle(outputs, binding.not_finite_rows(), now)
             batcher._committer.apply(settled.commits, now, batcher._answer_commits)
 
         timed("settle, commit, answer", settle)
@@ -103,7 +103,7 @@ class Driver:
 
         empty, start = operation("step", nothing), time.perf_counter()
         for _ in range(1000):
-            await handler.run(empty, handler.call("id", scope, self.receive))
+            await handler.run(empty, Call("id", scope, self.receive))
         return (time.perf_counter() - start) / 1000
 
 

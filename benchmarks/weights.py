@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from benchmarks.sessions import FLEET, SMALL_FEATURES, SMALL_HIDDEN, write_small
-from service.api.request import Message
+from service.api.request import Call, Message
 from service.app import Service
 from service.sessions.session import Session
 from service.settings import Settings
@@ -66,7 +66,7 @@ async def _step(service: Service, ids: list[str]) -> None:
 
     headers = {b"inference-header-content-length": b"%d" % len(head)}
     scope = {"headers": list(headers.items()), "query_string": b""}
-    call = service.handler.call("small", scope, receive)
+    call = Call("small", scope, receive)
     status, _, body = await service.handler.run(service.model_operations.fleet, call)
     assert status == 200, body
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from service.api.handler import Handler
-from service.api.request import REQUEST_ID, App, Operation, Receive, Reply, Scope, Send
+from service.api.request import REQUEST_ID, App, Call, Operation, Receive, Reply, Scope, Send
 from service.api.uvicorn_protocol import EXTENSION
 from service.errors import ClientGone
 
@@ -54,7 +54,7 @@ class FastPath:
         if operation is None:
             await self._app(scope, receive, send)
             return
-        call = self._handler.call(argument, scope, receive)
+        call = Call(argument, scope, receive)
         try:
             reply = await self._handler.run(operation, call)
         except ClientGone:

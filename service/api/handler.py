@@ -11,7 +11,7 @@ from time import perf_counter
 import structlog
 
 from service.api.auth import Authenticator
-from service.api.request import REQUEST_ID, Call, OperationOf, Receive, Result, Scope
+from service.api.request import REQUEST_ID, Call, OperationOf, Result
 from service.errors import ClientGone, InternalError, ServiceError
 from service.metrics import Metrics
 
@@ -28,16 +28,12 @@ class Handler:
         self._authenticator, self._metrics = authenticator, metrics
         self._prefix, self._count = boot.encode(), count(1)
 
-    def call(self, argument: str, scope: Scope, receive: Receive) -> Call:
-        """Return a request that came as an ASGI scope."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        return Call(argument, headers, scope["query_string"], receive, self.request_id(headers))
-
     async def run(self, operation: OperationOf[Result], call: Call, body: bytes | None = None) -> Result:
         """Answer one request, or one frame whose `body` is there; raises nothing but ClientGone and cancellation."""
         start = perf_counter()
         try:
             if not call.tenant:
+                call.request_id = self.request_id(call.headers)
                 call.tenant = self._authenticator.tenant(call.headers)
             if operation.body_limit is not None and body is None:
                 limit = operation.body_limit if operation.check is None else operation.check(call)

@@ -32,16 +32,17 @@ IDEMPOTENCY_KEY = b"idempotency-key"
 class Call:
     """One request: what its head says, and how to receive its body.
 
-    `argument` is the id or the name in its path; `tenant` is "" until the request has been authenticated.
+    `argument` is the id or the name in its path. The handler sets `request_id`, and `tenant` once it is authenticated.
     """
 
     __slots__ = ("argument", "headers", "query", "receive", "request_id", "tenant")
 
-    def __init__(
-        self, argument: str, headers: dict[bytes, bytes], query: bytes, receive: Receive, request_id: bytes
-    ) -> None:
-        self.argument, self.headers, self.query = argument, headers, query
-        self.receive, self.request_id, self.tenant = receive, request_id, ""
+    def __init__(self, argument: str, scope: Scope, receive: Receive) -> None:
+        """Take what the path names, and the ASGI scope of the request or handshake."""
+        self.argument, self.receive = argument, receive
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.query: bytes = scope["query_string"]
+        self.request_id, self.tenant = b"", ""
 
     async def body(self, limit: int, compressed: bool = False) -> bytes:
         """Receive the whole body, as it was sent; its bytes are counted as they come.

@@ -6,7 +6,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 
 from service.api.handler import Handler
-from service.api.request import REQUEST_ID, Operation, Reply
+from service.api.request import REQUEST_ID, Call, Operation, Reply
 from service.api.schemas import ErrorBody
 from service.errors import ClientGone
 
@@ -16,7 +16,7 @@ BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string
 
 async def answer(handler: Handler, operation: Operation, argument: str, request: Request) -> Response:
     """Run an operation and return its reply, byte for byte what the fast path sends."""
-    call = handler.call(argument, request.scope, request.receive)
+    call = Call(argument, request.scope, request.receive)
     try:
         reply = await handler.run(operation, call)
     except ClientGone:

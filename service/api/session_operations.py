@@ -1,18 +1,19 @@
 """Operations on one session, or on a tenant's sessions: requests are decoded, replies encoded."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from urllib.parse import parse_qs
 
 from service.api.request import (
     CONTENT_TYPE,
     EPOCH,
+    JSON,
     OCTETS,
     REPLAYED,
     STEP,
     Call,
     Operation,
     Reply,
-    json_reply,
     operation,
 )
 from service.api.schemas import ExtendSession, ForkSession, RewindSession
@@ -36,10 +37,10 @@ class SessionOperations:
     """The operations under /v1/sessions."""
 
     def __init__(self, settings: Settings, table: SessionTable, steps: Steps, lifecycle: Lifecycle) -> None:
-        self._table, self._steps, self._lifecycle = table, steps, lifecycle
+        self._table, self._lifecycle = table, lifecycle
         self._bodies = StepBodies(settings)
-        self.step = operation("step", self._step, settings.step_body)
-        self.peek = operation("peek", self._peek, settings.step_body)
+        self.step = operation("step", partial(self._take, steps.take), settings.step_body)
+        self.peek = operation("peek", partial(self._take, steps.peek), settings.step_body)
         self.describe = operation("describe_session", self._describe)
         self.list = operation("list_sessions", self._list)
         self.extend = operation("extend_session", self._extend, SMALL_BODY)
@@ -53,19 +54,13 @@ class SessionOperations:
         """Return the operations that the fast path answers, by the last part of their path."""
         return {"steps": self.step, "peek": self.peek, "fork": self.fork, "rewind": self.rewind}
 
-    def _step(self, call: Call, body: bytes) -> Awaitable[Reply]:
-        return self._take(call, body, self._steps.take)
-
-    def _peek(self, call: Call, body: bytes) -> Awaitable[Reply]:
-        return self._take(call, body, self._steps.peek)
-
-    async def _take(self, call: Call, body: bytes, take: _Take) -> Reply:
+    async def _take(self, take: _Take, call: Call, body: bytes) -> Reply:
         """Advance a session, or look ahead; JSON or a raw tensor, answered in kind."""
         session_id, tenant, bodies = call.argument, call.tenant, self._bodies
         session = self._table.resident(session_id, tenant) or await self._table.load(session_id, tenant)
         if call.headers.get(CONTENT_TYPE) != OCTETS:
             result = await take(tenant, bodies.read_json(session_id, session.model.codec, body))
-            return json_reply(bodies.write_json(result))
+            return 200, [(CONTENT_TYPE, JSON)], bodies.write_json(result)
         number, epoch = _number_in(call, STEP, 1) or 0, _number_in(call, EPOCH, 0)
         result = await take(tenant, bodies.read_raw(session_id, session.model.codec, body, number, epoch))
         headers = [

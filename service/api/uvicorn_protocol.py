@@ -72,7 +72,8 @@ class AnsweringProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._begun = self._in_body = False
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

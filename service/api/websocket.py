@@ -120,7 +120,7 @@ class Streams:
             stream, before = await self._stream(call, send, resume=resume)
             return 101, stream
 
-        call = self._handler.call(target, scope, receive)
+        call = Call(target, scope, receive)
         _, stream = await self._handler.run(OperationOf("stream", shake_hands, _refused), call)
         if isinstance(stream, ServiceError):
             await refuse(stream, call.request_id, scope, send)

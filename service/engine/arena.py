@@ -58,13 +58,15 @@ class Slots:
         Raises:
             ArenaExhausted: Fewer rows are free.
         """
-        if count > self.free:
+        freed, fresh = self._freed, self._fresh
+        left = max(len(freed) - count, 0)
+        more = count - len(freed) + left
+        if fresh + more > self.count:
             raise ArenaExhausted
-        reused = self._freed[len(self._freed) - min(count, len(self._freed)) :]
-        del self._freed[len(self._freed) - len(reused) :]
-        fresh = self._fresh
-        self._fresh += count - len(reused)
-        return [*reused, *range(fresh, self._fresh)]
+        reused = freed[left:]
+        del freed[left:]
+        self._fresh += more
+        return [*reused, *range(fresh, self._fresh)] if more else reused
 
     def share(self, slot: int) -> None:
         """Count one more holder of a leased row."""
@@ -84,11 +86,12 @@ class Slots:
 
     def release_many(self, slots: list[int]) -> None:
         """Release several rows."""
-        if self._shared:
-            for slot in slots:
-                self.release(slot)
-        else:
-            self._freed += [slot for slot in slots if slot > SINK]
+        for slot in slots:
+            if slot > SINK:
+                if self._shared:
+                    self.release(slot)
+                else:
+                    self._freed.append(slot)
 
 
 class Arena:

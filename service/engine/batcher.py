@@ -13,11 +13,11 @@ import numpy as np
 import structlog
 
 from service.engine.outputs import RunOutputs
-from service.engine.queue import JobQueue, Line
+from service.engine.queue import JobQueue
 from service.engine.runner import MAX_ROW_STEPS, Binding, Costs, Runner
 from service.engine.scheduler import Scheduler
 from service.engine.statistics import Statistics
-from service.engine.work import Commit, Committer, Dropped, Job, RunLimits, Waiter, Work
+from service.engine.work import Commit, Committer, Dropped, Job, RunLimits, Waiter
 from service.errors import EngineFailed, QueueFull, ServiceError
 
 ALONE_SECONDS = 1e-4
@@ -125,19 +125,34 @@ class Batcher:
 
         def complete(failure: BaseException | None) -> None:
             ended = self._clock()
-            outputs, not_finite, failure = read_outputs(binding, failure)
+            outputs, not_finite = None, None
+            if binding is not None and failure is None:
+                try:
+                    outputs = RunOutputs(list(map(np.ndarray.copy, binding.outputs)))
+                    not_finite = binding.not_finite_rows()
+                except Exception as exc:
+                    outputs, failure = None, exc
             if outputs is None:
                 _log.error("engine_failed", model=self._runner.card.name, error=repr(failure))
                 self._slots.release_many(slots)
                 self._drop(work.fail(EngineFailed(), ended), ended)
             else:
                 settled = work.settle(outputs, not_finite, ended)
-                self._slots.release_many(settled.released)
-                self._queue.put_back(settled.unfinished)
-                self._drop(settled.dropped, ended)
+                if settled.released:
+                    self._slots.release_many(settled.released)
+                if settled.unfinished:
+                    self._queue.put_back(settled.unfinished)
+                if settled.dropped:
+                    self._drop(settled.dropped, ended)
                 if settled.commits:
                     self._committer.apply(settled.commits, ended, self._answer_commits)
-            self._end_round(work, line, outputs is not None, (started, begun, ended))
+            self._round_ended = now = self._clock()
+            if outputs is not None:
+                self.statistics.ran(work.rows, work.row_steps, started, begun, ended, now)
+            self._was_alone = work.rows == 1
+            if line is self._queue.long:
+                self._queue.rest(started, now)
+            self._schedule()
 
         try:  # whatever is raised from here on, every waiter is answered
             binding = self._runner.binding(work.rows, work.steps)
@@ -192,20 +207,11 @@ class Batcher:
                 if not future.done():
                     future.set_result(None)
 
-    def _end_round(self, work: Work, line: Line, ran: bool, times: tuple[float, float, float]) -> None:
-        """Note what a round took, and go on; `times` are when it, its run and its settling began."""
-        self._round_ended = end = self._clock()
-        if ran:
-            self.statistics.ran(work.rows, work.row_steps, *times, end)
-        self._was_alone = work.rows == 1
-        self._queue.ran(line, times[0], end)
-        self._schedule()
-
     def _schedule(self) -> None:
         """Have another round follow while jobs wait; long ones alone may have to pause first."""
         if self._closed is not None:
             self._drop_queued(self._closed)
-        self._scheduled = bool(self._queue)
+        self._scheduled = bool(self._queue.short or self._queue.long)
         if not self._scheduled:
             return
         loop, pause = asyncio.get_running_loop(), self._queue.pause(self._clock())
@@ -225,15 +231,3 @@ class Batcher:
         while self._queue:
             now = self._clock()
             self._drop(self._queue.pop().drop(why, now), now)
-
-
-def read_outputs(
-    binding: Binding | None, failure: BaseException | None
-) -> tuple[RunOutputs | None, np.ndarray | None, BaseException | None]:
-    """Return copies of a run's outputs, which of its rows are not finite, and why there are none if so."""
-    if binding is None or failure is not None:
-        return None, None, failure
-    try:
-        return RunOutputs([tensor.copy() for tensor in binding.outputs]), binding.not_finite_rows(), None
-    except Exception as exc:
-        return None, None, exc

@@ -2,7 +2,7 @@
 
 from collections import deque
 from itertools import pairwise
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from service.engine.digest import digest
 from service.engine.outputs import OutputRow, RunOutputs, raw_outputs
 from service.engine.runner import MAX_ROW_STEPS, Binding
 from service.engine.work import (
-    Commit,
     Dropped,
     Job,
     Outcome,
@@ -20,6 +19,7 @@ from service.engine.work import (
     RunLimits,
     Settled,
     Waiter,
+    new_commit,
 )
 from service.errors import DeadlineExceeded, RequestCancelled, ServiceError, StateNotFinite
 
@@ -41,8 +41,8 @@ class Chunk:
 
     `inputs` holds a raw tensor (steps, *shape) for each input. `number` is the index that the client gives the first
     step, 0 where it is unnumbered; `epoch` is the one that the client expects its session in, None where it names
-    none; `name` is the client's name for the request, "" where it has none. `keep` tells that the session is to
-    advance. `done` counts the steps run so far; `slot` is the row that holds the state after them, leased by this chunk
+    none; `name` is the client's name for an unnumbered request, "" where it has none. `keep` tells that the session is
+    to advance. `done` counts the steps run so far; `slot` is the row that holds the state after them, leased by this chunk
     once done > 0. Of an answered chunk, `outputs` tells where its outputs are, `last_step` is the session's step after
     it, `replayed` that it is a stored answer, and `error` why it was not taken, None where it was.
     """
@@ -80,15 +80,16 @@ class Chunk:
         keep: bool = True,
     ) -> None:
         self.owner, self.inputs, self.steps = owner, inputs, steps
-        self.number, self.epoch, self.name, self.keep = number, epoch, name, keep
+        self.number, self.epoch, self.keep = number, epoch, keep
+        self.name = "" if number else name
         self.short = owner is not None and steps <= SHORT
         self.done, self.slot, self.last_step, self.replayed = 0, INITIAL, 0, False
         self.outputs: list[OutputRow] = []
         self.error: ServiceError | None = None
 
     def digest(self) -> int:
-        """Return what tells its content from another's: that of its inputs, and of its name where it has no number."""
-        return digest(self.inputs, "" if self.number else self.name)
+        """Return what tells its content and name from another's."""
+        return digest(self.inputs, self.name)
 
     def occupy(self) -> bool:
         owner = self.owner
@@ -130,8 +131,8 @@ class Chunk:
         self.waiter.failed = True
 
     def gather(self, jobs: list[Job], limits: RunLimits, seconds: float) -> "ChunkBatch":
-        chunks = cast(list[Chunk], jobs)  # only chunks share a run
-        return ChunkBatch(chunks, _steps_of_run(chunks, limits, seconds))
+        chunks: list[Chunk] = jobs  # type: ignore[assignment]  # only chunks share a run
+        return ChunkBatch(chunks, 1 if len(chunks) == self.steps == 1 else _steps_of_run(chunks, limits, seconds))
 
     def piece(self, index: int, steps: int, padded: int) -> bytes:
         """Return the next `steps` steps of an input, and zeros behind them up to `padded` steps."""
@@ -144,8 +145,6 @@ class Chunk:
 
 def _steps_of_run(chunks: list[Chunk], limits: RunLimits, seconds: float) -> int:
     """Return for how many steps all rows run; a row that ends sooner is padded while that is cheaper than a run."""
-    if len(chunks) == 1 and chunks[0].steps == 1:
-        return 1
     left = [chunk.steps - chunk.done for chunk in chunks]
     steps, longest = min(left), max(left)
     if longest == 1 or not limits.streams:
@@ -229,7 +228,8 @@ class ChunkBatch:
                 else:
                     chunk.last_step = last_step = owner.step + chunk.steps
                     answer = raw_outputs(chunk.outputs)
-                    commits.append(Commit(owner, slot, last_step, chunk.digest(), answer, chunk, 0))
+                    content = digest(chunk.inputs, chunk.name)
+                    commits.append(new_commit((owner, slot, last_step, content, answer, chunk, 0)))
         return settled
 
     def _peeked(self, chunk: Chunk, owner: ChunkOwner, now: float) -> None:

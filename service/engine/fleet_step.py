@@ -1,7 +1,6 @@
 """A fleet step: the same number of steps of many sessions, by one request."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import repeat
 
 import numpy as np
@@ -9,14 +8,11 @@ import numpy as np
 from service.engine.digest import row_digests
 from service.engine.outputs import RunOutputs
 from service.engine.runner import Binding
-from service.engine.work import Commit, Dropped, Job, Outcome, Owner, Replay, RunLimits, Settled, Waiter
+from service.engine.work import Dropped, Job, Outcome, Owner, Replay, RunLimits, Settled, Waiter, new_commit
 from service.errors import DeadlineExceeded, RequestCancelled, ServiceError, StateNotFinite
 
 MAX_ROW_STEPS_OF_RUN = 512
 """Rows × steps of one run of a fleet step: with more of them they no longer fit the caches, and each costs more."""
-
-_commit: Callable[[tuple[object, ...]], Commit] = partial(tuple.__new__, Commit)
-"""Makes a commit of a tuple of its fields, without a call in Python for each row."""
 
 
 class FleetStep:
@@ -103,7 +99,7 @@ class FleetStep:
         fields = zip(
             sessions, slots, last_steps, digests, outputs.raw_rows(), repeat(self), range(at, end), strict=False
         )
-        commits, dropped = list(map(_commit, fields)), []
+        commits, dropped = list(map(new_commit, fields)), []
         if not_finite is not None:
             for commit in commits:
                 if not_finite[commit.row - at]:

@@ -66,10 +66,9 @@ class JobQueue:
             self._last_short = now
         return short
 
-    def ran(self, line: Line, start: float, end: float) -> None:
-        """Note a round of a line; the long one pauses after it."""
-        if line is self.long:
-            self._long_after = end + LONG_REST * (end - start)
+    def rest(self, start: float, end: float) -> None:
+        """Have the long line pause after a round of its own."""
+        self._long_after = end + LONG_REST * (end - start)
 
     def pause(self, now: float) -> float:
         """Return the seconds until the next round; 0 where a job can go now."""

@@ -69,7 +69,8 @@ class Steps:
         session_id = request.session_id
         session = self._table.resident(session_id, tenant) or await self._table.load(session_id, tenant)
         chunk = Chunk(session, request.inputs, request.steps, request.number, request.epoch, request.name, keep)
-        await self.queue(session, chunk, request.patience)
+        self.check_queue(session)
+        await session.model.batcher.submit((chunk,), request.patience)
         return StepResult(session.model, chunk)
 
     def peek(self, tenant: str, request: StepRequest) -> Awaitable[StepResult]:
