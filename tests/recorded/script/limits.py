@@ -32,7 +32,7 @@ def _bodies(client: Client, session: str) -> None:
     for size in (65536, 65537):
         client.post(f"{session}/fork", b"{}".ljust(size))
         client.post(f"{session}/rewind", b'{"requests":0}'.ljust(size))
-        client.request("PATCH", session, b'{"idle_limit":9}'.ljust(size))
+        client.request("PATCH", session, b'{"idle_limit":900}'.ljust(size))
     client.request("PUT", f"{session}/state", b"\0" * 16_500, OCTETS)
     client.post("/v2/repository/index", b"{}".ljust((1 << 20) + 1))
     stream = client.stream(f"{session}/stream")

@@ -6,7 +6,7 @@ from tests.recorded.client import Client
 from tests.recorded.script import Family
 
 _OPTIONS: tuple[Any, ...] = (
-    *(None, {}, {"keep": 2}, {"idle_limit": 5}, {"idle_limit": 0.5, "keep": 0}, {"history": [[1], [2], [3]]}),
+    *(None, {}, {"keep": 2}, {"idle_limit": 500}, {"idle_limit": 500.5, "keep": 0}, {"history": [[1], [2], [3]]}),
     *({"keep": 65}, {"keep": -1}, {"keep": 1.5}, {"keep": "1"}, {"keep": True}, {"keep": None}, {"keep": 64}),
     *({"idle_limit": 0}, {"idle_limit": -1}, {"idle_limit": 1e9}, {"idle_limit": "5"}, {"idle_limit": True}),
     *({"history": []}, {"history": [[1, 2]]}, {"history": 1}, {"history": [[3e38], [3e38]]}, {"history": [[None]]}),
@@ -78,7 +78,7 @@ def _forks(client: Client) -> None:
     fields: Any
     for fields in (
         {"keep": 0},
-        {"idle_limit": 7},
+        {"idle_limit": 70},
         {"keep": 99},
         {"idle_limit": 1e9},
         {"history": [[1]]},
@@ -112,7 +112,7 @@ def _extended(client: Client) -> None:
     session = client.open()
     fields: Any
     for fields in (
-        *({"idle_limit": 30}, {"idle_limit": 0.25}, {"idle_limit": 86400}, {"idle_limit": 86401}, {"idle_limit": 0}),
+        *({"idle_limit": 30}, {"idle_limit": 100.25}, {"idle_limit": 86400}, {"idle_limit": 86401}, {"idle_limit": 0}),
         *({}, None, {"idle_limit": None}, {"idle_limit": "1"}, {"idle_limit": 5, "keep": 1}, [], b"{", b"[1"),
     ):
         client.request("PATCH", session, fields)
