@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -13,14 +14,15 @@ from benchmarks.peers import MODEL_VARIABLE
 
 
 class Server:
-    """A process that listens on a port of its own, from `with` to its end."""
+    """A process that listens on a port of its own, from `with` to its end; it runs the code of `tree`, if given."""
 
-    def __init__(self, *command: str, model: str = "") -> None:
+    def __init__(self, *command: str, model: str = "", tree: Path | None = None) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         start = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command, "--port", str(self.port)],
+            cwd=tree,
             stdout=subprocess.DEVNULL,
             env=os.environ | {MODEL_VARIABLE: model},
             preexec_fn=lambda: pin(0),

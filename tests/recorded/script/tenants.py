@@ -8,7 +8,7 @@ from tests.recorded.client import OCTETS, Client
 from tests.recorded.script import Family
 
 _KEYS = {"one": "first-key", "two": "second-key"}
-_ANNA, _BEN = {"authorization": "Bearer first-key"}, {"x-api-key": "second-key"}
+_ONE, _TWO = {"authorization": "Bearer first-key"}, {"x-api-key": "second-key"}
 _SHARED = {"x-api-key": "other-key"}
 
 
@@ -21,10 +21,10 @@ def write_keys(folder: Path) -> None:
 
 def play(client: Client) -> None:
     _who_may_ask(client)
-    session = client.open("sum", _ANNA, keep=1)
+    session = client.open("sum", _ONE, keep=1)
     client.post(f"{session}/steps", {"inputs": [[1]]}, _SHARED)
-    snapshot = client.get(f"{session}/state", _ANNA).body
-    for headers in (_BEN, {}, {"x-api-key": "wrong"}):
+    snapshot = client.get(f"{session}/state", _ONE).body
+    for headers in (_TWO, {}, {"x-api-key": "wrong"}):
         for method, rest, body in (
             *(("GET", "", None), ("PATCH", "", {"idle_limit": 1}), ("POST", "/steps", {"inputs": [[1]]})),
             *(("POST", "/peek", {"inputs": [[1]]}), ("POST", "/fork", None), ("POST", "/rewind", {"requests": 1})),
@@ -37,23 +37,23 @@ def play(client: Client) -> None:
         client.get("/v1/sessions", headers)
         client.get(f"/v1/sessions?after={session.rpartition('/')[2]}", headers)
         client.post("/v1/models/sum/fleet", {"sessions": [session.rpartition("/")[2]], "inputs": [[[1]]]}, headers)
-    client.get("/v1/sessions", _ANNA)
-    for headers in (_ANNA, _BEN, _ANNA):
+    client.get("/v1/sessions", _ONE)
+    for headers in (_ONE, _TWO, _ONE):
         client.post("/v1/models/sum/sessions", None, headers | {"idempotency-key": "same"})
         client.post("/v1/models/sum/fleet", {"sessions": ["name"], "inputs": [[[1]]], "create": True}, headers)
         client.post("/v2/models/sum/infer", _start(7), headers)
-    client.request("DELETE", session, None, _ANNA)
-    for headers in (_ANNA, _BEN):
+    client.request("DELETE", session, None, _ONE)
+    for headers in (_ONE, _TWO):
         client.get(session, headers)
-    client.get("/metrics", _ANNA)
+    client.get("/metrics", _ONE)
 
 
 def _who_may_ask(client: Client) -> None:
     """Ask with keys of each kind."""
     for headers in (
-        *({}, _ANNA, _BEN, _SHARED, {"authorization": "bearer first-key"}, {"authorization": "Bearer  first-key "}),
+        *({}, _ONE, _TWO, _SHARED, {"authorization": "bearer first-key"}, {"authorization": "Bearer  first-key "}),
         *({"authorization": "Basic first-key"}, {"authorization": "Bearer"}, {"authorization": ""}, {"x-api-key": ""}),
-        *({"authorization": "Bearer wrong"}, {"x-api-key": "wrong"} | _ANNA, {"authorization": "Bearer \xe9"}),
+        *({"authorization": "Bearer wrong"}, {"x-api-key": "wrong"} | _ONE, {"authorization": "Bearer \xe9"}),
     ):
         for path in ("/v1/models", "/v2/models/sum", "/livez", "/readyz", "/v2/health/ready"):
             client.get(path, headers)
