@@ -5,6 +5,7 @@ import base64
 import os
 import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -229,7 +230,13 @@ async def closed_loop(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used, in seconds."""
-    with open(f"/proc/{pid}/stat") as file:
+    """Return the CPU time that a process has used, in seconds; to the nanosecond where the kernel reports that."""
+    nanoseconds = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with suppress(OSError), open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+            nanoseconds += int(file.read().split()[0])
+    if nanoseconds:
+        return nanoseconds / 1e9
+    with open(f"/proc/{pid}/stat") as file:  # in ticks, of 10 ms mostly
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -54,19 +54,14 @@ class Bench:
             for name in ("bare", "bare_ws", "pydantic", "dict_of_states")
         )
 
-    def _open(self) -> str:
-        answer = orjson.loads(post_json(f"{self.service.url}/v1/models/lstm/sessions"))
-        return str(answer["session_id"])
-
     def _session_paths(self, server: Server, count: int) -> list[str]:
-        ids = [self._open() if server is self.service else f"s{n}" for n in range(count)]
-        return [f"/v1/sessions/{session}/steps" for session in ids]
+        if server is self.service:
+            return open_sessions(server, count)
+        return [f"/v1/sessions/s{n}/steps" for n in range(count)]
 
     async def steps(self, server: Server, sessions: int, seconds: float = SECONDS) -> Figure:
         """Send one step per request, in JSON."""
-        bodies = [_json_steps(_inputs(1)) for _ in range(32)]
-        loops = [[Request(post(path, body)) for body in bodies] for path in self._session_paths(server, sessions)]
-        return Figure.of(await closed_loop(server.url, loops, pid=server.pid, seconds=seconds))
+        return Figure.of(await step_load(server, self._session_paths(server, sessions), seconds))
 
     async def chunks(self, longest: int) -> Figure:
         """Send chunks of 1 to `longest` steps per request, in JSON, from 64 sessions."""
@@ -95,18 +90,7 @@ class Bench:
 
     async def fleet(self) -> Figure:
         """Advance 1,024 sessions per request, with a binary tensor."""
-        names = [f"unit-{n}" for n in range(FLEET)]
-        raw = _RANDOM.normal(size=(FLEET, 1, FEATURES)).astype("<f4").tobytes()
-        tensor = {
-            "name": "x",
-            "datatype": "FP32",
-            "shape": [FLEET, 1, FEATURES],
-            "parameters": {"binary_data_size": len(raw)},
-        }
-        head = orjson.dumps({"sessions": names, "create": True, "inputs": [tensor]})
-        wire = post("/v1/models/lstm/fleet", head + raw, inference_header_content_length=str(len(head)))
-        loop = [Request(wire, FLEET)]
-        return Figure.of(await closed_loop(self.service.url, [loop], pid=self.service.pid, seconds=SECONDS, warm_up=3))
+        return Figure.of(await fleet_load(self.service, SECONDS))
 
     async def long_prediction(self, binary: bool) -> Figure:
         """Predict one sequence of 3,801 steps per request."""
@@ -153,6 +137,35 @@ class Bench:
             post_json(self.service.url + self._session_paths(self.service, 1)[0], _json_steps(inputs))
         )
         return float(np.abs(np.array(answer["outputs"], np.float32) - self.raw.outputs(inputs)).max())
+
+
+def open_sessions(server: Server, count: int) -> list[str]:
+    """Open sessions of the reference model and return the paths of their steps."""
+    answers = [orjson.loads(post_json(f"{server.url}/v1/models/lstm/sessions")) for _ in range(count)]
+    return [f"/v1/sessions/{answer['session_id']}/steps" for answer in answers]
+
+
+async def step_load(server: Server, paths: list[str], seconds: float) -> Load:
+    """Post one step a request, JSON, to each path over a connection of its own."""
+    bodies = [_json_steps(_inputs(1)) for _ in range(32)]
+    loops = [[Request(post(path, body)) for body in bodies] for path in paths]
+    return await closed_loop(server.url, loops, pid=server.pid, seconds=seconds)
+
+
+async def fleet_load(server: Server, seconds: float) -> Load:
+    """Post framed fleet steps of 1,024 sessions, one request after the other."""
+    raw = _RANDOM.normal(size=(FLEET, 1, FEATURES)).astype("<f4").tobytes()
+    tensor = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [FLEET, 1, FEATURES],
+        "parameters": {"binary_data_size": len(raw)},
+    }
+    names = [f"unit-{n}" for n in range(FLEET)]
+    head = orjson.dumps({"sessions": names, "create": True, "inputs": [tensor]})
+    wire = post("/v1/models/lstm/fleet", head + raw, inference_header_content_length=str(len(head)))
+    loop = [Request(wire, FLEET)]
+    return await closed_loop(server.url, [loop], pid=server.pid, seconds=seconds, warm_up=3)
 
 
 def _inputs(steps: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,16 +16,19 @@ from benchmarks.peers import MODEL_VARIABLE
 class Server:
     """Start `python -m COMMAND --port P` on a free port, wait until it listens, and end it when the block ends.
 
+    It runs the code of `tree`, a folder, or of this one.
+
     Raises:
         RuntimeError: The server ended, or did not listen within 30 s.
     """
 
-    def __init__(self, *command: str, model: str = "") -> None:
+    def __init__(self, *command: str, model: str = "", tree: Path | None = None) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         start = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command, "--port", str(self.port)],
+            cwd=tree,
             stdout=subprocess.DEVNULL,
             env=os.environ | {MODEL_VARIABLE: model},
             preexec_fn=lambda: pin(0),

@@ -43,8 +43,8 @@ class Chunk:
     step, 0 where it is unnumbered; `epoch` is the one that the client expects its session in, None where it names
     none; `name` is the client's name for an unnumbered request, "" where it has none. `keep` tells that the session is
     to advance. `done` counts the steps run so far; `slot` is the row that holds the state after them, leased by this
-    chunk once done > 0. Of an answered chunk, `outputs` tells where its outputs are, `last_step` is the session's step after
-    it, `replayed` that it is a stored answer, and `error` why it was not taken, None where it was.
+    chunk once done > 0. Of an answered chunk, `outputs` tells where its outputs are, `last_step` is the session's step
+    after it, `replayed` that it is a stored answer, and `error` why it was not taken, None where it was.
     """
 
     __slots__ = (
