@@ -20,7 +20,7 @@ from examples.baselines import fit_autoregression, persistence
 from examples.forecaster import Recipe, forecast, trained, with_epochs
 from examples.running import HOST, ServiceUnavailableError, free_port, running_service, whole
 from examples.series import FIRST_YEAR, LAST_TRAINING_YEAR, TEST_SPANS, Series
-from export import ExportError, export_network, read_card
+from export import ExportError, ExportOptions, export_network, read_card
 from models.card import ModelCard
 from models.network import Network
 
@@ -118,7 +118,11 @@ def exported(network: Network, artifacts: Path, console: Console) -> tuple[Path,
                 return artefact, card, False
     description = f"Yearly sunspot number, one year ahead; trained on {FIRST_YEAR}-{LAST_TRAINING_YEAR}."
     artefact = export_network(
-        network, artifacts, MODEL, VERSION, description=description, force=True, on_progress=console.print
+        network,
+        artifacts,
+        MODEL,
+        VERSION,
+        ExportOptions(description=description, force=True, on_progress=console.print),
     )
     return artefact, read_card(artefact), True
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from cellstream_client import Client
 from examples.running import HOST, ServiceUnavailableError, free_port, running_service, whole
-from export.adopt import Wishes, adopt_model
+from export import ExportOptions
+from export.adopt import AdoptOptions, adopt_model
 from export.errors import ExportError
 
 RATE = 16_000
@@ -60,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def adopt_silero(model: Path, folder: Path, name: str = "silero") -> Path:
     """Adopt the model: one input is a constant, a step is 512 samples, and the last 64 come before them."""
-    wishes = Wishes.parse(constants=["sr=16000"], steps=[f"input={STEP}"], overlaps=["input:64"])
-    return adopt_model(model, folder, name, 1, wishes=wishes, on_finding=print)
+    options = AdoptOptions.parse(constants=["sr=16000"], steps=[f"input={STEP}"], overlaps=["input:64"])
+    return adopt_model(model, folder, name, 1, ExportOptions(on_finding=print), adopt_options=options)
 
 
 def read_steps(recording: Path) -> np.ndarray:

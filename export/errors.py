@@ -7,7 +7,7 @@ class ExportError(Exception):
     """No artefact was written, and the message says why."""
 
 
-class BadTargetError(ExportError):
+class BadDestinationError(ExportError):
     """The target is not a place an artefact can stand."""
 
     def __init__(self, target: Path, reason: str) -> None:
@@ -23,7 +23,7 @@ class BadToleranceError(ExportError):
         super().__init__(f"the tolerance must lie between 0 and 1, neither of them allowed, and is {tolerance:g}")
 
 
-class TargetExistsError(ExportError):
+class DestinationExistsError(ExportError):
     """This version of the model was exported before."""
 
     def __init__(self, target: Path) -> None:

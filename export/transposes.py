@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner
 from export.graphs import all_graphs
 
 
-def hold_transposes(model: ModelProto) -> ModelProto:
+def guard_transposes(model: ModelProto) -> ModelProto:
     """Return the model with a Max of one value, which changes nothing, before each MatMul that may follow a Cast.
 
     The fusion looks through no Max, nor is a Transpose moved past one for its own sake. It is put before operands that

@@ -11,15 +11,16 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 from typer.testing import CliRunner, Result
 
+from export import ExportOptions
 from export.__main__ import app
-from export.adopt import Wishes, adopt_model
+from export.adopt import AdoptOptions, adopt_model
 from export.adopt.graph import build_served_graph
-from export.adopt.oracle import OriginalOracle
 from export.adopt.plan import Plan
 from export.adopt.planning import make_plan
+from export.adopt.reference import OriginalReference
 from export.artefact import read_card
-from export.comparison import compare
 from export.errors import ParityError
+from export.verify import compare
 from models.card import ModelCard, Parity
 from tests.export.zoo import ZOO, Animal, write
 
@@ -31,7 +32,14 @@ def invoke(*args: object) -> Result:
 def adopted(model: ModelProto, folder: Path, **options: Any) -> tuple[ModelCard, list[str]]:
     findings: list[str] = []
     file = write(model, folder / "foreign.onnx")
-    path = adopt_model(file, folder, "foreign", 1, wishes=Wishes.parse(**options), on_finding=findings.append)
+    path = adopt_model(
+        file,
+        folder,
+        "foreign",
+        1,
+        ExportOptions(on_finding=findings.append),
+        adopt_options=AdoptOptions.parse(**options),
+    )
     return read_card(path), findings
 
 
@@ -285,10 +293,10 @@ def test_a_served_graph_that_computes_something_else_is_noticed() -> None:
     """A weight that differs by a hundredth, deep in the Scan, is over the tolerance, and so is a lost overlap."""
     animal = ZOO["overlap"]
     model = animal.model()
-    planned = make_plan(model, Wishes.parse(**animal.options))
+    planned = make_plan(model, AdoptOptions.parse(**animal.options))
     card = _card_for(planned.plan)
     served = build_served_graph(model, planned.plan)
-    compare(OriginalOracle(planned), served.SerializeToString(), card, tolerance=1e-5)
+    compare(OriginalReference(planned), served.SerializeToString(), card, tolerance=1e-5)
     (scan,) = (node for node in served.graph.node if node.op_type == "Scan")
     (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
     (window,) = (tensor for tensor in body.initializer if tensor.name.endswith("window"))
@@ -296,7 +304,7 @@ def test_a_served_graph_that_computes_something_else_is_noticed() -> None:
     for wrong in (values * 1.01, np.concatenate([np.zeros((2, 1), np.float32), values[2:]])):
         window.CopyFrom(numpy_helper.from_array(wrong.astype(np.float32), window.name))
         with pytest.raises(ParityError, match="one_step_at_a_time"):
-            compare(OriginalOracle(planned), served.SerializeToString(), card, tolerance=1e-5)
+            compare(OriginalReference(planned), served.SerializeToString(), card, tolerance=1e-5)
 
 
 def _card_for(plan: Plan) -> ModelCard:

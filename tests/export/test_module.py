@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from export import ExportOptions
 from export.__main__ import app
 from export.artefact import read_card
-from export.comparison import Sequence, compare
 from export.errors import ParityError
 from export.module import Example, ModuleError, export_module
+from export.reference import Answer, Rows
+from export.verify import compare
 from models.card import ModelCard
 from tests.export import user_modules
 from tests.export.user_modules import (
@@ -60,7 +62,7 @@ def made(kind: type[nn.Module]) -> nn.Module:
 def exported(module: nn.Module, folder: Path, *shapes: str, time_first: bool = False) -> tuple[ModelCard, list[str]]:
     findings: list[str] = []
     examples = [Example.parse(text, time_first=time_first) for text in shapes]
-    path = export_module(module, examples, folder, "mine", 1, on_finding=findings.append)
+    path = export_module(module, examples, folder, "mine", 1, ExportOptions(on_finding=findings.append))
     return read_card(path), findings
 
 
@@ -193,9 +195,11 @@ def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:
     data = (tmp_path / "mine/1/model.onnx").read_bytes()
 
     class Other:
-        def sequence(self, length: int) -> Sequence:
-            x = np.random.default_rng(0).normal(size=(length, 6)).astype(np.float32)
-            return Sequence({"x": x}, {"y": np.zeros((length, 3), np.float32)}, {})
+        def draw(self, length: int) -> Rows:
+            return {"x": np.random.default_rng(0).normal(size=(1, length, 6)).astype(np.float32)}
+
+        def answer(self, inputs: Rows) -> Answer:
+            return Answer({"y": np.zeros((1, inputs["x"].shape[1], 3), np.float32)}, {})
 
     with pytest.raises(ParityError, match="one_step_at_a_time"):
         compare(Other(), data, card, tolerance=1e-5)

@@ -4,10 +4,11 @@ import onnx
 import pytest
 from torch import Tensor
 
-import export.pipeline
-from export import TargetExistsError, export_network, read_card
+import export.artefact
+from export import DestinationExistsError, ExportOptions, export_network, read_card
 from export.artefact import FILE_NAME
-from export.errors import ArtefactError, BadTargetError, NoLoweringError
+from export.destination import Destination
+from export.errors import ArtefactError, BadDestinationError, NoLoweringError
 from models.card import CARD_KEY, SEAL_KEY, check_seal
 from models.cells import CELLS, State
 from models.cells.rnn import TanhRNN
@@ -17,7 +18,7 @@ from tests.export.networks import SCALERS, make_network
 def test_the_artefact_carries_its_card(tmp_path: Path) -> None:
     """The card in the file says what the network is, what it takes and gives, and how far it was from torch."""
     network = make_network(features=("pressure", "flow"), units=("bar", "l/s"), **SCALERS)
-    path = export_network(network, tmp_path, "pump-7", 3, description="a pump", max_batch=64)
+    path = export_network(network, tmp_path, "pump-7", 3, ExportOptions(description="a pump", max_batch=64))
     assert path == tmp_path / "pump-7" / "3" / FILE_NAME
     card = read_card(path)
     assert (card.name, card.version, card.description, card.cell) == ("pump-7", 3, "a pump", "lstm")
@@ -56,10 +57,10 @@ def test_a_version_is_not_overwritten_unless_forced(tmp_path: Path) -> None:
     """An existing version is refused before any work is done, and replaced with force."""
     path = export_network(make_network(), tmp_path, "demo", 1)
     first = path.read_bytes()
-    with pytest.raises(TargetExistsError, match="--force"):
+    with pytest.raises(DestinationExistsError, match="--force"):
         export_network(make_network("rnn_tanh"), tmp_path, "demo", 1)
     assert path.read_bytes() == first
-    assert export_network(make_network("rnn_tanh"), tmp_path, "demo", 1, force=True) == path
+    assert export_network(make_network("rnn_tanh"), tmp_path, "demo", 1, ExportOptions(force=True)) == path
     assert read_card(path).cell == "rnn_tanh"
     assert [p.name for p in path.parent.parent.iterdir()] == ["1"]
 
@@ -68,19 +69,19 @@ def test_a_failed_replacement_leaves_the_old_version(tmp_path: Path, monkeypatch
     """When writing fails half-way, the version that was there is still whole and no temporary folder is left."""
     path = export_network(make_network(), tmp_path, "demo", 1)
     first = path.read_bytes()
-    monkeypatch.setattr(export.pipeline, "artefact_bytes", lambda model, card: first[: len(first) // 2])
+    monkeypatch.setattr(export.artefact, "artefact_bytes", lambda model, card: first[: len(first) // 2])
     with pytest.raises(ArtefactError):
-        export_network(make_network(), tmp_path, "demo", 1, force=True)
+        export_network(make_network(), tmp_path, "demo", 1, ExportOptions(force=True))
     assert path.read_bytes() == first
     assert [p.name for p in path.parent.parent.iterdir()] == ["1"]
 
 
 def test_a_version_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two exports of one version the first to finish stands, and the other is told."""
-    monkeypatch.setattr(export.pipeline, "check_target", lambda target, force: None)
+    monkeypatch.setattr(Destination, "check", lambda destination, force: None)
     path = export_network(make_network(), tmp_path, "demo", 1)
     first = path.read_bytes()
-    with pytest.raises(TargetExistsError):
+    with pytest.raises(DestinationExistsError):
         export_network(make_network("rnn_tanh"), tmp_path, "demo", 1)
     assert path.read_bytes() == first
 
@@ -98,7 +99,7 @@ def test_a_target_that_is_no_name_and_version_is_refused(
     name: str, version: int, sentence: str, tmp_path: Path
 ) -> None:
     """The folder's last two parts must be a model's name and a positive integer."""
-    with pytest.raises(BadTargetError, match=sentence):
+    with pytest.raises(BadDestinationError, match=sentence):
         export_network(make_network(), tmp_path, name, version)
     assert not list(tmp_path.iterdir())
 
@@ -106,7 +107,7 @@ def test_a_target_that_is_no_name_and_version_is_refused(
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     """A file where a folder must stand is named in the sentence."""
     (tmp_path / "demo").write_text("")
-    with pytest.raises(BadTargetError, match="demo is not a folder"):
+    with pytest.raises(BadDestinationError, match="demo is not a folder"):
         export_network(make_network(), tmp_path, "demo", 1)
 
 

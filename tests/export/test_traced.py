@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from benchmarks.cells.served import running_service, served_error
 from export import export_network, read_card
 from export.__main__ import app
 from export.arena_graph import build_arena_graph
-from export.served import running_service, served_error
 from export.verify import verify
 from models.card import StateSpec
 from models.cells import CELLS, Cell, State

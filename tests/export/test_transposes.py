@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
-from export.transposes import hold_transposes
+from export.transposes import guard_transposes
 
 ROWS = np.random.default_rng(0).normal(size=(4, 3, 5))
 
@@ -54,7 +54,7 @@ def test_a_transpose_before_a_matmul_is_held(name: str) -> None:
     plain = ort.SessionOptions()
     plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     feed = {"x": ROWS.astype(dtype)}
-    held = hold_transposes(model)
+    held = guard_transposes(model)
     assert held is not model
     [expected], [found] = (
         ort.InferenceSession(form.SerializeToString(), options, providers=["CPUExecutionProvider"]).run([], feed)
@@ -65,8 +65,8 @@ def test_a_transpose_before_a_matmul_is_held(name: str) -> None:
 
 def test_what_is_held_already_stays() -> None:
     """A second time, nothing is put in."""
-    held = hold_transposes(FORMS["transposed"])
-    assert hold_transposes(held) is held
+    held = guard_transposes(FORMS["transposed"])
+    assert guard_transposes(held) is held
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_what_is_held_already_stays() -> None:
 def test_other_graphs_stay_as_they_are(text: str, dtype: str) -> None:
     """float32 without casts, and float16 without a Transpose, are returned unchanged."""
     model = graph(text, dtype, dtype.replace("float32", "float"))
-    assert hold_transposes(model) is model
+    assert guard_transposes(model) is model

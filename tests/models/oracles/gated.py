@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle, array, blocks, loop, same, sigmoid
+from tests.models.oracles.parts import Array, Reference, array, blocks, loop, same, sigmoid
 
 
 def _gates(cell: Any, order: str, x: Array, h: Array) -> dict[str, Array]:
@@ -129,7 +129,7 @@ def full_gate_recurrence(cell: Any, x: Array, state: list[Array]) -> tuple[Array
     return loop(step, x, state)
 
 
-ORACLES: dict[str, Oracle] = {
+ORACLES: dict[str, Reference] = {
     "lstm_1997": original,
     "lstm_no_input_gate": no_input_gate,
     "lstm_no_forget_gate": no_forget_gate,

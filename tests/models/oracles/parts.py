@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Oracle = Callable[[Any, Array, list[Array]], tuple[Array, list[Array]]]
+Reference = Callable[[Any, Array, list[Array]], tuple[Array, list[Array]]]
 Step = Callable[[Array, list[Array]], tuple[Array, list[Array]]]
 
 

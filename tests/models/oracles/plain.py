@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle
+from tests.models.oracles.parts import Array, Reference
 from tests.models.oracles.parts import blocks as _blocks
 from tests.models.oracles.parts import sigmoid as _sigmoid
 
@@ -68,7 +68,7 @@ def gru_reset_after(cell: Any, x: Array, state: list[Array], writes: bool = Fals
     return np.stack(ys), [h]
 
 
-ORACLES: dict[str, Oracle] = {
+ORACLES: dict[str, Reference] = {
     "rnn_tanh": rnn_tanh,
     "rnn_relu": rnn_relu,
     "lstm": lstm,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.oracles.parts import Array, Oracle, array, blocks, loop, sigmoid
+from tests.models.oracles.parts import Array, Reference, array, blocks, loop, sigmoid
 
 
 def _affine(block: tuple[Array, Array, Array], x: Array, h: Array) -> Array:
@@ -197,7 +197,7 @@ def projection(cell: Any, x: Array, state: list[Array]) -> tuple[Array, list[Arr
     return loop(step, x, state)
 
 
-ORACLES: dict[str, Oracle] = {
+ORACLES: dict[str, Reference] = {
     "mut1": mut1,
     "mut2": mut2,
     "mut3": mut3,
