@@ -20,7 +20,7 @@ def build_arena_graph(network: Network, target: Target = "cpu") -> ModelProto:
     rows; arena_out.<s>, the arena with those rows written, meant for the buffer of arena.<s> itself.
 
     Raises:
-        NoLoweringError: A cell has no ONNX form.
+        NoLoweringError: A cell cannot be lowered.
     """
     graph = GraphBuilder("cellstream")
     (x,), (y,) = network.inputs, network.outputs

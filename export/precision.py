@@ -105,8 +105,8 @@ def _float16(model: ModelProto, card: ModelCard) -> ModelProto:
 def _keep_casts_off_arenas(model: ModelProto) -> None:
     """Put a Max of one value, which changes nothing, after each Gather from an arena of float16.
 
-    Where the next node has no float16 kernel, as LSTM on a CPU, onnxruntime would turn the Gather to float32 too and
-    so cast the whole arena at every step. It does not change a Gather whose reader has a float16 kernel.
+    Where the next node has no float16 kernel, as LSTM on a CPU, onnxruntime would compute the Gather in float32 too
+    and so cast the whole arena at every step. It does not change a Gather whose reader has a float16 kernel.
     """
     halves = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
     nodes = []

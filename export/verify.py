@@ -1,9 +1,4 @@
-"""The comparison of a served graph with what it was made from: a network, a torch module or somebody else's file.
-
-What is compared follows from the reference. One that answers several sequences at once and from any state is compared
-on batches, ragged ones and given states; one that answers sequences one at a time is compared on single sequences, and
-on batches ("with strangers") whose rows must each be what they are alone.
-"""
+"""The comparison of a served graph with what it was made from: a network, a torch module or somebody else's file."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +7,7 @@ import numpy as np
 
 from export.arena_runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner
 from export.cards import network_card
+from export.comparisons import Comparison, comparisons_of
 from export.errors import ForeignRowError, ParityError
 from export.figure import Array, Figure
 from export.network_reference import BatchNetworkReference
@@ -21,74 +17,6 @@ from models.network import Network
 from models.threads import torch_threads
 
 TOLERANCE = 1e-5
-
-LENGTHS = (1, 2, 7, 50)
-BATCHES = (1, 3, 33)
-SINGLE_LENGTHS = (1, 2, 7, 24)
-STRANGERS = (2, 5, 33)
-STRANGERS_LENGTH = 6
-
-ChunkLength = Callable[[np.random.Generator], int]
-"""Returns the number of steps of the next chunk."""
-
-
-def whole_sequence(random: np.random.Generator) -> int:
-    """Take all steps in one chunk."""
-    return max(*LENGTHS, *SINGLE_LENGTHS)
-
-
-def one_step(random: np.random.Generator) -> int:
-    """Take one step a chunk."""
-    return 1
-
-
-def up_to(steps: int) -> ChunkLength:
-    """Take between one and so many steps a chunk."""
-    return lambda random: int(random.integers(1, steps + 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One way to run sequences through the served graph, for each of `lengths` × `batches`.
-
-    `chunk_length` cuts them into chunks; `shuffled` rows change their position in the batch from chunk to chunk. With
-    `ragged`, sequences end within the chunk and are padded with noise. With `from_states`, they start from random
-    rows, as a restored session does.
-    """
-
-    lengths: tuple[int, ...]
-    batches: tuple[int, ...]
-    chunk_length: ChunkLength
-    shuffled: bool = False
-    ragged: bool = False
-    from_states: bool = False
-
-
-def comparisons_of(reference: Reference, card: ModelCard) -> dict[str, Comparison]:
-    """Return the comparisons that fit a model and its reference, by name."""
-    if isinstance(reference, BatchReference):
-        return _batch_comparisons(card)
-    found = {
-        "one_step_at_a_time": Comparison(SINGLE_LENGTHS, (1,), one_step),
-        "whole_sequence": Comparison(SINGLE_LENGTHS, (1,), whole_sequence),
-        "random_chunks": Comparison(SINGLE_LENGTHS, (1,), up_to(8)),
-    }
-    if card.max_batch > 1:
-        batches = tuple(sorted({min(batch, card.max_batch) for batch in STRANGERS}))
-        found["steps_with_strangers"] = Comparison((STRANGERS_LENGTH,), batches, one_step, shuffled=True)
-        found["chunks_with_strangers"] = Comparison((STRANGERS_LENGTH,), batches, up_to(3), shuffled=True)
-    return found
-
-
-def _batch_comparisons(card: ModelCard) -> dict[str, Comparison]:
-    found = {"whole_sequence": Comparison(LENGTHS, BATCHES, whole_sequence)}
-    if card.streams:
-        found["one_step_at_a_time"] = Comparison(LENGTHS, BATCHES, one_step)
-        found["random_chunks"] = Comparison(LENGTHS, BATCHES, up_to(11))
-    if card.ragged:
-        found["ragged_batch"] = Comparison(LENGTHS, BATCHES, whole_sequence, ragged=True)
-    found["initial_state"] = Comparison(LENGTHS, BATCHES, whole_sequence, from_states=True)
-    return found
 
 
 def compare(

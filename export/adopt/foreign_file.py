@@ -119,14 +119,14 @@ def _embed(path: Path, where: str, tensor: TensorProto) -> int:
     """Load a tensor's data from the plain file beside the model that holds it; return the number of bytes."""
     if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
         return 0
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
+    fields = {field.key: field.value for field in tensor.external_data}
+    location = fields.get("location", "")
     if not location or location in (".", "..") or {"/", "\\", "\0"} & set(location):
         raise UnsafeFileError(path, f"{where} lies in another file, {location!r}, which is not beside the model")
     data = _read_plain(path.parent / location, path, f"{where} lies in {location!r}, which")
     try:
-        start = int(entries.get("offset", "0"))
-        length = int(entries.get("length", len(data) - start))
+        start = int(fields.get("offset", "0"))
+        length = int(fields.get("length", len(data) - start))
     except ValueError as exc:
         raise UnsafeFileError(path, f"{where} has an offset that is no number") from exc
     if start < 0 or length < 0 or start + length > len(data):
@@ -177,10 +177,10 @@ def _check_factors(path: Path, model: ModelProto) -> None:
     """Refuse infinity in the weights of a layer, also where they reach it transposed or concatenated."""
     nodes = list(_all_nodes(model))
     weights = {
-        node.input[place]
+        node.input[index]
         for node in nodes
-        for place in _FACTORS.get(node.op_type, ())
-        if not node.domain and place < len(node.input)
+        for index in _FACTORS.get(node.op_type, ())
+        if not node.domain and index < len(node.input)
     }
     for node in reversed(nodes):
         if node.op_type in _REARRANGING and weights & set(node.output):

@@ -191,14 +191,14 @@ def _as_given(original: Original, name: str) -> str:
     """Return what --step and --overlap say of an input, and what they should; nothing where neither is given."""
     given, layout = original.options, original.layouts[name]
     options = [f"--step {name}={'x'.join(map(str, given.steps[name]))}"] if name in given.steps else []
-    place, count = 0, given.overlaps.get(name, 0)
+    axis, count = 0, given.overlaps.get(name, 0)
     if count:
         options.append(f"--overlap {name}:{count}")
-        place = original.overlap_place(name)
+        axis = original.overlap_axis(name)
     if not options:
         return ""
-    whole = sizes_of(layout, 1, extra=count, place=place)
-    parts = f"{layout.inner[place]} new values behind {count} of the step before, " if count else ""
+    whole = sizes_of(layout, 1, extra=count, axis=axis)
+    parts = f"{layout.inner[axis]} new values behind {count} of the step before, " if count else ""
     means = ", --overlap of those that stand before them" if count else ""
     port = original.foreign.inputs[name]
     return (

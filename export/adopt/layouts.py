@@ -93,13 +93,13 @@ def _read(
         if not fits:
             raise NotServableError(f"--step {port.name}={'x'.join(map(str, given))} does not fit {port}")
         return Layout(given, batch, _fixed_time(given))
-    open_axes = [place for place, dim in enumerate(dims) if isinstance(dim, str)]
+    open_axes = [index for index, dim in enumerate(dims) if isinstance(dim, str)]
     if not open_axes:
         return Layout(tuple(int(dim) for dim in dims), batch, _fixed_time(tuple(int(dim) for dim in dims)))
     if len(open_axes) > 1:
         raise AmbiguousError(
             f"the input {port} has several axes of no fixed size besides the batch",
-            [str(dims[place]).removeprefix("?:") for place in open_axes],
+            [str(dims[index]).removeprefix("?:") for index in open_axes],
             f"--step {port.name}=SIZE (or SIZExSIZE): the shape of one step, without the batch",
         )
     return Layout(tuple(1 if isinstance(dim, str) else dim for dim in dims), batch, open_axes[0])
@@ -120,10 +120,10 @@ def _without_overlap(port: Port, dims: list[Dim], options: AdoptOptions) -> list
 
 def _time_index(dims: list[int | str]) -> int | None:
     """Return the index of the only open size, or of the only one whose name means time."""
-    places = [place for place, dim in enumerate(dims) if isinstance(dim, str)]
-    if len(places) > 1:
-        places = [place for place in places if str(dims[place]).lower() in _TIME_WORDS]
-    return places[0] if len(places) == 1 else None
+    indices = [index for index, dim in enumerate(dims) if isinstance(dim, str)]
+    if len(indices) > 1:
+        indices = [index for index in indices if str(dims[index]).lower() in _TIME_WORDS]
+    return indices[0] if len(indices) == 1 else None
 
 
 def _fixed_time(sizes: tuple[int, ...]) -> int | None:
@@ -138,13 +138,13 @@ def _state_sizes(
     target = foreign.outputs[pair.target].dims
     given = options.initial.get(port.name)
     sizes = []
-    for place, axis in enumerate(axes):
+    for index, axis in enumerate(axes):
         dim = port.dims[axis]
         if isinstance(dim, str) and len(target) == len(port.dims):
             dim = target[axis]
         if isinstance(dim, str) and given is not None:
             known = given.shape if given.ndim == len(axes) else tuple(given.shape[a] for a in axes if a < given.ndim)
-            dim = known[place] if len(known) == len(axes) else dim
+            dim = known[index] if len(known) == len(axes) else dim
         if isinstance(dim, str) and open_size is None:
             raise OpenStateError(port.name, port, str(port.dims[axis]).removeprefix("?:"))
         sizes.append(open_size if isinstance(dim, str) and open_size is not None else int(dim))
@@ -195,11 +195,11 @@ def _check_names(
             raise BadOptionError(f"--batch-axis {name}:{axis}", f"this axis of {port} is of a fixed size")
 
 
-def sizes_of(layout: Layout, batch: int, time: int = 1, extra: int = 0, place: int = 0) -> tuple[int, ...]:
-    """Return a foreign tensor's size for a batch and a number of steps, `extra` longer along the inner axis `place`."""
+def sizes_of(layout: Layout, batch: int, time: int = 1, extra: int = 0, axis: int = 0) -> tuple[int, ...]:
+    """Return a foreign tensor's size for a batch and a number of steps, `extra` longer along one inner axis."""
     inner = [dim * time if at == layout.time else dim for at, dim in enumerate(layout.inner)]
     if extra:
-        inner[place] += extra
+        inner[axis] += extra
     return tuple(inner) if layout.batch is None else (*inner[: layout.batch], batch, *inner[layout.batch :])
 
 

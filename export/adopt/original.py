@@ -42,9 +42,9 @@ class Original:
     @property
     def overlaps(self) -> dict[str, tuple[int, int]]:
         """Return input → (samples, inner axis) of those that overlap."""
-        return {name: (count, self.overlap_place(name)) for name, count in self.options.overlaps.items()}
+        return {name: (count, self.overlap_axis(name)) for name, count in self.options.overlaps.items()}
 
-    def overlap_place(self, name: str) -> int:
+    def overlap_axis(self, name: str) -> int:
         """Return the inner axis along which an input overlaps: its time, or its only axis."""
         layout = self.layouts[name]
         if layout.time is None and len(layout.inner) != 1:
@@ -52,14 +52,14 @@ class Original:
                 f"--overlap {name}: the input {self.foreign.inputs[name]} has {len(layout.inner)} axes besides the "
                 f"batch, and none of them counts steps"
             )
-        place = layout.time or 0
+        axis = layout.time or 0
         count = self.options.overlaps.get(name, 0)
-        values = count * math.prod(layout.inner) // layout.inner[place]
+        values = count * math.prod(layout.inner) // layout.inner[axis]
         if values > MOST_BEFORE:
             raise NotServableError(
                 f"--overlap {name}:{count} keeps {values:,} values for each sequence, more than {MOST_BEFORE:,}"
             )
-        return place
+        return axis
 
     def draw(self, batch: int, time: int = 1) -> Rows:
         """Draw random inputs of one run, without the overlap."""
@@ -86,9 +86,9 @@ class Original:
             if given is not None:
                 row = initial_value(pair.source, given, layout.inner, layout.batch, dtype)
             states[pair.source] = np.repeat(row[None], batch, axis=0)
-        for name, (count, place) in self.overlaps.items():
+        for name, (count, axis) in self.overlaps.items():
             inner = list(self.layouts[name].inner)
-            inner[place] = count
+            inner[axis] = count
             states[name] = np.zeros((batch, *inner), self.foreign.inputs[name].dtype)
         return states
 
@@ -99,10 +99,10 @@ class Original:
             RunFailedError: It does not run on these.
         """
         whole, after = dict(inputs), {}
-        for name, (count, place) in self.overlaps.items():
-            whole[name] = np.concatenate([states[name], inputs[name]], axis=1 + place)
-            size = whole[name].shape[1 + place]
-            after[name] = np.take(whole[name], range(size - count, size), axis=1 + place)
+        for name, (count, axis) in self.overlaps.items():
+            whole[name] = np.concatenate([states[name], inputs[name]], axis=1 + axis)
+            size = whole[name].shape[1 + axis]
+            after[name] = np.take(whole[name], range(size - count, size), axis=1 + axis)
         for pair in self.pairs:
             whole[pair.source] = states[pair.source]
         feeds = {name: np.asarray(from_rows(rows, self.layouts[name]), order="C") for name, rows in whole.items()}

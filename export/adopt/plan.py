@@ -24,7 +24,7 @@ class Layout:
     @property
     def shape(self) -> tuple[int, ...]:
         """Return the shape of one step as it is served."""
-        return tuple(dim for place, dim in enumerate(self.inner) if place != self.time)
+        return tuple(dim for index, dim in enumerate(self.inner) if index != self.time)
 
     @property
     def time_axis(self) -> int | None:
@@ -47,7 +47,7 @@ class InputPlan:
     @property
     def overlap_shape(self) -> tuple[int, ...]:
         """Return the shape of the part of the last step that is kept."""
-        return tuple(self.overlap if place == self.axis else dim for place, dim in enumerate(self.layout.inner))
+        return tuple(self.overlap if index == self.axis else dim for index, dim in enumerate(self.layout.inner))
 
     @property
     def overlap_state(self) -> str:

@@ -142,7 +142,7 @@ def _plan(found: FoundLayouts, *, native_time: bool) -> Plan:
     output_names = public_names(sent, taken=input_names.values())
     inputs = []
     for name in original.data:
-        overlap, place = original.overlaps.get(name, (0, 0))
+        overlap, axis = original.overlaps.get(name, (0, 0))
         dtype = foreign.inputs[name].dtype
         vocabulary = original.vocabularies.get(name) if dtype in ("int64", "int32") else None
         spec = TensorSpec(
@@ -151,7 +151,7 @@ def _plan(found: FoundLayouts, *, native_time: bool) -> Plan:
             shape=layouts[name].shape,
             vocabulary=vocabulary,
         )
-        inputs.append(InputPlan(name, spec, layouts[name], overlap, place))
+        inputs.append(InputPlan(name, spec, layouts[name], overlap, axis))
     states = []
     for pair in original.pairs:
         layout = layouts[pair.source]

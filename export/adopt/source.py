@@ -20,7 +20,7 @@ def modern(model: ModelProto) -> ModelProto:
     Raises:
         NotServableError: onnx cannot convert it.
     """
-    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    opsets = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     if not opsets or opsets[0] >= _OLDEST_OPSET:
         found = ModelProto()
         found.CopyFrom(model)

@@ -14,9 +14,9 @@ from export.adopt.nodes_over_time import nodes_over_time
 from export.adopt.origins import find_step_counts
 from export.adopt.planning import Planned
 from export.arena_runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner
+from export.comparisons import SINGLE_LENGTHS, ChunkLength, one_step, up_to
 from export.figure import Array, Figure
 from export.reference import Answer, Rows
-from export.verify import SINGLE_LENGTHS, ChunkLength, one_step, up_to
 from models.card import ModelCard
 
 Axes = dict[str, int]

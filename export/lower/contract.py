@@ -11,8 +11,8 @@ from export.lower.builder import GraphBuilder
 class CellInput:
     """Name the values a cell reads in the graph.
 
-    x (time, batch, input); lengths int32 (batch,), the true length of each sequence; states in the cell's order, each
-    (1, batch, *shape): the leading axis is the directions of ONNX's native nodes, and costs the others nothing.
+    x (time, batch, input); lengths int32 (batch,), the true length of each sequence; states as the cell lists them,
+    each (1, batch, *shape): the leading axis is the directions of ONNX's native nodes, and costs the others nothing.
     """
 
     x: str

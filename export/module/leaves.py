@@ -39,7 +39,7 @@ def _part(part: Any) -> str:
     return "y"
 
 
-def alike(some: Leaves, others: Leaves) -> bool:
+def equal_but_rounding(some: Leaves, others: Leaves) -> bool:
     """Return whether what a module returned twice is the same but for rounding."""
     return len(some) == len(others) and all(_close(a, b) for (_, a), (_, b) in zip(some, others, strict=True))
 

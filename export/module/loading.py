@@ -127,8 +127,8 @@ def _inside(found: Any) -> str:
     if not isinstance(found, Mapping):
         return ""
     inner = {name: value.values() for name, value in found.items() if isinstance(value, Mapping)}
-    places = [name for name, values in inner.items() if any(isinstance(value, Tensor) for value in values)]
-    return f"; save what stands under {' or '.join(map(repr, places))} alone" if places else ""
+    names = [name for name, values in inner.items() if any(isinstance(value, Tensor) for value in values)]
+    return f"; save what stands under {' or '.join(map(repr, names))} alone" if names else ""
 
 
 def _prefixed(weights: Mapping[str, Tensor]) -> str:

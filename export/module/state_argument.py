@@ -11,7 +11,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from export.module.errors import NotStreamableError
 from export.module.example import Example
-from export.module.leaves import alike, leaves_of
+from export.module.leaves import equal_but_rounding, leaves_of
 from export.module.running import run_quietly
 
 
@@ -55,7 +55,7 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
     axes = [_batch_axis(a, b) for a, b in zip(tensors, wide, strict=True)]
     zeros = [torch.zeros_like(tensor) for tensor in tensors]
     again = run_quietly(module, [*inputs, tree_unflatten(zeros, structure)])
-    if not alike(leaves_of(result), leaves_of(again)):
+    if not equal_but_rounding(leaves_of(result), leaves_of(again)):
         raise NotStreamableError("without a state the module does not start from zeros: give it none but zeros")
     names = [name for name, _ in leaves_of(result[-1])] if len(tensors) > 1 else [""]
     plain = [f"state.{name}".removesuffix(".") for name in names]

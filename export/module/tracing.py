@@ -86,7 +86,7 @@ def trace(
 def _no_log(module: nn.Module) -> Iterator[None]:
     """Keep torch's exporter from writing a graph that it cannot export on the process's stdout.
 
-    It turns its log on as it starts, so it is turned off when it runs the module.
+    The exporter enables its log as it starts, so this disables it when the module is run.
     """
     handle = module.register_forward_pre_hook(lambda *_: torch._C._jit_set_onnx_log_enabled(False))
     try:
@@ -120,7 +120,7 @@ def _lowered(model: ModelProto, layers: Sequence[Layer]) -> ModelProto:
     copies = [copy.deepcopy(node) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
-    imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    imports = [opset for opset in model.opset_import if opset.domain != DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(imports)
     return model

@@ -46,7 +46,7 @@ def test_the_graph_has_the_inputs_and_outputs_of_the_contract() -> None:
         "state.layer0.c": (real, ("batch", 9)),
         "arena_out.layer0.c": (real, ("slots", 9)),
     }
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 21)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 21)]
     assert model.ir_version == 10
     onnx.checker.check_model(model, full_check=True)
 

@@ -44,7 +44,7 @@ def test_a_cell_is_lowered_to_the_node_that_it_declares(cell: str, target: Targe
     found = [node.op_type for node in nodes(model.graph) if node.op_type in RECURRENT]
     assert found == [getattr(CELLS[cell].onnx, target)] * 2
     assert LOWERINGS[CELLS[cell]].on(target).op == found[0]
-    assert {entry.domain for entry in model.opset_import} == {""}
+    assert {opset.domain for opset in model.opset_import} == {""}
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -98,8 +98,8 @@ def test_options_change_what_is_exported_with_what_is_trained(cell: str, options
 
 @pytest.mark.parametrize("fields", [{"residual": True, "input_size": 8}, {"bidirectional": True}, {"vocabulary": 9}])
 @pytest.mark.parametrize("cell", ["lstm", "mut3", "clockwork_rnn"])
-def test_native_and_stepped_cells_stack_alike(cell: str, fields: dict[str, Any]) -> None:
-    """Residual and bidirectional stacks and embeddings hold parity over native nodes and over Scan."""
+def test_native_and_stepped_cells_can_be_stacked(cell: str, fields: dict[str, Any]) -> None:
+    """Residual and bidirectional stacks and embeddings agree with torch over native nodes and over Scan."""
     assert worst(cell, **fields) < 5e-6
 
 

@@ -1,4 +1,4 @@
-"""States are paired by what their names say, as exporters and people name them; never by order."""
+"""States are paired by what their names say, as exporters and people name them; never by position."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def ports(*names: str) -> dict[str, Port]:
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_names_alone_tell_equal_shapes_apart(convention: str) -> None:
-    """All tensors have one shape, and outputs stand in the opposite order: the names still say which is which."""
+    """All tensors have one shape, and outputs are listed in reverse: the names still say which is which."""
     expected = dict(pair.split("→") for pair in convention.split())
     inputs = ports("u", *expected)
     outputs = ports(*reversed(expected.values()), "y")
@@ -155,7 +155,7 @@ def both(texts: tuple[str, ...]) -> tuple[dict[str, Port], dict[str, Port]]:
 
 @pytest.mark.parametrize("texts", [*UNUSUAL, *GENERIC])
 def test_a_lone_pair_that_looks_like_no_other_data_is_asked_about(texts: tuple[str, str]) -> None:
-    """Names that say nothing, as an exporter's, never lead to a state that is served as an input without a word."""
+    """Names that say nothing, as an exporter's, never make a state an input without asking."""
     inputs, outputs = both(texts)
     source, target = list(inputs)[1], list(outputs)[1]
     with pytest.raises(AmbiguousError, match=f"--state {source}={target} or --state {source}= "):
@@ -188,7 +188,7 @@ LONE = (
 
 @pytest.mark.parametrize(("text", "state"), LONE)
 def test_shape_alone_makes_no_state_of_what_may_be_data(text: str, state: str) -> None:
-    """The first input, what would leave no output, and what stands beside states that are named is asked about."""
+    """The first input, a pair that would leave no output, and a pair beside named states are asked about."""
     with pytest.raises(AmbiguousError, match=f"--state {state} or --state {state.partition('=')[0]}= "):
         find_pairs(*model(text), AdoptOptions())
 

@@ -60,7 +60,7 @@ def test_float16_halves_weights_and_states(cell: str, tmp_path: Path) -> None:
 
 
 def test_the_service_serves_float16_in_place(tmp_path: Path) -> None:
-    """A float16 artefact passes the service's proof that no arena is copied, and its arenas are float16."""
+    """A float16 artefact passes the service's check that no arena is copied, and its arenas are float16."""
     export_network(make_network(hidden_size=32), tmp_path, "half", 1, ExportOptions(precision=Precision.FLOAT16))
     repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), FakeClock())
     repository.open()

@@ -29,15 +29,15 @@ def verify_network(network: Network) -> dict[str, float]:
 # whole cells, trained, saved, exported and served, go through tests/test_cells.py
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "lstm", "gru_reset_before", "gru_reset_after", "mut3"])
 def test_onnxruntime_computes_what_torch_computes(cell: str) -> None:
-    """Whole, step by step, in chunks, ragged among strangers, and from a non-zero state, within 1e-5 of the scale."""
+    """Whole, step by step, in chunks, in ragged batches, and from a non-zero state, within 1e-5 of the scale."""
     errors = verify_network(make_network(cell))
     assert set(errors) == COMPARISONS
     assert max(errors.values()) < 5e-6
 
 
 @pytest.mark.parametrize("fields", [SCALERS, {"vocabulary": 7}, {"num_layers": 1, "hidden_size": 1}])
-def test_scalers_embeddings_and_small_sizes_hold_parity(fields: dict[str, Any]) -> None:
-    """What stands around the cells is verified with them."""
+def test_scalers_embeddings_and_small_sizes_agree(fields: dict[str, Any]) -> None:
+    """Scalers and embeddings are verified with the cells."""
     assert max(verify_network(make_network(**fields)).values()) < 1e-5
 
 

@@ -100,7 +100,7 @@ def test_a_wrong_lowering_fails(cell: str, wrong: Callable[..., CellOutput], mon
 
 
 def test_a_scan_that_runs_past_a_sequences_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that does not hold the state of a row that has ended is found in a batch of other lengths."""
+    """A body that does not keep the state of a row that has ended is found in a batch of other lengths."""
     monkeypatch.setattr(scan, "_hold", lambda goes_on, spec, new, old: new.op("Identity"))
     network = small_network("mut3")
     with pytest.raises(ParityError, match="ragged_batch"):
