@@ -26,7 +26,7 @@ def verify_network(network: Network) -> dict[str, float]:
     return verify(network, build_arena_graph(network).SerializeToString()).errors
 
 
-# whole cells, trained, saved, exported and served, go through tests/test_cells.py
+# whole cells, trained, saved, exported and served, go through tests/benchmarks/test_cells.py
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "lstm", "gru_reset_before", "gru_reset_after", "mut3"])
 def test_onnxruntime_computes_what_torch_computes(cell: str) -> None:
     """Whole, step by step, in chunks, in ragged batches, and from a non-zero state, within 1e-5 of the scale."""
