@@ -31,7 +31,7 @@ serve: $(VENV)/.core ## Serve what is in artifacts/; ARGS='--port 9000' passes f
 	@$(BIN)/python -m service --artifacts artifacts $(ARGS)
 
 cells: $(VENV)/.dev ## Take every cell through training, export, service and clock; ARGS='lstm --target cuda'
-	@$(BIN)/python -m export.cells $(ARGS)
+	@$(BIN)/python -m benchmarks.cells $(ARGS)
 
 bench: $(VENV)/.bench ## Measure the service and print ratios; ARGS='--rounds 9' for more, figures in results/
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import typer
 
-from export import export_network
+from export import ExportOptions, export_network
 from models.cells.gates import Gates
 from models.network import Network, NetworkConfig
 
@@ -50,9 +50,7 @@ def write_reference(folder: Path) -> Path:
         folder,
         "lstm",
         1,
-        description="the reference model of the benchmarks",
-        max_batch=1024,
-        force=True,
+        ExportOptions(description="the reference model of the benchmarks", max_batch=1024, force=True),
     )
 
 

@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.load import Load, Request, closed_loop, post
 from benchmarks.reference import FEATURES, write_reference
 from benchmarks.servers import Server, pin, post_json
-from export import export_network
+from export import ExportOptions, export_network
 from models.network import Network, NetworkConfig
 
 SMALL_FEATURES, SMALL_HIDDEN = 4, 32
@@ -43,7 +43,7 @@ def write_small(folder: Path) -> None:
     network = Network(
         NetworkConfig(cell="lstm", input_size=SMALL_FEATURES, hidden_size=SMALL_HIDDEN, output_size=SMALL_FEATURES)
     )
-    export_network(network, folder, "small", 1, max_batch=1024)
+    export_network(network, folder, "small", 1, ExportOptions(max_batch=1024))
 
 
 class Bench:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cellstream_client import Client
 from examples.running import HOST, free_port, integer_in, running_service
+from export import ExportOptions
 from export.module import Example, export_module
 from models.threads import torch_threads
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with torch_threads(1), tempfile.TemporaryDirectory(prefix="cellstream-anomaly-") as folder:
         module = train(options.rounds)
-        export_module(module, [Example.parse("1x50x1")], Path(folder), "readings", 1, on_finding=print)
+        export_module(module, [Example.parse("1x50x1")], Path(folder), "readings", 1, ExportOptions(on_finding=print))
         readings = signal(200, seed=9)
         readings[FAULT] += 0.8
         port = free_port(options.port)

@@ -20,7 +20,7 @@ from examples.baselines import fit_autoregression, persistence
 from examples.forecaster import Recipe, forecast, train_or_load, with_epochs
 from examples.running import HOST, ServiceUnavailableError, free_port, integer_in, running_service
 from examples.series import FIRST_YEAR, LAST_TRAINING_YEAR, TEST_SPANS, Series
-from export import ExportError, export_network, read_card
+from export import ExportError, ExportOptions, export_network, read_card
 from models.card import ModelCard
 from models.network import Network
 
@@ -122,7 +122,11 @@ def export_or_reuse(network: Network, artifacts: Path, console: Console) -> tupl
                 return artefact, card, False
     description = f"Yearly sunspot number, one year ahead; trained on {FIRST_YEAR}-{LAST_TRAINING_YEAR}."
     artefact = export_network(
-        network, artifacts, MODEL, VERSION, description=description, force=True, on_progress=console.print
+        network,
+        artifacts,
+        MODEL,
+        VERSION,
+        ExportOptions(description=description, force=True, on_progress=console.print),
     )
     return artefact, read_card(artefact), True
 

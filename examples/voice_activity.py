@@ -19,7 +19,8 @@ import numpy as np
 
 from cellstream_client import Client
 from examples.running import HOST, ServiceUnavailableError, free_port, integer_in, running_service
-from export.adopt import Wishes, adopt_model
+from export import ExportOptions
+from export.adopt import AdoptOptions, adopt_model
 from export.errors import ExportError
 
 RATE = 16_000
@@ -64,8 +65,8 @@ def adopt_silero(model: Path, folder: Path, name: str = "silero") -> Path:
     Raises:
         ExportError: The file is not a model that can be adopted with these options.
     """
-    wishes = Wishes.parse(constants=["sr=16000"], steps=[f"input={STEP}"], overlaps=["input:64"])
-    return adopt_model(model, folder, name, 1, wishes=wishes, on_finding=print)
+    options = AdoptOptions.parse(constants=["sr=16000"], steps=[f"input={STEP}"], overlaps=["input:64"])
+    return adopt_model(model, folder, name, 1, ExportOptions(on_finding=print), adopt_options=options)
 
 
 def read_steps(recording: Path) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Export: from a trained network to the one file the service loads. Offline only: torch and onnx live here."""
+"""Export: from a trained network to the one file the service loads. Offline only: torch and onnx are used here."""
 
 from export.artefact import read_card
-from export.errors import ExportError, ParityError, TargetExistsError
+from export.errors import DestinationExistsError, ExportError, ParityError
+from export.options import ExportOptions
 from export.pipeline import export_network
 
-__all__ = ["ExportError", "ParityError", "TargetExistsError", "export_network", "read_card"]
+__all__ = ["DestinationExistsError", "ExportError", "ExportOptions", "ParityError", "export_network", "read_card"]

@@ -13,14 +13,13 @@ from typer.core import TyperGroup
 
 from export.adopt.command import adopt
 from export.artefact import read_card
-from export.commands import REFUSED, Description, Dtype, Force, MaxBatch, Out, Quantize, carry_out
+from export.commands import REFUSED, Out, run_export, takes_export_options
+from export.destination import Destination
 from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
 from export.lower import Target
 from export.module.command import module
-from export.order import Options
+from export.options import ExportOptions
 from export.pipeline import export_network
-from export.place import Place, check_target
-from export.precision import TOLERANCES, Precision, choose
 from export.sentences import printable
 from export.tables import card_table, parity_table
 from models.network import CheckpointError, Network
@@ -31,10 +30,10 @@ _DEFAULT = "network"
 
 
 class _DefaultCommand(TyperGroup):
-    """Take anything that names no command for the arguments of the export itself."""
+    """Run the export of a checkpoint where no command is named."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Put the default command's name in front where no command is named."""
+        """Insert the default command's name where no command is named."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
@@ -56,14 +55,28 @@ app = typer.Typer(
 console = Console()
 
 
+@contextmanager
+def _errors_as_sentences() -> Iterator[None]:
+    """Turn an error into a sentence on stderr and an exit status."""
+    try:
+        yield
+    except (ParityError, ForeignRowError, ArenaCopiedError) as exc:
+        print(printable(f"no artefact was written: {exc}"), file=sys.stderr)
+        raise typer.Exit(REFUSED) from exc
+    except (ExportError, CheckpointError, OSError, MemoryError) as exc:
+        print(printable(exc) or "there is not enough memory", file=sys.stderr)
+        raise typer.Exit(BAD_INPUT) from exc
+
+
 @app.command(_DEFAULT)
+@_errors_as_sentences()
+@takes_export_options
 def export_checkpoint(
     checkpoint: Annotated[
         Path, typer.Argument(help="A .safetensors file that Network.save wrote.", show_default=False)
     ],
     out: Out,
-    description: Description = "",
-    max_batch: MaxBatch = 256,
+    options: ExportOptions,
     target: Annotated[
         str, typer.Option(help="cpu or cuda: whose kernels the graph is made for. It runs on both, at another speed.")
     ] = "cpu",
@@ -71,44 +84,29 @@ def export_checkpoint(
         list[str] | None,
         typer.Option("--import", help="A module that registers cells of your own.", metavar="MODULE"),
     ] = None,
-    dtype: Dtype = "float32",
-    quantize: Quantize = "",
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help=f"The largest difference allowed, of the scale ({TOLERANCES[Precision.FLOAT32]:g}).",
-            show_default=False,
-        ),
-    ] = None,
-    force: Force = False,
 ) -> None:
     """Export a checkpoint and verify it (the default: the word may be left out).
 
     Exit status 1: torch and onnxruntime disagree. Exit status 2: the checkpoint or the folder cannot be used.
     """
-    with _told_in_one_sentence():
-        if tolerance is not None and not 0 < tolerance < 1:
-            raise typer.BadParameter(f"the tolerance must lie between 0 and 1, and is {tolerance}")
-        if target not in ("cpu", "cuda"):
-            raise typer.BadParameter(f"the target is cpu or cuda, and is {target!r}")
-        for own in cells or ():
-            _import_cells(own)
+    if target not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"the target is cpu or cuda, and is {target!r}")
+    for module_name in cells or ():
+        _import_cells(module_name)
 
-        asked = Options(description=description, max_batch=max_batch, tolerance=tolerance, force=force)
+    def export(destination: Destination, options: ExportOptions) -> Path:
+        destination.check(force=options.force)
+        network = Network.load(checkpoint)
+        root, name, version = destination.root, destination.name, destination.version
+        return export_network(network, root, name, version, options, target=cast(Target, target))
 
-        def make(place: Place, options: Options) -> Path:
-            check_target(place.folder, force=force)
-            network = Network.load(checkpoint)
-            kind = cast(Target, target)
-            return export_network(network, place.root, place.name, place.version, target=kind, **options)
-
-        carry_out(out, asked | {"precision": choose(dtype, quantize)}, make)
+    run_export(out, options, export)
 
 
 @app.command()
 def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx file.", show_default=False)]) -> None:
-    """Check an artefact's seal and print its card."""
-    with _told_in_one_sentence():
+    """Check an artefact's checksum and print its card."""
+    with _errors_as_sentences():
         card = read_card(file)
     console.print(card_table(card))
     console.print(parity_table(card))
@@ -119,27 +117,14 @@ app.command()(module)
 
 
 def _import_cells(module: str) -> None:
-    """Import a module of the user's, from the working folder or from where Python looks otherwise."""
+    """Import a module of the user's from the working folder or from Python's path."""
     sys.path.insert(0, "")
     try:
         importlib.import_module(module)
-    except Exception as exc:  # whatever the user's own code raises
+    except Exception as exc:  # the user's code may raise anything
         raise typer.BadParameter(f"--import {module}: {type(exc).__name__}: {printable(exc)}") from exc
     finally:
         sys.path.remove("")
-
-
-@contextmanager
-def _told_in_one_sentence() -> Iterator[None]:
-    """Turn what went wrong into a sentence on stderr and an exit status."""
-    try:
-        yield
-    except (ParityError, ForeignRowError, ArenaCopiedError) as exc:
-        print(printable(f"no artefact was written: {exc}"), file=sys.stderr)
-        raise typer.Exit(REFUSED) from exc
-    except (ExportError, CheckpointError, OSError, MemoryError) as exc:
-        print(printable(exc) or "there is not enough memory", file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from exc
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ IR_VERSION = 10  # onnx's own default is newer than onnxruntime reads
 
 
 def build_arena_graph(network: Network, target: Target = "cpu") -> ModelProto:
-    """Return the model of a network, without card or seal, in the forms that the target's kernels take.
+    """Return the model of a network, without card or checksum, with nodes that the target's kernels take.
 
     Inputs: x (batch, time, features) or int64 ids (batch, time); lengths, read_slots and write_slots int64 (batch,);
     arena.<s> (slots, *shape) for each state s. Outputs: y (batch, time, outputs); state.<s> (batch, *shape), the new
     rows; arena_out.<s>, the arena with those rows written, meant for the buffer of arena.<s> itself.
 
     Raises:
-        NoLoweringError: A cell has no ONNX form.
+        NoLoweringError: A cell cannot be lowered.
     """
     graph = GraphBuilder("cellstream")
     (x,), (y,) = network.inputs, network.outputs
@@ -51,8 +51,8 @@ def build_arena_graph(network: Network, target: Target = "cpu") -> ModelProto:
 class _Slots:
     """Read rows of the arenas at `read_slots` and write them at `write_slots`.
 
-    Indices of shape (1, batch) gather rows as (1, batch, *shape), the form native nodes carry, and scatter them in the
-    same form: no state is reshaped on its way. Only the output `state.<s>` drops the leading axis.
+    Indices of shape (1, batch) gather rows as (1, batch, *shape), the shape that native nodes take, and scatter them in
+    the same shape: no state is reshaped in between. Only the output `state.<s>` drops the leading axis.
     """
 
     def __init__(self, graph: GraphBuilder) -> None:

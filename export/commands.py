@@ -1,18 +1,22 @@
-"""What the commands have in common: their options, where the artefact goes, and what is printed."""
+"""What the commands have in common: their options, what is printed, and the exit status of a refusal."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from export.artefact import read_card
+from export.destination import Destination
 from export.errors import ExportError
-from export.order import Options
-from export.place import Place
+from export.options import ExportOptions
+from export.precision import TOLERANCES, Precision, parse_precision
 from export.sentences import printable
 from export.tables import parity_table
 
@@ -22,12 +26,48 @@ Out = Annotated[
     Path,
     typer.Option(help="Where to: artifacts/NAME/VERSION, an integer version.", metavar="FOLDER", show_default=False),
 ]
-Description = Annotated[str, typer.Option(help="A sentence for the card.")]
-MaxBatch = Annotated[int, typer.Option(min=1, max=4096, help="The most sequences the service runs together.")]
-Dtype = Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")]
-Quantize = Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")]
-Tolerance = Annotated[float | None, typer.Option(help="The largest difference allowed, of the scale.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a version that exists.")]
+
+
+def _export_options(
+    description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=4096, help="The most sequences the service runs together.")
+    ] = 256,
+    dtype: Annotated[str, typer.Option(help="float16 halves weights and states, for CUDA.")] = "float32",
+    quantize: Annotated[str, typer.Option(metavar="int8", help="int8: smaller, less exact, one row at a time.")] = "",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help=f"The largest difference allowed, of the scale ({TOLERANCES[Precision.FLOAT32]:g} in float32).",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a version that exists.")] = False,
+) -> ExportOptions:
+    return ExportOptions(
+        description=description,
+        max_batch=max_batch,
+        precision=parse_precision(dtype, quantize),
+        tolerance=tolerance,
+        force=force,
+    )
+
+
+def takes_export_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the command-line options that every export has, as its one argument `options`."""
+    shared = inspect.signature(_export_options).parameters
+    signature = inspect.signature(command)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in shared}
+        command(**arguments, options=_export_options(**given))
+
+    parameters = [*own, *shared.values()]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    return run
 
 
 @contextmanager
@@ -40,15 +80,15 @@ def refused(what: str) -> Iterator[None]:
         raise typer.Exit(REFUSED) from exc
 
 
-def carry_out(out: Path, options: Options, make: Callable[[Place, Options], Path]) -> None:
-    """Make an artefact where --out says, showing what goes on, and print what was found, its figures and its file."""
+def run_export(out: Path, options: ExportOptions, export: Callable[[Destination, ExportOptions], Path]) -> None:
+    """Run an export to --out, show its progress, and print its findings, its figures and its file."""
     console = Console(file=sys.stdout)  # the real one, also while a user's code is kept from printing
 
-    def tell(finding: str) -> None:
+    def show_finding(finding: str) -> None:
         console.print(printable(finding), soft_wrap=True, markup=False, highlight=False)
 
-    place = Place.parse(out)
+    destination = Destination.parse(out)
     with console.status("starting") as status:
-        path = make(place, {**options, "on_progress": status.update, "on_finding": tell})
+        path = export(destination, replace(options, on_progress=status.update, on_finding=show_finding))
     console.print(parity_table(read_card(path)))
     console.print(printable(f"wrote {path} ({path.stat().st_size:,} bytes)"), soft_wrap=True, markup=False)

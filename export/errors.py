@@ -1,4 +1,4 @@
-"""What can keep an export from happening, each with the sentence a user reads."""
+"""The reasons why an export writes nothing, each with the sentence that a user reads."""
 
 from pathlib import Path
 
@@ -7,31 +7,32 @@ class ExportError(Exception):
     """No artefact was written, and the message says why."""
 
 
-class BadTargetError(ExportError):
-    """The target is not a place an artefact can stand."""
+class BadDestinationError(ExportError):
+    """The destination is not a folder for an artefact."""
 
-    def __init__(self, target: Path, reason: str) -> None:
+    def __init__(self, destination: Path, reason: str) -> None:
         super().__init__(
-            f"{target}: {reason} (expected artifacts/NAME/VERSION, an integer version, such as artifacts/detector/1)"
+            f"{destination}: {reason} "
+            "(expected artifacts/NAME/VERSION, an integer version, such as artifacts/detector/1)"
         )
 
 
 class BadToleranceError(ExportError):
-    """The tolerance lets nothing or everything pass."""
+    """The tolerance does not lie between 0 and 1."""
 
     def __init__(self, tolerance: float) -> None:
         super().__init__(f"the tolerance must lie between 0 and 1, neither of them allowed, and is {tolerance:g}")
 
 
-class TargetExistsError(ExportError):
-    """This version of the model was exported before."""
+class DestinationExistsError(ExportError):
+    """There is an artefact of this version already."""
 
-    def __init__(self, target: Path) -> None:
-        super().__init__(f"{target} exists already: choose the next version, or replace it with --force")
+    def __init__(self, destination: Path) -> None:
+        super().__init__(f"{destination} exists already: choose the next version, or replace it with --force")
 
 
 class NoLoweringError(ExportError):
-    """The cell has no ONNX form here, and its step cannot be traced."""
+    """The cell has no lowering, and its step cannot be traced."""
 
     def __init__(self, cell: type, reason: str) -> None:
         super().__init__(
@@ -70,7 +71,7 @@ class ForeignRowError(ExportError):
 
 
 class ArtefactError(ExportError):
-    """The file is not a whole artefact."""
+    """The file is not a complete artefact."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

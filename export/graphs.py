@@ -1,4 +1,4 @@
-"""Walks through ONNX graphs and the graphs inside them."""
+"""Functions over ONNX graphs and the graphs inside them."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,8 +1,8 @@
-"""Lower precision: what it does to a served graph, and how far off it may be. Never more than was asked for.
+"""Lower precision: what it does to a served graph, and how large a difference it may cost.
 
 float16 halves weights and states; it is for CUDA: on a CPU onnxruntime casts to float32 and back. int8 quantises
-weights beforehand and activations as they come: their scale is taken over the whole run, so one loud row would move
-another's output. An int8 graph therefore runs one row at a time.
+weights beforehand and activations at run time: their scale is taken over the whole run, so a row of large values would
+change another's output. An int8 graph therefore runs one row at a time.
 """
 
 import enum
@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from export.errors import ExportError
 from export.graphs import all_graphs
 from export.sentences import foreign_error
-from export.transposes import hold_transposes
+from export.transposes import guard_transposes
 from export.verify import TOLERANCE
 from models.card import ModelCard
 
@@ -31,7 +31,7 @@ class Precision(enum.Enum):
 
 
 TOLERANCES = {Precision.FLOAT32: TOLERANCE, Precision.FLOAT16: 5e-3, Precision.INT8: 5e-2}
-"""The largest difference from float32 that is let pass, of the scale, unless the user says otherwise."""
+"""The largest difference from float32 that is allowed, of the scale, unless the user gives another."""
 
 _QUANTISED = ("LSTM", "MatMul", "Gemm")
 
@@ -40,11 +40,11 @@ class PrecisionError(ExportError):
     """The model cannot be held in this precision."""
 
 
-def choose(dtype: str, quantize: str) -> Precision:
+def parse_precision(dtype: str, quantize: str) -> Precision:
     """Return the precision that two options ask for.
 
     Raises:
-        PrecisionError: They name none, or contradict each other.
+        PrecisionError: They name no known precision, or contradict each other.
     """
     if dtype not in ("float32", "float16"):
         raise PrecisionError(f"--dtype {dtype}: expected float32 or float16")
@@ -61,8 +61,6 @@ def lower_precision(model: ModelProto, card: ModelCard, precision: Precision) ->
     Raises:
         PrecisionError: Nothing in the graph can be held in it.
     """
-    if precision is Precision.FLOAT32:
-        return model, card
     before = model.ByteSize()
     if precision is Precision.FLOAT16:
         lowered = _float16(model, card)
@@ -98,17 +96,17 @@ def _float16(model: ModelProto, card: ModelCard) -> ModelProto:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that tiny weights become zero: the comparison says whether it matters
             converted: ModelProto = convert_float_to_float16(copy, keep_io_types=kept, disable_shape_infer=False)
-    except Exception as exc:  # the converter raises whatever comes
+    except Exception as exc:  # the converter raises many types
         raise PrecisionError(f"the graph cannot be converted to float16: {foreign_error(exc)}") from exc
     _keep_casts_off_arenas(converted)
-    return hold_transposes(converted)
+    return guard_transposes(converted)
 
 
 def _keep_casts_off_arenas(model: ModelProto) -> None:
-    """Put a Max of one value, which changes nothing, behind each Gather from an arena of float16.
+    """Put a Max of one value, which changes nothing, after each Gather from an arena of float16.
 
-    Where the next node has no float16 kernel, as LSTM on a CPU, onnxruntime would turn the Gather to float32 too and
-    so cast the whole arena at every step. It leaves a Gather alone whose reader has a float16 kernel.
+    Where the next node has no float16 kernel, as LSTM on a CPU, onnxruntime would compute the Gather in float32 too
+    and so cast the whole arena at every step. It does not change a Gather whose reader has a float16 kernel.
     """
     halves = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
     nodes = []
@@ -138,7 +136,7 @@ def _int8(model: ModelProto) -> ModelProto:
                 kinds = list(_QUANTISED)
                 quantize_dynamic(copy, path, kinds, reduce_range=True, weight_type=QuantType.QInt8)
             quantised = onnx.load(path)
-        except Exception as exc:  # the quantiser raises whatever comes
+        except Exception as exc:  # the quantiser raises many types
             raise PrecisionError(f"the graph cannot be quantised: {foreign_error(exc)}") from exc
         finally:
             logging.disable(logging.NOTSET)

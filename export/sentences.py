@@ -1,4 +1,4 @@
-"""Foreign text, made fit to stand in a sentence on a terminal: one line, printable, of a bearable length."""
+"""Text of users and other libraries, made fit for a sentence on a terminal: one line, printable, not too long."""
 
 import re
 
@@ -6,12 +6,12 @@ _LONGEST = 300
 
 
 def printable(text: object) -> str:
-    """Return text on one line, each run of white space one space, and escape codes as a question mark each."""
+    """Return text on one line: white space as single spaces, unprintable characters as a replacement mark."""
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in " ".join(str(text).split()))
 
 
 def clipped(text: str, longest: int = 80) -> str:
-    """Return text, with an ellipsis in the place of what makes it too long."""
+    """Return text, cut with an ellipsis where it is too long."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

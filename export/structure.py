@@ -1,4 +1,4 @@
-"""The proof that a graph never copies its arenas."""
+"""The check that a graph never copies its arenas."""
 
 import tempfile
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from export.errors import ArenaCopiedError
 def check_arenas_stay(model: bytes, states: Iterable[str]) -> None:
     """Check that in the graph onnxruntime will run, each arena feeds one Gather and one ScatterND and nothing else.
 
-    An unchanged address would prove nothing: a graph that copies the whole arena into the same buffer keeps it too.
+    The buffer's address would show nothing: a graph that copies the whole arena into the same buffer keeps it too.
 
     Raises:
         ArenaCopiedError: Anything else reads an arena, or arena_out is not the ScatterND's own output.
@@ -23,7 +23,7 @@ def check_arenas_stay(model: bytes, states: Iterable[str]) -> None:
     for state in states:
         arena, arena_out = f"arena.{state}", f"arena_out.{state}"
         readers = sorted(
-            f"{node.op_type}[{place}]" for node in graph.node for place, name in enumerate(node.input) if name == arena
+            f"{node.op_type}[{index}]" for node in graph.node for index, name in enumerate(node.input) if name == arena
         )
         if readers != ["Gather[0]", "ScatterND[0]"]:
             raise ArenaCopiedError(arena, f"feeds {', '.join(readers) or 'nothing'}")
@@ -36,7 +36,7 @@ def _optimised(model: bytes) -> GraphProto:
     with tempfile.TemporaryDirectory(prefix="cellstream-") as folder:
         path = Path(folder) / "optimised.onnx"
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # that a weight is unused is no news to anybody
+        options.log_severity_level = 3  # without warnings of unused weights
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""What the command line shows of a card."""
+"""The tables in which the command line shows a card."""
 
 from rich.markup import escape
 from rich.table import Table
@@ -24,6 +24,6 @@ def card_table(card: ModelCard) -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in card.model_dump(mode="json", exclude={"name", "version", "parity"}).items():
-        entries = value if isinstance(value, list) else [value]
-        table.add_row(key, escape("\n".join(map(printable, entries))))
+        lines = value if isinstance(value, list) else [value]
+        table.add_row(key, escape("\n".join(map(printable, lines))))
     return table

@@ -1,8 +1,8 @@
 """Keeps onnxruntime from swapping a Cast with a Transpose before a MatMul, which can end the process at load.
 
 MatMul has no float16 kernel on a CPU, so onnxruntime puts a Cast before it. Where that Cast follows a Transpose, its
-MatmulTransposeFusion changes their order; where it then cannot fuse, as with a weight of fewer axes, it leaves nodes
-without a schema behind, and the NchwcTransformer reads through the missing pointer (onnxruntime 1.31, x86-64).
+MatmulTransposeFusion swaps the two; where it then cannot fuse, as with a weight of fewer axes, it leaves nodes without
+a schema, and the NchwcTransformer reads through the missing pointer (onnxruntime 1.31, x86-64).
 """
 
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner
 from export.graphs import all_graphs
 
 
-def hold_transposes(model: ModelProto) -> ModelProto:
+def guard_transposes(model: ModelProto) -> ModelProto:
     """Return the model with a Max of one value, which changes nothing, before each MatMul that may follow a Cast.
 
-    The fusion looks through no Max, nor is a Transpose moved past one for its own sake. It is put before operands that
-    are computed in float16, or cast, in the graphs that hold a Transpose, functions taken in; a model without any is
-    returned as it is.
+    The fusion does not look past a Max, and no optimiser moves a Transpose past one. It is put before operands that are
+    computed in float16, or cast, in the graphs that have a Transpose, after functions are inlined. A model without any
+    is returned unchanged.
     """
-    held: ModelProto = inliner.inline_local_functions(model) if model.functions else _copy(model)
-    halves = _has_halves(held)
-    changed = [_hold(graph, halves) for graph in all_graphs(held.graph)]
-    return held if any(changed) else model
+    guarded: ModelProto = inliner.inline_local_functions(model) if model.functions else _copy(model)
+    halves = _has_halves(guarded)
+    changed = [_guard(graph, halves) for graph in all_graphs(guarded.graph)]
+    return guarded if any(changed) else model
 
 
 def _copy(model: ModelProto) -> ModelProto:
@@ -31,37 +31,37 @@ def _copy(model: ModelProto) -> ModelProto:
     return copy
 
 
-def _hold(graph: GraphProto, halves: bool) -> bool:
+def _guard(graph: GraphProto, halves: bool) -> bool:
     if all(node.op_type != "Transpose" for node in graph.node):
         return False
     makers = {name: node for node in graph.node for name in node.output}
     nodes: list[NodeProto] = []
-    held: set[str] = set()
+    guarded: set[str] = set()
     for node in graph.node:
         if node.op_type == "MatMul":
-            for place, name in enumerate(node.input):
+            for index, name in enumerate(node.input):
                 if name not in makers or makers[name].op_type == "Max" or not (halves or _is_cast(name, makers)):
                     continue
-                if name not in held:
+                if name not in guarded:
                     nodes.append(helper.make_node("Max", [name], [f"{name}/held"]))
-                    held.add(name)
-                node.input[place] = f"{name}/held"
+                    guarded.add(name)
+                node.input[index] = f"{name}/held"
         nodes.append(node)
     kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
-    return bool(held)
+    return bool(guarded)
 
 
 def _is_cast(name: str, makers: Mapping[str, NodeProto]) -> bool:
-    """Tell whether a value comes from a Cast, Identity nodes aside: onnxruntime takes those out."""
+    """Return whether a value comes from a Cast, directly or by Identity nodes, which onnxruntime removes."""
     while name in makers and makers[name].op_type == "Identity":
         name = makers[name].input[0]
     return name in makers and makers[name].op_type in ("Cast", "CastLike")
 
 
 def _has_halves(model: ModelProto) -> bool:
-    """Tell whether anything in a model is float16, given, constant or cast."""
+    """Return whether any input, constant or cast of a model is float16."""
     half = TensorProto.FLOAT16
     return any(
         any(value.type.tensor_type.elem_type == half for value in graph.input)

@@ -1,22 +1,58 @@
-"""The comparison of an artefact with the network it was made from."""
+"""The comparison of a served graph with what it was made from: a network, a torch module or somebody else's file."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
+from export.arena_runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner
+from export.cards import network_card
+from export.comparisons import Comparison, comparisons_of
 from export.errors import ForeignRowError, ParityError
-from export.runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner, Array
-from models.card import Parity
+from export.figure import Array, Figure
+from export.network_reference import BatchNetworkReference
+from export.reference import Answer, BatchReference, Reference, Rows, stack
+from models.card import ModelCard, Parity
 from models.network import Network
 from models.threads import torch_threads
 
-LENGTHS = (1, 2, 7, 50)
-BATCHES = (1, 3, 33)
 TOLERANCE = 1e-5
 
-_SLOTS = FIRST_FREE_SLOT + 3 * max(BATCHES)
+
+def compare(
+    reference: Reference,
+    model: bytes,
+    card: ModelCard,
+    *,
+    tolerance: float,
+    random: np.random.Generator | None = None,
+    on_comparison: Callable[[str], None] = lambda name: None,
+) -> Parity:
+    """Run the served graph on the reference's random sequences and compare outputs and states.
+
+    A comparison's figure is that of its worst tensor: the largest absolute difference over the largest absolute value,
+    where both are finite. `on_comparison` is told each comparison's name as it begins. `random` draws slots, lengths
+    and the rows' positions.
+
+    Raises:
+        ParityError: A comparison is over the tolerance, or not finite.
+        ForeignRowError: A run changed a row it was not told to write; slot 0 is never one of those it may.
+    """
+    comparisons = comparisons_of(reference, card)
+    largest = max(batch for comparison in comparisons.values() for batch in comparison.batches)
+    # rows to read, rows to write, and some that are neither
+    spare = largest if isinstance(reference, BatchReference) else 2
+    runner = ArenaRunner(model, card, FIRST_FREE_SLOT + 2 * largest + spare)
+    random = np.random.default_rng(0) if random is None else random
+    errors = {}
+    for name, comparison in comparisons.items():
+        on_comparison(name)
+        run = _Run(name, comparison, reference, runner, random)
+        for length in comparison.lengths:
+            for batch in comparison.batches:
+                run.compare(length, batch)
+        errors[name] = run.check(tolerance)
+    return Parity(tolerance=tolerance, errors=errors)
 
 
 def verify(
@@ -24,196 +60,117 @@ def verify(
     model: bytes,
     *,
     tolerance: float = TOLERANCE,
-    seed: int = 0,
     on_comparison: Callable[[str], None] = lambda name: None,
 ) -> Parity:
-    """Run torch and onnxruntime on the same random sequences and compare outputs and states.
-
-    Each comparison covers all of LENGTHS × BATCHES. Its figure is the largest absolute difference over the largest
-    absolute value of the same tensor. `on_comparison` is told each comparison's name as it begins.
+    """Compare a network's served graph with torch.
 
     Raises:
-        ParityError: A comparison is over the tolerance.
-        ForeignRowError: A run changed a row it was not told to write; slot 0 is never one of those it may.
+        ParityError: See `compare`.
+        ForeignRowError: See `compare`.
     """
-    errors: dict[str, float] = {}
+    random = np.random.default_rng(0)
+    reference, card = BatchNetworkReference(network, random), network_card(network, "network", 1)
     with torch_threads(1):
-        bench = _Bench(network, model, seed)
-        for name, compare in comparisons_of(network).items():
-            on_comparison(name)
-            bench.begin(name)
-            for length in LENGTHS:
-                for batch in BATCHES:
-                    compare(bench, length, batch)
-            errors[name] = bench.check(tolerance)
-    return Parity(tolerance=tolerance, errors=errors)
+        return compare(reference, model, card, tolerance=tolerance, random=random, on_comparison=on_comparison)
 
 
 @dataclass(slots=True)
-class _Figure:
-    """Gather, for one tensor, how far apart the two are and how large the reference is."""
+class _Run:
+    """One comparison under way; `figures` collects the differences of each tensor."""
 
-    difference: float = 0.0
-    scale: float = 0.0
+    name: str
+    comparison: Comparison
+    reference: Reference
+    runner: ArenaRunner
+    random: np.random.Generator
+    figures: dict[str, Figure] = field(default_factory=dict)
 
-    def add(self, found: Array, expected: Array) -> None:
-        with np.errstate(invalid="ignore"):
-            gap = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-        self.difference = max(self.difference, float(np.where(np.isnan(gap), np.inf, gap).max(initial=0.0)))
-        self.scale = max(self.scale, float(np.abs(expected.astype(np.float64)).max(initial=0.0)))
-
-    @property
-    def error(self) -> float:
-        """Return the difference over the scale; a tensor that is zero throughout has no scale and must match."""
-        return 0.0 if self.difference == 0.0 else self.difference / max(self.scale, float(np.finfo(np.float32).tiny))
-
-
-@dataclass(slots=True)
-class _Sequences:
-    """Hold random sequences and torch's answer to them: y (batch, time, out), states by name (batch, *shape)."""
-
-    x: Array
-    y: Array
-    after: Mapping[str, Array]
-
-
-@dataclass(slots=True)
-class _Bench:
-    """Hold both implementations, the random numbers, and the figures of the comparison under way."""
-
-    network: Network
-    model: bytes
-    seed: int
-    comparison: str = ""
-    figures: dict[str, _Figure] = field(default_factory=dict)
-    runner: ArenaRunner = field(init=False)
-    random: np.random.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.network.eval()
-        self.runner = ArenaRunner(self.model, self.network.states, _SLOTS, self.seed)
-        self.random = np.random.default_rng(self.seed)
-
-    def begin(self, comparison: str) -> None:
-        self.comparison = comparison
-        self.figures = {}
+    def compare(self, length: int, batch: int) -> None:
+        """Draw a batch of sequences, run them through the graph, and compare them with the reference's answers."""
+        slots = np.full(batch, INITIAL_SLOT, np.int64)
+        states = None
+        if self.comparison.from_states:
+            slots, states = self._fill_slots(batch)
+        inputs = stack([self.reference.draw(length) for _ in range(batch)])
+        lengths = self.random.integers(1, length + 1, batch) if self.comparison.ragged else None
+        outputs, slots = self._run(inputs, slots, lengths)
+        for rows, steps, answer in self._answers(inputs, states, lengths):
+            for name, expected in answer.outputs.items():
+                self._figure(name).add(outputs[name][rows, :steps], expected)
+            for name, expected in answer.states.items():
+                self._figure(f"state.{name}").add(self.runner.arenas[name][slots[rows]], expected)
 
     def check(self, tolerance: float) -> float:
+        """Return the figure of the worst tensor.
+
+        Raises:
+            ParityError: It is over the tolerance.
+        """
         tensor, figure = max(self.figures.items(), key=lambda item: item[1].error)
         if not figure.error <= tolerance:
-            raise ParityError(self.comparison, figure.error, tolerance, tensor)
+            raise ParityError(self.name, figure.error, tolerance, tensor)
         return figure.error
 
-    def sequences(self, length: int, batch: int, state: Mapping[str, Array] | None = None) -> _Sequences:
-        """Draw inputs in the raw units the model takes, and let torch answer them."""
-        x = self.draw_inputs(length, batch)
-        y, after = self.torch_run(x, state)
-        return _Sequences(x, y, after)
+    def _answers(self, inputs: Rows, states: Rows | None, lengths: Array | None) -> Iterator[tuple[slice, int, Answer]]:
+        """Yield which rows and how many steps an answer is for, and the answer."""
+        batch, length = next(iter(inputs.values())).shape[:2]
+        if isinstance(self.reference, BatchReference) and lengths is None:
+            yield slice(0, batch), length, self.reference.answer(inputs, states)
+            return
+        for row in range(batch):
+            steps = length if lengths is None else int(lengths[row])
+            alone = {name: values[row : row + 1, :steps] for name, values in inputs.items()}
+            yield slice(row, row + 1), steps, self.reference.answer(alone)
 
-    def draw_inputs(self, length: int, batch: int) -> Array:
-        config = self.network.config
-        if config.vocabulary is not None:
-            return self.random.integers(0, config.vocabulary, (batch, length))
-        x = self.random.standard_normal((batch, length, config.input_size))
-        if config.input_scaler is not None:
-            x = x * np.array(config.input_scaler.std) + np.array(config.input_scaler.mean)
-        return x.astype(np.float32)
+    def _run(self, inputs: Rows, slots: Array, lengths: Array | None) -> tuple[Rows, Array]:
+        """Run sequences in chunks from `slots`; return all outputs and the slots of the states after them."""
+        batch, total = next(iter(inputs.values())).shape[:2]
+        rows, slots = np.arange(batch), slots.copy()
+        parts: dict[str, list[Array]] = {}
+        start = 0
+        while start < total:
+            stop = start + self.comparison.chunk_length(self.random)
+            if self.comparison.shuffled:
+                rows = self.random.permutation(rows)
+            chunk = {name: values[rows, start:stop] for name, values in inputs.items()}
+            outputs, slots[rows] = self._step(chunk, slots[rows], lengths)
+            for name, values in outputs.items():
+                parts.setdefault(name, []).append(values[np.argsort(rows)])
+            start = stop
+        return {name: np.concatenate(values, axis=1) for name, values in parts.items()}, slots
 
-    def torch_run(self, x: Array, state: Mapping[str, Array] | None = None) -> tuple[Array, dict[str, Array]]:
-        before = None if state is None else {name: torch.from_numpy(rows) for name, rows in state.items()}
-        with torch.no_grad():
-            y, after = self.network(torch.from_numpy(x), before)
-        return y.numpy(), {name: rows.numpy() for name, rows in after.items()}
+    def _step(self, inputs: Rows, read: Array, lengths: Array | None) -> tuple[Rows, Array]:
+        """Run one chunk from slots `read` into fresh ones; return the outputs and the slots written."""
+        runner = self.runner
+        write = self._fresh_slots(len(read), read)
+        before = runner.snapshot()
+        outputs = runner.run(inputs, read, write, lengths)
+        for name, arena in runner.arenas.items():
+            changed = np.flatnonzero((_bytes(arena) != _bytes(before[name])).any(1))
+            if foreign := sorted(set(changed.tolist()) - set(write.tolist())):
+                raise ForeignRowError(self.name, f"arena.{name}", foreign)
+            # the arena must hold what the run returns
+            self._figure(f"arena.{name}").add(arena[write], outputs.pop(f"state.{name}"))
+        return outputs, write
 
-    def fresh_slots(self, batch: int, taken: Array) -> Array:
+    def _fresh_slots(self, batch: int, taken: Array) -> Array:
         """Return random slots that are neither reserved nor taken."""
-        free = np.setdiff1d(np.arange(FIRST_FREE_SLOT, _SLOTS), taken)
+        free = np.setdiff1d(np.arange(FIRST_FREE_SLOT, self.runner.slots), taken)
         return self.random.permutation(free)[:batch].astype(np.int64)
 
-    def initial_slots(self, batch: int) -> Array:
-        return np.full(batch, INITIAL_SLOT, np.int64)
+    def _fill_slots(self, batch: int) -> tuple[Array, Rows]:
+        """Write random states to random slots; return both."""
+        assert isinstance(self.reference, BatchReference)
+        slots = self._fresh_slots(batch, np.array([], np.int64))
+        states = self.reference.draw_states(batch, self.random)
+        for name, rows in states.items():
+            self.runner.arenas[name][slots] = rows
+        return slots, states
 
-    def step(self, x: Array, read: Array, lengths: Array | None = None) -> tuple[Array, Array]:
-        """Run one chunk from slots `read` into fresh ones; return y and the slots written."""
-        batch, time = x.shape[:2]
-        write = self.fresh_slots(batch, read)
-        before = self.runner.snapshot()
-        lengths = np.full(batch, time, np.int64) if lengths is None else lengths
-        y, rows = self.runner.run(x, lengths, read, write)
-        for name, arena in self.runner.arenas.items():
-            changed = np.flatnonzero((arena != before[name]).reshape(_SLOTS, -1).any(1))
-            if foreign := sorted(set(changed.tolist()) - set(write.tolist())):
-                raise ForeignRowError(self.comparison, f"arena.{name}", foreign)
-            # the arena holds what the run says it holds
-            self.figure(f"arena.{name}").add(arena[write], rows[name])
-        return y, write
-
-    def figure(self, tensor: str) -> _Figure:
-        return self.figures.setdefault(tensor, _Figure())
-
-    def compare(self, sequences: _Sequences, y: Array, slots: Array) -> None:
-        self.figure("y").add(y, sequences.y)
-        for name, expected in sequences.after.items():
-            self.figure(f"state.{name}").add(self.runner.arenas[name][slots], expected)
-
-    def in_chunks(self, sequences: _Sequences, lengths: Iterator[int]) -> None:
-        """Run the sequences in consecutive chunks of these lengths, carrying the state in the arena."""
-        slots = self.initial_slots(len(sequences.x))
-        outputs = []
-        start = 0
-        while start < sequences.x.shape[1]:
-            stop = start + next(lengths)
-            y, slots = self.step(sequences.x[:, start:stop], slots)
-            outputs.append(y)
-            start = stop
-        self.compare(sequences, np.concatenate(outputs, axis=1), slots)
+    def _figure(self, tensor: str) -> Figure:
+        return self.figures.setdefault(tensor, Figure())
 
 
-def _whole_sequence(bench: _Bench, length: int, batch: int) -> None:
-    sequences = bench.sequences(length, batch)
-    bench.compare(sequences, *bench.step(sequences.x, bench.initial_slots(batch)))
-
-
-def _one_step_at_a_time(bench: _Bench, length: int, batch: int) -> None:
-    bench.in_chunks(bench.sequences(length, batch), iter(lambda: 1, 0))
-
-
-def _random_chunks(bench: _Bench, length: int, batch: int) -> None:
-    bench.in_chunks(bench.sequences(length, batch), iter(lambda: int(bench.random.integers(1, 12)), 0))
-
-
-def _initial_state(bench: _Bench, length: int, batch: int) -> None:
-    """Start from random rows that stand in slots, as a restored or warm session does."""
-    slots = bench.fresh_slots(batch, np.array([], np.int64))
-    generator = torch.Generator().manual_seed(int(bench.random.integers(2**31)))
-    state = {name: rows.numpy() for name, rows in bench.network.stack.random_state(batch, generator).items()}
-    for name, rows in state.items():
-        bench.runner.arenas[name][slots] = rows
-    sequences = bench.sequences(length, batch, state)
-    bench.compare(sequences, *bench.step(sequences.x, slots))
-
-
-def _ragged_batch(bench: _Bench, length: int, batch: int) -> None:
-    """Run strangers of different lengths in one batch, padded with noise, each against itself alone."""
-    x = bench.draw_inputs(length, batch)
-    lengths = bench.random.integers(1, length + 1, batch)
-    y, slots = bench.step(x, bench.initial_slots(batch), lengths)
-    for row, true_length in enumerate(lengths):
-        alone = x[row : row + 1, :true_length]
-        bench.compare(_Sequences(alone, *bench.torch_run(alone)), y[row : row + 1, :true_length], slots[row : row + 1])
-
-
-_COMPARISONS: dict[str, Callable[[_Bench, int, int], None]] = {
-    "whole_sequence": _whole_sequence,
-    "one_step_at_a_time": _one_step_at_a_time,
-    "random_chunks": _random_chunks,
-    "ragged_batch": _ragged_batch,
-    "initial_state": _initial_state,
-}
-
-_IN_PIECES = {"one_step_at_a_time", "random_chunks"}
-
-
-def comparisons_of(network: Network) -> dict[str, Callable[[_Bench, int, int], None]]:
-    """Return the comparisons that a network can be put to, by name; one that cannot stream is never cut in pieces."""
-    return {name: run for name, run in _COMPARISONS.items() if network.streams or name not in _IN_PIECES}
+def _bytes(arena: Array) -> Array:
+    """Return an arena's bytes, (slots, bytes): NaN is equal to itself."""
+    return arena.reshape(len(arena), -1).view(np.uint8)

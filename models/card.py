@@ -93,10 +93,19 @@ class ModelCard(_Frozen):
         description="Whether a sequence can be run one step at a time; if not, the model has no sessions.",
     )
     feedback: dict[str, str] = Field(default_factory=dict, description="Output → input, for roll-outs.")
-    sampling: dict[str, Any] = Field(default_factory=dict)
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     parity: Parity
     created_by: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired_fields(cls, fields: Any) -> Any:
+        """Read the cards of older artefacts, which have a field without a meaning."""
+        return (
+            {name: value for name, value in fields.items() if name != "sampling"}
+            if isinstance(fields, dict)
+            else fields
+        )
 
     @model_validator(mode="after")
     def _check_unique_names(self) -> Self:

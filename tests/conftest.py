@@ -11,7 +11,7 @@ from models.network import Network, NetworkConfig
 from tests.service.conftest import FEATURES, RunningServer
 
 PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru_reset_before", "gru_reset_after")
-"""One cell of each form that onnxruntime has a node for; all cells go through the service in tests/test_cells.py."""
+"""One cell for each recurrent node of onnxruntime; all cells are served in tests/benchmarks/test_cells.py."""
 
 
 @pytest.fixture(scope="session")

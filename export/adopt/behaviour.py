@@ -1,4 +1,4 @@
-"""How the original behaves over several steps: finite, moved by its states, able to run steps together."""
+"""Runs of the original over several steps: is it finite, do its states matter, can it run steps together."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 
 from export.adopt.errors import NotServableError
-from export.adopt.foreign import RunFailedError
-from export.adopt.layouts import Reading
+from export.adopt.foreign_model import RunFailedError
+from export.adopt.layouts import Layouts
 from export.adopt.original import Original
-from export.adopt.plan import Array, Layout
+from export.adopt.plan import Layout
+from export.figure import Array
 
 _STEPS = 5
 _CLOSE = 1e-3
-"""How far values may differ, of the largest, when they are computed in another company: rounding, not influence."""
+"""How far values may differ, of the largest, when they are computed with other rows: rounding, not influence."""
 
 
 def check_finite(original: Original) -> Original:
@@ -42,12 +43,12 @@ def effects(original: Original) -> dict[str, float]:
     return {pair.source: _gap(whole, _carry(original, inputs, without=(pair.source,))) for pair in original.pairs}
 
 
-def runs_many_steps(original: Original, outputs: Reading) -> Reading | None:
+def runs_many_steps(original: Original, outputs: Layouts) -> Layouts | None:
     """Return the outputs' layouts if the original runs any number of steps at once, as it does them one by one."""
-    data = [(original.foreign.inputs[name], original.reading[name]) for name in original.data]
+    data = [(original.foreign.inputs[name], original.layouts[name]) for name in original.data]
     for port, layout in data:
         open_time = layout.time_axis is not None and isinstance(port.dims[layout.time_axis], str)
-        if not open_time or port.name in original.wishes.steps or port.name in original.wishes.overlaps:
+        if not open_time or port.name in original.options.steps or port.name in original.options.overlaps:
             return None
     inputs = original.draw(1, _STEPS)
     try:
@@ -56,7 +57,7 @@ def runs_many_steps(original: Original, outputs: Reading) -> Reading | None:
         return None
     states, singles = original.start(1), []
     for step in range(_STEPS):
-        one = {name: _step_of(rows, original.reading[name], step) for name, rows in inputs.items()}
+        one = {name: _step_of(rows, original.layouts[name], step) for name, rows in inputs.items()}
         single, states = original.step(one, states)
         singles.append(single)
     found = dict(outputs)
@@ -68,8 +69,7 @@ def runs_many_steps(original: Original, outputs: Reading) -> Reading | None:
         if len(grown) != 1 or together[name].shape[grown[0]] != _STEPS or singles[0][name].shape[grown[0]] != 1:
             return None
         stacked = np.concatenate([single[name] for single in singles], axis=grown[0])
-        place = grown[0] - (layout.batch is not None and grown[0] > layout.batch)
-        found[name] = replace(layout, time=place)
+        found[name] = replace(layout, time=grown[0] - (layout.batch is not None and grown[0] > layout.batch))
         if not close(stacked, together[name]):
             return None
     return found if all(close(after[name], states[name]) for name in states) else None
@@ -98,14 +98,14 @@ def _gap(one: list[dict[str, Array]], other: list[dict[str, Array]]) -> float:
     return max(gaps)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # infinite values are equal to none, and told of elsewhere
+@np.errstate(over="ignore", invalid="ignore")  # infinite values are equal to none, and reported elsewhere
 def close(one: Array, other: Array) -> bool:
-    """Tell whether two tensors are the same but for rounding."""
+    """Return whether two tensors are the same but for rounding."""
     if one.shape != other.shape:
         return False
     if one.dtype.kind != "f":
         return bool(np.array_equal(one, other))
-    # sums of a row in another company are rounded otherwise: 1e-3 leaves room for float16
+    # a row is rounded differently beside other rows: 1e-3 allows for float16
     scale = max(float(np.abs(other.astype(np.float64)).max(initial=0.0)), 1e-6)
     return bool(np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0) <= _CLOSE * scale)
 

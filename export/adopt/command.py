@@ -5,19 +5,21 @@ from typing import Annotated
 
 import typer
 
+from export.adopt.options import AdoptOptions
 from export.adopt.pipeline import adopt_model
-from export.adopt.wishes import Wishes
-from export.commands import Description, Dtype, Force, MaxBatch, Out, Quantize, Tolerance, carry_out, refused
-from export.order import Options
-from export.place import Place
-from export.precision import choose
+from export.commands import Out, refused, run_export, takes_export_options
+from export.destination import Destination
+from export.options import ExportOptions
 
 
+@refused("not adopted")
+@takes_export_options
 def adopt(
     model: Annotated[
         Path, typer.Argument(help="An ONNX file with its states as inputs and outputs.", show_default=False)
     ],
     out: Out,
+    options: ExportOptions,
     state: Annotated[
         list[str] | None, typer.Option(metavar="IN=OUT", help="OUT is fed back to IN; IN= is no state.")
     ] = None,
@@ -35,22 +37,17 @@ def adopt(
     initial: Annotated[
         Path | None, typer.Option(metavar="FILE", help="States before the first step: .npz or .json.")
     ] = None,
-    description: Description = "",
-    max_batch: MaxBatch = 256,
-    dtype: Dtype = "float32",
-    quantize: Quantize = "",
-    tolerance: Tolerance = None,
-    force: Force = False,
 ) -> None:
     """Adopt an ONNX file that somebody else exported: find its states, build the served graph, verify it.
 
     Exit status 1: the file cannot be adopted; a sentence says what and where, and nothing is written.
     """
-    with refused("not adopted"):
-        wishes = Wishes.parse(state or (), batch_axis or (), constant or (), overlap or (), step or (), initial)
-        asked = Options(description=description, max_batch=max_batch, tolerance=tolerance, force=force)
+    adopt_options = AdoptOptions.parse(
+        state or (), batch_axis or (), constant or (), overlap or (), step or (), initial
+    )
 
-        def make(place: Place, options: Options) -> Path:
-            return adopt_model(model, place.root, place.name, place.version, wishes=wishes, **options)
+    def export(destination: Destination, options: ExportOptions) -> Path:
+        root, name, version = destination.root, destination.name, destination.version
+        return adopt_model(model, root, name, version, options, adopt_options=adopt_options)
 
-        carry_out(out, asked | {"precision": choose(dtype, quantize)}, make)
+    run_export(out, options, export)

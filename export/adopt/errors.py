@@ -1,4 +1,4 @@
-"""What can keep a foreign model from being adopted, each with the sentence a user reads."""
+"""The reasons why a foreign model is not adopted, each with the sentence that a user reads."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,32 +13,32 @@ class AdoptError(ExportError):
 
 
 class UnsafeFileError(AdoptError):
-    """The file is no whole, self-contained ONNX model."""
+    """The file is not a complete, self-contained ONNX model."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
 
 
-class BadWishError(AdoptError):
-    """An option names something that the model has not, or cannot be."""
+class BadOptionError(AdoptError):
+    """An option names something that the model does not have, or has a value that it cannot take."""
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(f"{clipped(option)}: {reason}")
 
 
 class AmbiguousError(AdoptError):
-    """More than one reading of the model is possible; the message lists them and the option that settles it."""
+    """The model can be understood in more than one way; the message lists them and the option that decides."""
 
     def __init__(self, what: str, candidates: Iterable[str], settle: str) -> None:
         super().__init__(f"{what}: {'; '.join(candidates)}. Settle it with {settle}")
 
 
 class NotServableError(AdoptError):
-    """The model is whole, but cannot be served a step at a time."""
+    """The model is complete, but cannot be served one step at a time."""
 
 
 class OpenStateError(NotServableError):
-    """A state's size is fixed nowhere."""
+    """A state has an axis whose size is not known."""
 
     def __init__(self, name: str, port: object, axis: str) -> None:
         super().__init__(
@@ -59,7 +59,7 @@ class GrowingStateError(NotServableError):
 
 
 class WholeSequenceError(AdoptError):
-    """The original's run over a whole sequence is not what its steps give one after another."""
+    """The original's run over a whole sequence differs from its steps one after another."""
 
     def __init__(
         self, axes: Mapping[str, int], tensor: str, difference: float, tolerance: float, nodes: Sequence[str]

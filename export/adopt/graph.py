@@ -1,4 +1,4 @@
-"""The served graph of a foreign model: its nodes in the middle, arenas, layouts and overlaps around them."""
+"""The served graph of a foreign model: its own nodes, with arenas, layouts and overlaps around them."""
 
 from collections.abc import Iterable
 
@@ -8,23 +8,24 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 from export.adopt.plan import InputPlan, Layout, OutputPlan, Plan
 from export.adopt.source import PREFIX, modern, renamed
 from export.lower.builder import ELEMENT_TYPES, Dim, GraphBuilder
+from export.transposes import guard_transposes
 from models.card import StateSpec, TensorSpec
 
-IR_VERSION = 10  # newer ones are not read by every onnxruntime in use
+IR_VERSION = 10  # not every onnxruntime in use reads newer ones
 
 
 class _Builder(GraphBuilder):
-    """A graph builder whose own names are its graph's alone."""
+    """A graph builder whose fresh names begin with its graph's name."""
 
     def fresh(self, hint: str) -> str:
-        """Return a name that nothing in any of the graphs bears."""
+        """Return a name that nothing in any of the graphs has."""
         return f"{self._name}/{super().fresh(hint)}"
 
 
 def build_served_graph(model: ModelProto, plan: Plan) -> ModelProto:
-    """Return the served form of a foreign model, without card or seal.
+    """Return the served graph of a foreign model, without card or checksum.
 
-    Where the model runs any number of steps by itself its nodes stand in the graph as they are; else they are the
+    Where the model runs any number of steps by itself its nodes are put into the graph unchanged; else they are the
     body of a Scan over time. Inputs are (batch, time, *shape) as the card says, arenas (slots, *shape).
 
     Raises:
@@ -45,12 +46,12 @@ def build_served_graph(model: ModelProto, plan: Plan) -> ModelProto:
         _scatter(graph, spec, after[spec.name])
     built = graph.build()
     if plan.native_time:
-        _take_in(built, body)
+        _insert(built, body)
     served = helper.make_model(
         built, opset_imports=source.opset_import, ir_version=IR_VERSION, producer_name="cellstream"
     )
     served.functions.extend(source.functions)
-    return served
+    return guard_transposes(served)
 
 
 def _gather(graph: GraphBuilder, spec: StateSpec) -> str:
@@ -68,7 +69,7 @@ def _scatter(graph: GraphBuilder, spec: StateSpec, rows: str) -> None:
 
 
 def _inline(graph: GraphBuilder, body: GraphProto, plan: Plan, rows: dict[str, str]) -> dict[str, str]:
-    """Lead inputs, outputs and states to and from nodes that run all steps at once."""
+    """Connect inputs, outputs and states to nodes that run all steps at once."""
     for one in plan.inputs:
         time, batch = one.layout.time_axis, one.layout.batch
         _arrange(graph, one.spec.name, PREFIX + one.name, _to_foreign(len(one.layout.inner), batch, time))
@@ -98,12 +99,12 @@ def _arrange(graph: GraphBuilder, source: str, target: str, perm: list[int]) -> 
         graph.node("Transpose", [source], output=target, perm=perm)
 
 
-def _take_in(built: GraphProto, body: GraphProto) -> None:
-    """Put the foreign nodes between those that lead to them and those that lead from them."""
+def _insert(built: GraphProto, body: GraphProto) -> None:
+    """Put the foreign nodes between those that compute their inputs and those that read their outputs."""
     reached = {name for node in body.node for name in node.output} | {tensor.name for tensor in body.initializer}
     before: list[NodeProto] = []
     after: list[NodeProto] = []
-    for node in _in_order(built.node):
+    for node in _sorted(built.node):
         if reached & set(node.input):
             after.append(node)
             reached |= set(node.output)
@@ -116,16 +117,16 @@ def _take_in(built: GraphProto, body: GraphProto) -> None:
     built.sparse_initializer.extend(body.sparse_initializer)
 
 
-def _in_order(nodes: Iterable[NodeProto]) -> list[NodeProto]:
-    """Return copies of the nodes, each behind those that give what it takes."""
+def _sorted(nodes: Iterable[NodeProto]) -> list[NodeProto]:
+    """Return copies of the nodes, each after those that compute its inputs."""
     waiting = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    ordered: list[NodeProto] = []
+    done: list[NodeProto] = []
     while waiting:
         missing = {name for node in waiting for name in node.output}
         ready = [node for node in waiting if not missing & set(node.input)]
-        ordered += ready
+        done += ready
         waiting = [node for node in waiting if missing & set(node.input)]
-    return ordered
+    return done
 
 
 def _scan(graph: GraphBuilder, body: GraphProto, plan: Plan, rows: dict[str, str]) -> dict[str, str]:
@@ -139,7 +140,7 @@ def _scan(graph: GraphBuilder, body: GraphProto, plan: Plan, rows: dict[str, str
         _to_foreign_state(graph, rows[state.spec.name], ready, state.layout.batch, state.layout.inner)
         outer.append(ready)
         out = inner.node("Identity", [PREFIX + state.target])
-        sizes = _whole(state.layout)
+        sizes = _sizes(state.layout)
         carried.append((_value(PREFIX + state.source, state.spec.dtype, sizes), _value(out, state.spec.dtype, sizes)))
     for one in plan.inputs:
         if one.overlap:
@@ -158,7 +159,7 @@ def _scan(graph: GraphBuilder, body: GraphProto, plan: Plan, rows: dict[str, str
     sub.output.extend(_step_value(f"step/out/{output.spec.name}", output.spec) for output in plan.outputs)
     sub.initializer.extend(nodes.initializer)
     sub.node.extend(nodes.node)
-    _take_in(sub, body)
+    _insert(sub, body)
     ends = [graph.fresh("after") for _ in carried]
     graph.nodes(
         "Scan",
@@ -177,7 +178,7 @@ def _scan(graph: GraphBuilder, body: GraphProto, plan: Plan, rows: dict[str, str
 
 
 def _step_input(inner: GraphBuilder, one: InputPlan) -> None:
-    """Lead one step of an input, (batch, *shape), to the foreign tensor."""
+    """Compute the foreign tensor from one step of an input, (batch, *shape)."""
     layout, target = one.layout, PREFIX + one.name
     value = f"step/in/{one.spec.name}"
     if layout.time is not None:
@@ -203,21 +204,21 @@ def _step_output(inner: GraphBuilder, output: OutputPlan) -> None:
 
 
 def _to_foreign_state(graph: GraphBuilder, rows: str, target: str, batch: int | None, inner: tuple[int, ...]) -> None:
-    """Lead rows, (batch, *inner), to a foreign tensor; one row loses its batch axis where the tensor has none."""
+    """Compute a foreign tensor from rows, (batch, *inner); the batch axis is dropped where the tensor has none."""
     if batch is None:
         graph.node("Reshape", [rows, graph.constant(list(inner), "int64", hint="shape")], output=target)
         return
-    order = list(range(1, len(inner) + 1))
-    order.insert(batch, 0)
-    _arrange(graph, rows, target, order)
+    perm = list(range(1, len(inner) + 1))
+    perm.insert(batch, 0)
+    _arrange(graph, rows, target, perm)
 
 
 def _from_foreign_state(graph: GraphBuilder, source: str, batch: int | None, inner: tuple[int, ...]) -> str:
     if batch is None:
         return _reshape(graph, source, [1, *inner])
     name = graph.fresh("rows")
-    order = [axis for axis in range(len(inner) + 1) if axis != batch]
-    _arrange(graph, source, name, [batch, *order])
+    others = [axis for axis in range(len(inner) + 1) if axis != batch]
+    _arrange(graph, source, name, [batch, *others])
     return name
 
 
@@ -225,8 +226,8 @@ def _reshape(graph: GraphBuilder, value: str, shape: list[int]) -> str:
     return graph.node("Reshape", [value, graph.constant(shape, "int64", hint="shape")])
 
 
-def _whole(layout: Layout) -> tuple[Dim, ...]:
-    """Return the sizes of a foreign tensor, the batch by a name."""
+def _sizes(layout: Layout) -> tuple[Dim, ...]:
+    """Return the sizes of a foreign tensor, that of the batch by a name."""
     if layout.batch is None:
         return layout.inner
     return (*layout.inner[: layout.batch], "rows", *layout.inner[layout.batch :])

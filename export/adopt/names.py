@@ -1,4 +1,4 @@
-"""What the names of inputs and outputs say: whether they are a state's or data's, and which ones are the same."""
+"""What the names of inputs and outputs say: whether they name a state or data, and which of them name the same."""
 
 import re
 
@@ -11,13 +11,13 @@ _TIMES = _listed(
     "in out input output inp outp new next nxt prev previous old past present cur current curr now init initial final"
     " last first updated update ret returned from to t tm1 t1 n i o x y src dst state states onnx"
 )
-"""Words that tell when a state is read or written, or nothing, but not which one it is."""
+"""Words that say when a state is read or written, or nothing, but not which state it is."""
 _STATE_WORDS = _listed(
     "h c hx cx hn cn h0 c0 hidden cell state states cache caches mem memory buf buffer fifo past present carry context"
     " hin hout cin cout hiddens rnn lstm gru kv history queue ring delay counter"
 )
 _LAYER_WORDS = _listed("rnn lstm gru")
-"""Words for what holds a state and reads data too: lstm_input and lstm_output are no state of different shapes."""
+"""Words for layers that hold a state and also read data: lstm_input and lstm_output are not one state."""
 DATA_WORDS = _listed(
     "x y xs ys data input inputs output outputs out audio wav pcm signal samples frame frames feature features feat"
     " feats mel obs observation observations tokens token ids logits logit prob probs probability score scores pred"
@@ -25,16 +25,16 @@ DATA_WORDS = _listed(
     " segmentation speaker embedding embeddings lang style content stylised noisy clean mic far"
 )
 SIDES = _listed("in out input inputs output outputs")
-"""Words for data that states bear as well: t_in and t_out may be either."""
+"""Words for data that states have in their names as well: t_in and t_out may be either."""
 _UNTIL_NEXT = _listed("new next nxt prev previous old past present updated")
-"""Words that only a state has a use for: what is new was something else before."""
-_TURNS = SIDES | _UNTIL_NEXT | _listed("cur current")
-"""Words that tell one side of a step from the other."""
+"""Words that only a state needs: what is new was something else before."""
+_STEP_SIDES = SIDES | _UNTIL_NEXT | _listed("cur current")
+"""Words that tell the input of a step from its output."""
 _GENERIC = SIDES | _listed(
     "x y xs ys data args arg value values feat feats feature features target result layer tensor placeholder serving"
     " default"
 )
-"""Words that exporters and notations give to whatever there is: data and states alike."""
+"""Words that exporters and notations use for data and for states."""
 PLAIN = DATA_WORDS - _GENERIC
 """Words that say what the data is."""
 
@@ -46,7 +46,7 @@ def words(name: str) -> list[str]:
 
 
 def timeless(name: str) -> tuple[str, ...]:
-    """Return what a state's name says once the words for its time are gone: h_in, hn and new_h are all `h`."""
+    """Return a name without the words for time: h_in, hn and new_h are all `h`."""
     found = []
     for word in words(name):
         match = re.fullmatch(r"([hc]|hidden|cell|state|cache|mem|buf|buffer)(n|x|t|in|out|new|next|prev)", word)
@@ -58,51 +58,53 @@ def timeless(name: str) -> tuple[str, ...]:
 
 
 def bare_key(name: str) -> tuple[str, ...]:
-    """Return the same without numbers, which may be times too: h0 and hn."""
+    """Return the same without numbers, which may be times as well: h0 and hn."""
     return tuple(word for word in timeless(name) if not word.isdigit())
 
 
 def untimed(name: str) -> tuple[str, ...]:
-    """Return the words of a name but those of a time, where they say anything: x and x_next are both `x`."""
+    """Return a name without the words for the next step, where the rest says anything: x and x_next are both `x`."""
     kept = tuple(word for word in words(name) if word not in _UNTIL_NEXT)
     return kept if any(not word.isdigit() for word in kept) else ()
 
 
 def is_data(name: str) -> bool:
+    """Return whether a name is that of data."""
     named = set(words(name))
     return bool(named & DATA_WORDS) and not named & _STATE_WORDS
 
 
 def _names_data(source: str, target: str) -> bool:
-    """Tell whether two names are those of the same data on its way in and out, as audio and audio_out."""
+    """Return whether two names are those of the same data before and after the model, as audio and audio_out."""
     return all(is_data(name) and set(words(name)) & (DATA_WORDS - SIDES) for name in (source, target)) and not (
-        {*words(source), *words(target)} & (_TURNS - SIDES)
+        {*words(source), *words(target)} & (_STEP_SIDES - SIDES)
     )
 
 
 def names_nothing(source: str, target: str) -> bool:
-    """Tell whether two names that agree are data's, or agree in numbers alone, as input_1 and output_1."""
+    """Return whether two names that agree are those of data, or agree in numbers alone, as input_1 and output_1."""
     generic = is_generic(source) and is_generic(target) and not {*words(source), *words(target)} & _UNTIL_NEXT
     return generic or _names_data(source, target)
 
 
 def is_generic(name: str) -> bool:
-    """Tell whether a name may be anything's: input_2, args_1, x."""
+    """Return whether a name says nothing: input_2, args_1, x."""
     said = [word for word in words(name) if word not in _UNTIL_NEXT and not word.isdigit()]
     return all(word in _GENERIC for word in said) and (bool(said) or not set(words(name)) & _UNTIL_NEXT)
 
 
 def is_state(name: str) -> bool:
+    """Return whether a name is that of a state."""
     return bool(set(words(name)) & _STATE_WORDS or {re.sub(r"\d+$", "", name.lower())} & _STATE_WORDS)
 
 
 def names_one_state(source: str, target: str) -> bool:
-    """Tell whether two names say the same by a rule that pairs states, and one of them is a state's."""
+    """Return whether two names say the same by a rule that pairs states, and one of them is that of a state."""
     agree = any(key(source) == key(target) != () for key in (timeless, bare_key))
     return agree and bool({*words(source), *words(target)} & (_STATE_WORDS - _LAYER_WORDS))
 
 
 def stem(name: str) -> tuple[str, ...]:
-    """Return what a name says without the words for a side: n and n_out are both `n`; numbers alone say nothing."""
-    kept = tuple(word for word in words(name) if word not in _TURNS)
+    """Return a name without the words for input and output: n and n_out are both `n`; numbers alone say nothing."""
+    kept = tuple(word for word in words(name) if word not in _STEP_SIDES)
     return kept if any(not word.isdigit() for word in kept) else ()

@@ -7,27 +7,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from export.adopt.errors import NotServableError
-from export.adopt.foreign import Foreign
-from export.adopt.layouts import Reading, from_rows, sizes_of, to_rows
+from export.adopt.foreign_model import ForeignModel
+from export.adopt.layouts import Layouts, from_rows, sizes_of, to_rows
+from export.adopt.options import MOST_BEFORE, AdoptOptions
 from export.adopt.pairs import Pair
-from export.adopt.plan import Array
-from export.adopt.wishes import MOST_BEFORE, Wishes
+from export.figure import Array
 
 Rows = dict[str, Array]
-"""Input, output or state → (batch, *inner): the batch axis is the first."""
+"""Input, output or state → (batch, *inner): the first axis is the batch."""
 
 
 @dataclass(slots=True)
 class Original:
-    """Runs a foreign model in one reading, and draws inputs for it.
+    """Runs a foreign model with known layouts, and draws inputs for it.
 
-    Nothing of the served graph is used here: this is what that graph is compared with.
+    It uses nothing of the served graph, which is compared with it.
     """
 
-    foreign: Foreign
-    reading: Reading
+    foreign: ForeignModel
+    layouts: Layouts
     pairs: tuple[Pair, ...]
-    wishes: Wishes
+    options: AdoptOptions
     constants: Rows
     vocabularies: Mapping[str, int]
     positive: bool = False
@@ -37,37 +37,37 @@ class Original:
     def data(self) -> list[str]:
         """Return the inputs that clients send."""
         sources = {pair.source for pair in self.pairs}
-        return [name for name in self.reading if name not in sources]
+        return [name for name in self.layouts if name not in sources]
 
     @property
     def overlaps(self) -> dict[str, tuple[int, int]]:
-        """Return input → (samples, inner place) of those that overlap."""
-        return {name: (count, self.overlap_place(name)) for name, count in self.wishes.overlaps.items()}
+        """Return input → (samples, inner axis) of those that overlap."""
+        return {name: (count, self.overlap_axis(name)) for name, count in self.options.overlaps.items()}
 
-    def overlap_place(self, name: str) -> int:
-        """Return the inner place along which an input overlaps: its time, or its only axis."""
-        layout = self.reading[name]
+    def overlap_axis(self, name: str) -> int:
+        """Return the inner axis along which an input overlaps: its time, or its only axis."""
+        layout = self.layouts[name]
         if layout.time is None and len(layout.inner) != 1:
             raise NotServableError(
                 f"--overlap {name}: the input {self.foreign.inputs[name]} has {len(layout.inner)} axes besides the "
                 f"batch, and none of them counts steps"
             )
-        place = layout.time or 0
-        count = self.wishes.overlaps.get(name, 0)
-        values = count * math.prod(layout.inner) // layout.inner[place]
+        axis = layout.time or 0
+        count = self.options.overlaps.get(name, 0)
+        values = count * math.prod(layout.inner) // layout.inner[axis]
         if values > MOST_BEFORE:
             raise NotServableError(
                 f"--overlap {name}:{count} keeps {values:,} values for each sequence, more than {MOST_BEFORE:,}"
             )
-        return place
+        return axis
 
     def draw(self, batch: int, time: int = 1) -> Rows:
-        """Draw new inputs of one run, without what overlaps."""
+        """Draw random inputs of one run, without the overlap."""
         drawn = {}
         for name in self.data:
             dtype = self.foreign.inputs[name].dtype
-            whole = sizes_of(self.reading[name], batch, time)
-            shape = to_rows(np.empty(whole, bool), self.reading[name]).shape
+            whole = sizes_of(self.layouts[name], batch, time)
+            shape = to_rows(np.empty(whole, bool), self.layouts[name]).shape
             values: Array
             if dtype.startswith("float"):
                 values = self.random.random(shape) if self.positive else 0.5 * self.random.standard_normal(shape)
@@ -77,46 +77,46 @@ class Original:
         return drawn
 
     def start(self, batch: int) -> Rows:
-        """Return the states before the first step, overlaps under the name of their input."""
+        """Return the states before the first step, overlaps by the name of their input."""
         states = {}
         for pair in self.pairs:
-            layout, dtype = self.reading[pair.source], self.foreign.inputs[pair.source].dtype
+            layout, dtype = self.layouts[pair.source], self.foreign.inputs[pair.source].dtype
             row = np.zeros(layout.inner, dtype)
-            given = self.wishes.initial.get(pair.source)
+            given = self.options.initial.get(pair.source)
             if given is not None:
                 row = initial_value(pair.source, given, layout.inner, layout.batch, dtype)
             states[pair.source] = np.repeat(row[None], batch, axis=0)
-        for name, (count, place) in self.overlaps.items():
-            inner = list(self.reading[name].inner)
-            inner[place] = count
+        for name, (count, axis) in self.overlaps.items():
+            inner = list(self.layouts[name].inner)
+            inner[axis] = count
             states[name] = np.zeros((batch, *inner), self.foreign.inputs[name].dtype)
         return states
 
     def step(self, inputs: Rows, states: Rows) -> tuple[dict[str, Array], Rows]:
-        """Run the original once; return its outputs as they are, and the states as rows.
+        """Run the original once; return its outputs unchanged, and the states as rows.
 
         Raises:
             RunFailedError: It does not run on these.
         """
         whole, after = dict(inputs), {}
-        for name, (count, place) in self.overlaps.items():
-            whole[name] = np.concatenate([states[name], inputs[name]], axis=1 + place)
-            size = whole[name].shape[1 + place]
-            after[name] = np.take(whole[name], range(size - count, size), axis=1 + place)
+        for name, (count, axis) in self.overlaps.items():
+            whole[name] = np.concatenate([states[name], inputs[name]], axis=1 + axis)
+            size = whole[name].shape[1 + axis]
+            after[name] = np.take(whole[name], range(size - count, size), axis=1 + axis)
         for pair in self.pairs:
             whole[pair.source] = states[pair.source]
-        feeds = {name: np.asarray(from_rows(rows, self.reading[name]), order="C") for name, rows in whole.items()}
+        feeds = {name: np.asarray(from_rows(rows, self.layouts[name]), order="C") for name, rows in whole.items()}
         outputs = self.foreign.run(feeds | self.constants)
         for pair in self.pairs:
-            after[pair.source] = to_rows(outputs[pair.target], self.reading[pair.source])
+            after[pair.source] = to_rows(outputs[pair.target], self.layouts[pair.source])
         return outputs, after
 
 
 def initial_value(name: str, given: Array, inner: tuple[int, ...], batch: int | None, dtype: str) -> Array:
-    """Return a given initial value as a row, (*inner); it may stand with a batch axis of 1, or as one number.
+    """Return a given initial value as a row, (*inner); it may have a batch axis of 1, or be one number.
 
     Raises:
-        NotServableError: It is of another shape, or cannot be held in the state's dtype.
+        NotServableError: It has another shape, or does not fit the state's dtype.
     """
     row = given
     if batch is not None and given.ndim == len(inner) + 1 and given.shape[batch] == 1:
@@ -130,7 +130,7 @@ def initial_value(name: str, given: Array, inner: tuple[int, ...], batch: int | 
 
 
 def cast(value: Array, dtype: str) -> tuple[Array, bool]:
-    """Return values in a dtype, and whether it holds them: floats rounded but finite, all else as they are."""
+    """Return values in a dtype, and whether they fit: floats must stay finite, all others must not change."""
     with np.errstate(over="ignore", invalid="ignore"):
         held = value.astype(dtype)
     return held, bool(np.isfinite(held).all() if held.dtype.kind == "f" else np.array_equal(held, value))

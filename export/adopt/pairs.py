@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from export.adopt.errors import AmbiguousError, BadWishError, NotServableError
-from export.adopt.foreign import Port
+from export.adopt.errors import AmbiguousError, BadOptionError, NotServableError
+from export.adopt.foreign_model import Port
 from export.adopt.names import (
     DATA_WORDS,
     PLAIN,
@@ -20,7 +20,7 @@ from export.adopt.names import (
     untimed,
     words,
 )
-from export.adopt.wishes import Wishes
+from export.adopt.options import AdoptOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +31,19 @@ class Pair:
     target: str
     reason: str
     sure: bool = True
-    """Whether names say so; shape alone needs the run to confirm it."""
+    """Whether names say so; a pair by shape alone must be confirmed by a run."""
 
 
-def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes) -> tuple[Pair, ...]:
-    """Pair states; what the user settled first, then what only one reading fits.
+def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], options: AdoptOptions) -> tuple[Pair, ...]:
+    """Pair states: those that the user names first, then those for which only one pair is possible.
 
     Raises:
-        BadWishError: An option names no input or output.
+        BadOptionError: An option names no input or output.
         AmbiguousError: An output could feed an input, and names do not say whether, or which of several does.
-        NotServableError: A pair that the user or the names settle has different shapes or dtypes.
+        NotServableError: A pair given by the user or by names has different shapes or dtypes.
     """
-    pairs = [_wished(source, target, inputs, outputs) for source, target in wishes.states.items() if target]
-    settled = set(wishes.states) | set(wishes.constants) | set(wishes.steps) | set(wishes.overlaps)
+    pairs = [_given_pair(source, target, inputs, outputs) for source, target in options.states.items() if target]
+    settled = set(options.states) | set(options.constants) | set(options.steps) | set(options.overlaps)
     open_inputs = [port for name, port in inputs.items() if name not in settled]
     free = {name: port for name, port in outputs.items() if name not in {pair.target for pair in pairs}}
     fits = {port.name: [name for name, out in free.items() if fitting(port, out)] for port in open_inputs}
@@ -56,9 +56,9 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], wishes: Wishes
         pairs += lone
     if len(pairs) == len(inputs):
         # something must be left for clients to send: the only one that is named as data, if any
-        sent = [pair for pair in pairs if pair.source not in wishes.states and is_data(pair.source)]
+        sent = [pair for pair in pairs if pair.source not in options.states and is_data(pair.source)]
         pairs = [pair for pair in pairs if sent != [pair]]
-    named = any(pair.source not in wishes.states for pair in pairs)
+    named = any(pair.source not in options.states for pair in pairs)
     while lone := [pair for pair in _lone(open_inputs, outputs, fits, pairs) if not is_generic(pair.source)]:
         data = [name for name in inputs if name not in {pair.source for pair in pairs}]
         likely = [pair for pair in lone if pair.source != data[0]]
@@ -101,7 +101,7 @@ def _lone(inputs: list[Port], outputs: dict[str, Port], fits: dict[str, list[str
 
 
 def fitting(source: Port, target: Port) -> bool:
-    """Tell whether an output may be fed to an input as far as the file declares them; no rank fits any."""
+    """Return whether an output may be fed to an input by what the file declares."""
     if source.dtype != target.dtype:
         return False
     if not target.dims:
@@ -123,7 +123,7 @@ def _likely(fits: list[Port], source: Port) -> list[str]:
 def _by_name(
     inputs: list[Port], fits: dict[str, list[str]], sources: set[str], targets: set[str], key: Callable[[str], object]
 ) -> list[Pair]:
-    """Pair inputs and outputs that fit and of which no other says the same."""
+    """Pair inputs and outputs that fit, where no other name says the same."""
     found: list[Pair] = []
     for port in inputs:
         named = [
@@ -143,12 +143,12 @@ def _reason(source: str, target: str) -> tuple[str, bool]:
     return "the only pair left of its shape and dtype", False
 
 
-def _wished(source: str, target: str, inputs: dict[str, Port], outputs: dict[str, Port]) -> Pair:
+def _given_pair(source: str, target: str, inputs: dict[str, Port], outputs: dict[str, Port]) -> Pair:
     option = f"--state {source}={target}"
     if source not in inputs:
-        raise BadWishError(option, f"the model has no input {source!r}, only {', '.join(inputs)}")
+        raise BadOptionError(option, f"the model has no input {source!r}, only {', '.join(inputs)}")
     if target not in outputs:
-        raise BadWishError(option, f"the model has no output {target!r}, only {', '.join(outputs)}")
+        raise BadOptionError(option, f"the model has no output {target!r}, only {', '.join(outputs)}")
     if not fitting(inputs[source], outputs[target]):
         raise NotServableError(
             f"{inputs[source]} cannot be fed from {outputs[target]}: a state must keep its dtype and shape"
@@ -157,7 +157,7 @@ def _wished(source: str, target: str, inputs: dict[str, Port], outputs: dict[str
 
 
 def _refuse_misfits(inputs: list[Port], outputs: list[Port], pairs: list[Pair]) -> None:
-    """Refuse where a state's input and an output agree by name alone: without feeding back it would never move."""
+    """Refuse where a state's input and an output agree by name alone: such a state would never change."""
     sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
     for port in inputs:
         named = [out for out in outputs if out.name not in targets and names_one_state(port.name, out.name)]
@@ -169,7 +169,7 @@ def _refuse_misfits(inputs: list[Port], outputs: list[Port], pairs: list[Pair]) 
 
 
 def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:
-    """Refuse where an input that is not named as data has outputs to choose from, and nothing chooses."""
+    """Refuse where an input that is not named as data may be fed from several outputs, and nothing decides."""
     _refuse_candidates(
         {
             name: found if is_state(name) else [target for target in found if not is_data(target)]
@@ -195,8 +195,8 @@ def _refuse_candidates(candidates: dict[str, list[str]], outputs: dict[str, Port
 def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]) -> None:
     """Refuse where an input and an output look like a state, though their names do not say that they are one.
 
-    They say the same but for the side they are on, or alone look like no other data. Served stateless, such a counter
-    or such a stack of states would start anew at every step, and nothing would tell.
+    They differ only in a word for input or output, or they alone have their shape and dtype. Served without a state,
+    such a counter or such a stack of states would start again at every step, and nothing would show it.
     """
     sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
     data = [port for name, port in inputs.items() if name not in sources]
@@ -220,7 +220,7 @@ def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[s
 def _refuse_generic(
     rest: list[Port], outputs: dict[str, Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]
 ) -> None:
-    """Refuse where an input other than the first has a name that may be anything's, and an output could feed it."""
+    """Refuse where an input other than the first has a name that says nothing, and an output could feed it."""
     data = [name for name in inputs if name not in {pair.source for pair in pairs}]
     candidates = {
         name: [target for target in found if not set(words(target)) & PLAIN]

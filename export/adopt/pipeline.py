@@ -1,28 +1,28 @@
-"""Adoption from a file to an artefact on disk: read, look through, build, prove, verify, write."""
+"""Adoption from a file to an artefact on disk: read, plan, build the served graph, verify, write."""
 
 import hashlib
-from importlib.metadata import version as installed_version
+from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
 
 from onnx import ModelProto
 
+from export.adopt.foreign_file import read_foreign
 from export.adopt.graph import build_served_graph
-from export.adopt.oracle import OriginalOracle
+from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
-from export.adopt.reading import read_foreign
+from export.adopt.reference import OriginalReference
 from export.adopt.whole_sequence import check_whole_sequence
-from export.adopt.wishes import Wishes
-from export.order import Options, Order
-from export.pipeline import write_artefact
-from export.place import check_target
-from export.proving import prove
-from export.transposes import hold_transposes
+from export.candidate import Candidate, write_artefact
+from export.cards import UNVERIFIED, installed
+from export.destination import Destination
+from export.options import ExportOptions
 from export.verify import TOLERANCE
-from models.card import ModelCard, Parity
+from models.card import ModelCard
 
 HALF_TOLERANCE = 5e-3
-"""For models that compute in float16: its rounding depends on the company a row is in."""
+"""For models that compute in float16: a row is rounded differently beside other rows."""
+
+_DEFAULTS, _ADOPT_DEFAULTS = ExportOptions(), AdoptOptions()
 
 
 def adopt_model(
@@ -30,69 +30,60 @@ def adopt_model(
     root: Path,
     name: str,
     version: int,
+    options: ExportOptions = _DEFAULTS,
     *,
-    wishes: Wishes | None = None,
-    **options: Unpack[Options],
+    adopt_options: AdoptOptions = _ADOPT_DEFAULTS,
 ) -> Path:
     """Write `root/name/version/model.onnx` for a foreign file and return its path; or write nothing.
-
-    The options are those of an `Order`.
 
     Raises:
         ExportError: No artefact was written; see `export.adopt.errors` and `export.errors`.
     """
-    order = Order(**options)
-    target = root / name / str(version)
-    check_target(target, force=order.force)
+    destination = Destination(root, name, version)
+    destination.check(force=options.force)
     model = read_foreign(file)
-    planned = make_plan(model, wishes or Wishes(), order.on_progress)
+    planned = make_plan(model, adopt_options, options.on_progress)
     for finding in planned.findings:
-        order.on_finding(finding)
+        options.on_finding(finding)
     plan = planned.plan
-    order.on_progress("building the served graph")
-    served = build_served_graph(model, plan)
-    half = "float16" in {spec.dtype for spec in plan.state_specs} | {one.spec.dtype for one in plan.outputs}
-    tolerance = HALF_TOLERANCE if half and order.tolerance is None else order.tolerance
-    card = _card(model, planned, name, version, order)
-    proved, proved_card = prove(
-        served,
-        card,
-        OriginalOracle(planned),
-        precision=order.precision,
-        tolerance=tolerance,
-        on_progress=order.on_progress,
-        on_finding=order.on_finding,
+    dtypes = {spec.dtype for spec in plan.state_specs} | {spec.dtype for spec in plan.output_specs}
+    if options.tolerance is None and "float16" in dtypes:
+        options = replace(options, tolerance=HALF_TOLERANCE)
+    options.on_progress("building the served graph")
+    candidate = Candidate(
+        build_served_graph(model, plan), _card(model, planned, destination, options), OriginalReference(planned)
     )
-    order.on_progress("comparing: the original's own run over whole sequences")
-    # before it was held in a lower precision: what that costs is in the figures above
-    check_whole_sequence(
-        planned, hold_transposes(served).SerializeToString(), card, TOLERANCE if tolerance is None else tolerance
-    )
-    order.on_progress("writing")
-    return write_artefact(target, proved, proved_card, force=order.force)
+
+    def check_whole_run() -> None:
+        options.on_progress("comparing: the original's own run over whole sequences")
+        # in float32: what a lower precision costs is in the figures of the comparisons
+        tolerance = TOLERANCE if options.tolerance is None else options.tolerance
+        check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
+
+    return write_artefact(destination, candidate, options, last_check=check_whole_run)
 
 
-def _card(model: ModelProto, planned: Planned, name: str, version: int, order: Order) -> ModelCard:
-    """Return the card of a model, its parity still open."""
+def _card(model: ModelProto, planned: Planned, destination: Destination, options: ExportOptions) -> ModelCard:
+    """Return the card of a model, without figures."""
     plan = planned.plan
     return ModelCard(
-        name=name,
-        version=version,
-        description=order.description,
+        name=destination.name,
+        version=destination.version,
+        description=options.description,
         cell="adopted",
         config={
             "source_sha256": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
             "producer": f"{model.producer_name} {model.producer_version}".strip(),
             "findings": list(planned.findings),
         },
-        inputs=tuple(one.spec for one in plan.inputs),
-        outputs=tuple(one.spec for one in plan.outputs),
+        inputs=plan.input_specs,
+        outputs=plan.output_specs,
         states=plan.state_specs,
-        max_batch=order.max_batch if plan.batched else 1,
+        max_batch=options.max_batch if plan.batched else 1,
         ragged=False,
         weights_sha256=_weights_sha256(model),
-        parity=Parity(tolerance=1.0, errors={}),
-        created_by=" ".join(f"{package} {installed_version(package)}" for package in ("onnx", "onnxruntime")),
+        parity=UNVERIFIED,
+        created_by=installed("onnx", "onnxruntime"),
     )
 
 

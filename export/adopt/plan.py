@@ -1,13 +1,9 @@
-"""What is known of a foreign model once it has been looked through: all that the served graph is built from."""
+"""How a foreign model is served: all that its served graph is built from."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy.typing as npt
-
+from export.figure import Array
 from models.card import StateSpec, TensorSpec
-
-Array = npt.NDArray[Any]
 
 DTYPES: dict[int, str] = {1: "float32", 10: "float16", 11: "float64", 7: "int64", 6: "int32", 9: "bool"}
 """ONNX's number of an element type → the card's name, for all that the card knows."""
@@ -15,10 +11,10 @@ DTYPES: dict[int, str] = {1: "float32", 10: "float16", 11: "float64", 7: "int64"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the batch and the time stand in a foreign tensor.
+    """Which axes of a foreign tensor are the batch and the time.
 
     `inner` are the tensor's sizes without the batch axis. `batch` is the batch axis of the whole tensor, or None where
-    it has none and only one row can be run. `time` is the place in `inner` of an axis that counts steps, or None.
+    it has none and only one row can be run. `time` is the index in `inner` of an axis that counts steps, or None.
     """
 
     inner: tuple[int, ...]
@@ -27,8 +23,8 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the shape of one step in the served form."""
-        return tuple(dim for place, dim in enumerate(self.inner) if place != self.time)
+        """Return the shape of one step as it is served."""
+        return tuple(dim for index, dim in enumerate(self.inner) if index != self.time)
 
     @property
     def time_axis(self) -> int | None:
@@ -50,8 +46,8 @@ class InputPlan:
 
     @property
     def overlap_shape(self) -> tuple[int, ...]:
-        """Return the shape of what is kept of the last step."""
-        return tuple(self.overlap if place == self.axis else dim for place, dim in enumerate(self.layout.inner))
+        """Return the shape of the part of the last step that is kept."""
+        return tuple(self.overlap if index == self.axis else dim for index, dim in enumerate(self.layout.inner))
 
     @property
     def overlap_state(self) -> str:
@@ -70,7 +66,7 @@ class OutputPlan:
 
 @dataclass(frozen=True, slots=True)
 class StatePlan:
-    """One pair of an input and the output that is fed back to it, and why they are held to be one."""
+    """An input, the output that is fed back to it, and the reason why they are taken for one state."""
 
     source: str
     target: str
@@ -89,6 +85,16 @@ class Plan:
     constants: dict[str, Array] = field(default_factory=dict)
     native_time: bool = False
     batched: bool = True
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """Return the card's description of the inputs."""
+        return tuple(plan.spec for plan in self.inputs)
+
+    @property
+    def output_specs(self) -> tuple[TensorSpec, ...]:
+        """Return the card's description of the outputs."""
+        return tuple(plan.spec for plan in self.outputs)
 
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:

@@ -21,9 +21,9 @@ Dim = str | int
 
 
 class GraphBuilder:
-    """Collect inputs, initialisers, nodes and outputs, in the order they are added.
+    """Collect inputs, initialisers, nodes and outputs as they are added.
 
-    Every value's name is unique in the graph and in all graphs inside it; names that nobody outside reads are made
+    Every value's name is unique in the graph and in all graphs inside it; names that nothing outside reads are made
     here.
     """
 
@@ -58,7 +58,7 @@ class GraphBuilder:
         return name
 
     def constant(self, value: npt.ArrayLike | Tensor, dtype: npt.DTypeLike = np.float32, hint: str = "const") -> str:
-        """Keep a value in the graph; the same value is kept once."""
+        """Add a constant to the graph; equal values are stored once."""
         array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, dtype=dtype)
         constants = self._constants_of._initialisers
         for name, tensor in constants.items():
@@ -75,11 +75,11 @@ class GraphBuilder:
         return name
 
     def nodes(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
-        """Add a node with several outputs; an empty name leaves an optional input or output away."""
+        """Add a node with several outputs; an empty name leaves out an optional input or output."""
         self._nodes.append(helper.make_node(op, inputs, outputs, name=self.fresh(op), **attributes))
 
     def fresh(self, hint: str) -> str:
-        """Return a name that nothing in the graph bears."""
+        """Return a name that nothing in the graph has."""
         count = self._counts.get(hint, 0)
         self._counts[hint] = count + 1
         return f"{hint}_{count}"

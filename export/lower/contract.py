@@ -1,4 +1,4 @@
-"""What a lowering takes and gives."""
+"""The types of a lowering: what it reads, what it returns, and which one a cell has on each target."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from export.lower.builder import GraphBuilder
 class CellInput:
     """Name the values a cell reads in the graph.
 
-    x (time, batch, input); lengths int32 (batch,), the true length of each sequence; states in the cell's order, each
-    (1, batch, *shape): the leading axis is the directions of ONNX's native nodes, and costs the others nothing.
+    x (time, batch, input); lengths int32 (batch,), the true length of each sequence; states as the cell lists them,
+    each (1, batch, *shape): the leading axis is the directions of ONNX's native nodes, and costs the others nothing.
     """
 
     x: str
@@ -28,32 +28,33 @@ class CellOutput:
     states: tuple[str, ...]
 
 
-Lowering = Callable[[GraphBuilder, Any, CellInput], CellOutput]
+LowerFunction = Callable[[GraphBuilder, Any, CellInput], CellOutput]
+"""Adds a cell's nodes to a graph: (graph, cell, input) → output."""
 
 Target = Literal["cpu", "cuda"]
 """The kind of device whose kernels a graph is made for; either graph runs on both, at another speed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """Name the recurrent operator that a lowering ends in, and do it."""
+class Lowering:
+    """Name the recurrent ONNX operator that a cell becomes, and hold the function that adds its nodes."""
 
     op: Literal["RNN", "LSTM", "GRU", "Scan"]
-    lower: Lowering
+    lower: LowerFunction
 
 
 @dataclass(frozen=True, slots=True)
-class Forms:
-    """Hold a cell's fastest exact form on each target."""
+class CellLowerings:
+    """Hold a cell's fastest exact lowering for each target."""
 
-    cpu: Form
-    cuda: Form
+    cpu: Lowering
+    cuda: Lowering
 
     @classmethod
-    def alike(cls, form: Form) -> Self:
-        """Return the same form for every target."""
-        return cls(form, form)
+    def same(cls, lowering: Lowering) -> Self:
+        """Return the same lowering for every target."""
+        return cls(lowering, lowering)
 
-    def on(self, target: Target) -> Form:
-        """Return the form for a target."""
+    def on(self, target: Target) -> Lowering:
+        """Return the lowering for a target."""
         return {"cpu": self.cpu, "cuda": self.cuda}[target]

@@ -4,8 +4,8 @@ A native node could compute them with a diagonal or empty R, but at batch 32 it 
 and CUDA's kernels do not take the activations it needs.
 """
 
-from export.lower.contract import Forms
-from export.lower.scan import States, scan_form
+from export.lower.contract import CellLowerings
+from export.lower.scan import States, scan_lowering
 from export.lower.value import Value, concat, sigmoid, tanh
 from models.cells.base import Cell
 from models.cells.independent import IndRNN
@@ -50,8 +50,8 @@ def step_independent(cell: IndRNN, x: Value, state: States) -> tuple[Value, Stat
     return h, (h,)
 
 
-FORMS: dict[type[Cell], Forms] = {
-    MinGRU: Forms.alike(scan_form(step_minimal, project_min_gru)),
-    MinLSTM: Forms.alike(scan_form(step_minimal, project_min_lstm)),
-    IndRNN: Forms.alike(scan_form(step_independent, project_independent)),
+LOWERINGS: dict[type[Cell], CellLowerings] = {
+    MinGRU: CellLowerings.same(scan_lowering(step_minimal, project_min_gru)),
+    MinLSTM: CellLowerings.same(scan_lowering(step_minimal, project_min_lstm)),
+    IndRNN: CellLowerings.same(scan_lowering(step_independent, project_independent)),
 }

@@ -1,16 +1,16 @@
-"""The forms of the GRU as ONNX GRU nodes, whose rows stand in the order update, reset, candidate and whose z keeps.
+"""The four GRUs as ONNX GRU nodes, whose rows are update, reset, candidate, and whose z keeps the old state.
 
-A z that writes is a z that keeps with its weights turned round. CUDA's kernel resets after the product only, so the
-other forms go there as a step.
+A z that writes is a z that keeps with its weights negated. CUDA's kernel resets after the product only, so the
+others are lowered to a step there.
 """
 
 import torch
 from torch import Tensor
 
 from export.lower.builder import GraphBuilder
-from export.lower.contract import CellInput, CellOutput, Form, Forms
-from export.lower.native import in_order, native_node
-from export.lower.scan import States, scan_form
+from export.lower.contract import CellInput, CellLowerings, CellOutput, Lowering
+from export.lower.native import gate_rows, native_node
+from export.lower.scan import States, scan_lowering
 from export.lower.value import Value, gates_of, sigmoid, tanh
 from models.cells.base import Cell
 from models.cells.gates import Gates
@@ -22,14 +22,14 @@ Block = tuple[Tensor, Tensor, Tensor]
 
 def lower_reset_before(graph: GraphBuilder, cell: GRUResetBefore, cell_input: CellInput) -> CellOutput:
     """Lower to one GRU node that resets the state before the recurrent product; z keeps."""
-    z, r = in_order(cell.gates, "z"), in_order(cell.gates, "r")
-    return gru_node(graph, cell_input, z, r, in_order(cell.candidate, "g"))
+    z, r = gate_rows(cell.gates, "z"), gate_rows(cell.gates, "r")
+    return gru_node(graph, cell_input, z, r, gate_rows(cell.candidate, "g"))
 
 
 def lower_reset_before_z_writes(graph: GraphBuilder, cell: GRUResetBeforeZWrites, cell_input: CellInput) -> CellOutput:
-    """Lower to one GRU node with the update gate turned round."""
-    z, r = turned(in_order(cell.gates, "z")), in_order(cell.gates, "r")
-    return gru_node(graph, cell_input, z, r, in_order(cell.candidate, "g"))
+    """Lower to one GRU node with the update gate's weights negated."""
+    z, r = negated(gate_rows(cell.gates, "z")), gate_rows(cell.gates, "r")
+    return gru_node(graph, cell_input, z, r, gate_rows(cell.candidate, "g"))
 
 
 def lower_reset_after(graph: GraphBuilder, cell: GRUResetAfter, cell_input: CellInput) -> CellOutput:
@@ -47,7 +47,7 @@ def gru_node(graph: GraphBuilder, cell_input: CellInput, z: Block, r: Block, g: 
     return native_node(graph, "GRU", cell_input, weights, len(b_all) // 3, linear_before_reset=0)
 
 
-def turned(block: Block) -> Block:
+def negated(block: Block) -> Block:
     """Return the weights of one minus the gate."""
     w, r, b = block
     return -w, -r, -b
@@ -75,11 +75,11 @@ def _gates_and_candidate(gates: Gates, candidate: Gates, x: Value, h: Value) -> 
     return z, tanh(gates_of(candidate, "g", x, r * h))
 
 
-FORMS: dict[type[Cell], Forms] = {
-    GRUResetBefore: Forms(cpu=Form("GRU", lower_reset_before), cuda=scan_form(step_reset_before)),
-    GRUResetBeforeZWrites: Forms(
-        cpu=Form("GRU", lower_reset_before_z_writes), cuda=scan_form(step_reset_before_z_writes)
+LOWERINGS: dict[type[Cell], CellLowerings] = {
+    GRUResetBefore: CellLowerings(cpu=Lowering("GRU", lower_reset_before), cuda=scan_lowering(step_reset_before)),
+    GRUResetBeforeZWrites: CellLowerings(
+        cpu=Lowering("GRU", lower_reset_before_z_writes), cuda=scan_lowering(step_reset_before_z_writes)
     ),
-    GRUResetAfter: Forms.alike(Form("GRU", lower_reset_after)),
-    GRUResetAfterZWrites: Forms.alike(Form("GRU", lower_reset_after)),
+    GRUResetAfter: CellLowerings.same(Lowering("GRU", lower_reset_after)),
+    GRUResetAfterZWrites: CellLowerings.same(Lowering("GRU", lower_reset_after)),
 }

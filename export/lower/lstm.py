@@ -1,7 +1,7 @@
 """LSTMs that are one ONNX LSTM node once their weights are rewritten.
 
 A gate that is missing is a gate of weight zero and bias 20: onnxruntime's float32 sigmoid is exactly 1 from 17.4 up.
-A coupled gate is the one it is coupled to with its sign turned, since 1 − σ(a) = σ(−a). CUDA's kernel takes neither
+A coupled gate is the one it is coupled to with its sign changed, since 1 − σ(a) = σ(−a). CUDA's kernel takes neither
 peepholes nor other activations, so with those the step goes there as a Scan.
 """
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from export.lower.builder import GraphBuilder
-from export.lower.contract import CellInput, CellOutput, Form, Forms
-from export.lower.native import in_order, native_node
-from export.lower.scan import States, scan_form
+from export.lower.contract import CellInput, CellLowerings, CellOutput, Lowering
+from export.lower.native import gate_rows, native_node
+from export.lower.scan import States, scan_lowering
 from export.lower.value import Value, gates_of, sigmoid, tanh
 from models.cells.base import Cell
 from models.cells.coupled import CIFG, CoupledLSTM
@@ -26,7 +26,7 @@ from models.cells.peephole import PeepholeLSTM
 
 SATURATED = 20.0
 ROWS = "iofg"
-"""The order of blocks in W, R and B; in P it is i, o, f."""
+"""The gates of the blocks in W, R and B, first to last; in P they are i, o, f."""
 
 PEEPHOLE_ROWS = "iof"
 
@@ -50,10 +50,10 @@ def lower(
 
 
 def lower_original(graph: GraphBuilder, cell: OriginalLSTM, cell_input: CellInput) -> CellOutput:
-    """Lower the form of 1997 to one plain LSTM node that carries half of its memory.
+    """Lower the LSTM of 1997 to one plain LSTM node that carries half of its memory.
 
-    4 σ(a) − 2 = 2 tanh(a / 2) and 2 σ(c) − 1 = tanh(c / 2): with c / 2 in the place of c both are the tanh the node
-    has. Halving and doubling are exact. The scaled activations of ONNX do the same at two to three times the cost.
+    4 σ(a) − 2 = 2 tanh(a / 2) and 2 σ(c) − 1 = tanh(c / 2): with c / 2 instead of c both are the tanh the node has.
+    Halving and doubling are exact. The scaled activations of ONNX do the same at two to three times the cost.
     """
     halves = torch.ones(4 * cell.hidden_size, 1)
     halves[3 * cell.hidden_size :] = 0.5
@@ -73,12 +73,12 @@ def lstm_weights(cell: GatedLSTM) -> tuple[Tensor, Tensor, Tensor]:
     blocks = []
     for name in ROWS:
         if name in cell.removed:
-            w, r, b = (torch.zeros_like(part) for part in in_order(cell.gates, "g"))
+            w, r, b = (torch.zeros_like(part) for part in gate_rows(cell.gates, "g"))
             b = torch.full_like(b, SATURATED)
         elif name in cell.coupled:
-            w, r, b = (-part for part in in_order(cell.gates, cell.coupled[name]))
+            w, r, b = (-part for part in gate_rows(cell.gates, cell.coupled[name]))
         else:
-            w, r, b = in_order(cell.gates, name)
+            w, r, b = gate_rows(cell.gates, name)
         blocks.append((w, r, b))
     w, r, b = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     return w, r, b
@@ -124,23 +124,25 @@ def as_it_is(a: Value) -> Value:
     return a
 
 
-_NATIVE = Form("LSTM", lower)
-_WITH_PEEPHOLES = Forms(cpu=_NATIVE, cuda=scan_form(step))
+_NATIVE = Lowering("LSTM", lower)
+_WITH_PEEPHOLES = CellLowerings(cpu=_NATIVE, cuda=scan_lowering(step))
 
-FORMS: dict[type[Cell], Forms] = {
-    LSTM: Forms.alike(_NATIVE),
-    OriginalLSTM: Forms.alike(Form("LSTM", lower_original)),
-    NoInputGateLSTM: Forms.alike(_NATIVE),
-    NoForgetGateLSTM: Forms.alike(_NATIVE),
-    NoOutputGateLSTM: Forms.alike(_NATIVE),
-    CoupledLSTM: Forms.alike(_NATIVE),
+LOWERINGS: dict[type[Cell], CellLowerings] = {
+    LSTM: CellLowerings.same(_NATIVE),
+    OriginalLSTM: CellLowerings.same(Lowering("LSTM", lower_original)),
+    NoInputGateLSTM: CellLowerings.same(_NATIVE),
+    NoForgetGateLSTM: CellLowerings.same(_NATIVE),
+    NoOutputGateLSTM: CellLowerings.same(_NATIVE),
+    CoupledLSTM: CellLowerings.same(_NATIVE),
     PeepholeLSTM: _WITH_PEEPHOLES,
     CIFG: _WITH_PEEPHOLES,
     NIG: _WITH_PEEPHOLES,
     NFG: _WITH_PEEPHOLES,
     NOG: _WITH_PEEPHOLES,
-    NIAF: Forms(
-        cpu=Form("LSTM", partial(lower, candidate="Affine")), cuda=scan_form(partial(step, candidate=as_it_is))
+    NIAF: CellLowerings(
+        cpu=Lowering("LSTM", partial(lower, candidate="Affine")), cuda=scan_lowering(partial(step, candidate=as_it_is))
     ),
-    NOAF: Forms(cpu=Form("LSTM", partial(lower, memory="Affine")), cuda=scan_form(partial(step, memory=as_it_is))),
+    NOAF: CellLowerings(
+        cpu=Lowering("LSTM", partial(lower, memory="Affine")), cuda=scan_lowering(partial(step, memory=as_it_is))
+    ),
 }

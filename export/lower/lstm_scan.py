@@ -1,7 +1,7 @@
 """LSTMs that no native node computes, each as one step."""
 
-from export.lower.contract import Forms
-from export.lower.scan import States, scan_form
+from export.lower.contract import CellLowerings
+from export.lower.scan import States, scan_lowering
 from export.lower.value import Value, affine, concat, gates_of, sigmoid, tanh
 from models.cells.base import Cell
 from models.cells.depth_gated import DepthGatedLSTM, DepthLayer
@@ -82,9 +82,9 @@ def _depth_layer(layer: DepthLayer, x: Value, h: Value, c: Value, below: Value |
     return sigmoid(o + c * layer.P[2]) * tanh(c), c
 
 
-FORMS: dict[type[Cell], Forms] = {
-    FullPeepholeLSTM: Forms.alike(scan_form(step_full_peephole)),
-    FGR: Forms.alike(scan_form(step_fgr)),
-    LayerNormLSTM: Forms.alike(scan_form(step_layer_norm)),
-    DepthGatedLSTM: Forms.alike(scan_form(step_depth_gated)),
+LOWERINGS: dict[type[Cell], CellLowerings] = {
+    FullPeepholeLSTM: CellLowerings.same(scan_lowering(step_full_peephole)),
+    FGR: CellLowerings.same(scan_lowering(step_fgr)),
+    LayerNormLSTM: CellLowerings.same(scan_lowering(step_layer_norm)),
+    DepthGatedLSTM: CellLowerings.same(scan_lowering(step_depth_gated)),
 }

@@ -3,10 +3,10 @@
 import torch
 
 from export.lower.builder import GraphBuilder
-from export.lower.contract import CellInput, CellOutput, Form, Forms
-from export.lower.gru import gru_node, turned
-from export.lower.native import in_order
-from export.lower.scan import States, scan_form
+from export.lower.contract import CellInput, CellLowerings, CellOutput, Lowering
+from export.lower.gru import gru_node, negated
+from export.lower.native import gate_rows
+from export.lower.scan import States, scan_lowering
 from export.lower.value import Value, affine, concat, gates_of, sigmoid, tanh
 from models.cells.base import Cell
 from models.cells.mut import MUT1, MUT2, MUT3
@@ -17,18 +17,18 @@ def lower_mut1(graph: GraphBuilder, cell: MUT1, cell_input: CellInput) -> CellOu
     size = cell.hidden_size
     x = Value(graph, cell_input.x)
     nothing, same = torch.zeros(size, size), torch.eye(size)
-    w_r, r_r, b_r = in_order(cell.reset, "r")
+    w_r, r_r, b_r = gate_rows(cell.reset, "r")
     z = (torch.cat([cell.W_z, nothing], 1), nothing, cell.b_z)
     r = (torch.cat([w_r, nothing], 1), r_r, b_r)
     g = (torch.cat([nothing, same], 1), cell.R_h, cell.b_h)
     both = CellInput(concat(x, tanh(x)).name, cell_input.lengths, cell_input.states)
-    return gru_node(graph, both, turned(z), r, g)
+    return gru_node(graph, both, negated(z), r, g)
 
 
 def lower_mut2(graph: GraphBuilder, cell: MUT2, cell_input: CellInput) -> CellOutput:
     """Lower to one GRU node whose reset gate takes x as it is; z writes."""
     r = (torch.eye(cell.hidden_size), cell.R_r, cell.b_r)
-    return gru_node(graph, cell_input, turned(in_order(cell.update, "z")), r, in_order(cell.candidate, "g"))
+    return gru_node(graph, cell_input, negated(gate_rows(cell.update, "z")), r, gate_rows(cell.candidate, "g"))
 
 
 def step_mut1(cell: MUT1, x: Value, state: States) -> tuple[Value, States]:
@@ -61,8 +61,8 @@ def step_mut3(cell: MUT3, x: Value, state: States) -> tuple[Value, States]:
     return h, (h,)
 
 
-FORMS: dict[type[Cell], Forms] = {
-    MUT1: Forms(cpu=Form("GRU", lower_mut1), cuda=scan_form(step_mut1)),
-    MUT2: Forms(cpu=Form("GRU", lower_mut2), cuda=scan_form(step_mut2)),
-    MUT3: Forms.alike(scan_form(step_mut3)),
+LOWERINGS: dict[type[Cell], CellLowerings] = {
+    MUT1: CellLowerings(cpu=Lowering("GRU", lower_mut1), cuda=scan_lowering(step_mut1)),
+    MUT2: CellLowerings(cpu=Lowering("GRU", lower_mut2), cuda=scan_lowering(step_mut2)),
+    MUT3: CellLowerings.same(scan_lowering(step_mut3)),
 }

@@ -1,4 +1,4 @@
-"""Weights in the order of ONNX's own RNN, LSTM and GRU nodes, and the node itself."""
+"""ONNX's own RNN, LSTM and GRU nodes, and weights with their rows as these nodes take them."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from export.lower.contract import CellInput, CellOutput
 from models.cells.gates import Gates
 
 
-def in_order(gates: Gates, names: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return W, R and b with the gates' rows in the order of `names`."""
+def gate_rows(gates: Gates, names: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return W, R and b with the gates' rows as `names` lists them."""
     rows = torch.cat([torch.arange(gates.b.shape[0])[gates.rows(name)] for name in names])
     return gates.W[rows], gates.R[rows], gates.b[rows]
 
@@ -28,7 +28,7 @@ def native_node(
 ) -> CellOutput:
     """Add one RNN, LSTM or GRU node.
 
-    `weights` are W, R, the input bias and the recurrent bias; `peepholes` are P (3 · hidden,) in the order i, o, f.
+    `weights` are W, R, the input bias and the recurrent bias; `peepholes` are P (3 · hidden,) for i, o, f.
     The node's Y is (time, 1, batch, hidden).
     """
     w, r, b_w, b_r = weights

@@ -5,9 +5,9 @@ from functools import partial
 import torch
 
 from export.lower.builder import GraphBuilder
-from export.lower.contract import CellInput, CellOutput, Form, Forms
-from export.lower.native import in_order, native_node
-from export.lower.scan import States, scan_form
+from export.lower.contract import CellInput, CellLowerings, CellOutput, Lowering
+from export.lower.native import gate_rows, native_node
+from export.lower.scan import States, scan_lowering
 from export.lower.value import Value, gates_of
 from models.cells.base import Cell
 from models.cells.rnn import ReluRNN, TanhRNN
@@ -15,7 +15,7 @@ from models.cells.rnn import ReluRNN, TanhRNN
 
 def lower(graph: GraphBuilder, cell: TanhRNN | ReluRNN, cell_input: CellInput, activation: str) -> CellOutput:
     """Lower to one RNN node."""
-    w, r, b = in_order(cell.gates, "h")
+    w, r, b = gate_rows(cell.gates, "h")
     weights = (w, r, b, torch.zeros_like(b))
     return native_node(graph, "RNN", cell_input, weights, cell.hidden_size, activations=[activation])
 
@@ -27,7 +27,7 @@ def step_relu(cell: ReluRNN, x: Value, state: States) -> tuple[Value, States]:
     return h, (h,)
 
 
-FORMS: dict[type[Cell], Forms] = {
-    TanhRNN: Forms.alike(Form("RNN", partial(lower, activation="Tanh"))),
-    ReluRNN: Forms(cpu=Form("RNN", partial(lower, activation="Relu")), cuda=scan_form(step_relu)),
+LOWERINGS: dict[type[Cell], CellLowerings] = {
+    TanhRNN: CellLowerings.same(Lowering("RNN", partial(lower, activation="Tanh"))),
+    ReluRNN: CellLowerings(cpu=Lowering("RNN", partial(lower, activation="Relu")), cuda=scan_lowering(step_relu)),
 }

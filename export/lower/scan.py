@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from export.lower.builder import GraphBuilder
-from export.lower.contract import CellInput, CellOutput, Form
+from export.lower.contract import CellInput, CellOutput, Lowering
 from export.lower.value import Value
 from models.card import StateSpec
 from models.cells.base import Cell
@@ -19,16 +19,16 @@ Step = Callable[[Any, Value, States], tuple[Value, States]]
 """(cell, x (batch, width), states (batch, *shape)) → y (batch, output), the states after it."""
 
 Projection = Callable[[Any, Value], Value]
-"""(cell, x (time, batch, input)) → what the step reads in its place, computed for all steps at once."""
+"""(cell, x (time, batch, input)) → what the step reads instead of x, computed for all steps at once."""
 
 
-def scan_form(step: Step, project: Projection | None = None) -> Form:
-    """Return the form that steps through time."""
+def scan_lowering(step: Step, project: Projection | None = None) -> Lowering:
+    """Return the lowering that steps through time by a Scan."""
 
     def lower(graph: GraphBuilder, cell: Cell, cell_input: CellInput) -> CellOutput:
         return lower_step(graph, cell, cell_input, step, project)
 
-    return Form("Scan", lower)
+    return Lowering("Scan", lower)
 
 
 def lower_step(

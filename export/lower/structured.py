@@ -1,7 +1,7 @@
-"""Cells with a structure of their own, each as one step: clockwork groups, a grid, a window of past states."""
+"""Cells with a structure of their own, each as one step: clockwork groups, a grid, a window of earlier states."""
 
-from export.lower.contract import Forms
-from export.lower.scan import States, scan_form
+from export.lower.contract import CellLowerings
+from export.lower.scan import States, scan_lowering
 from export.lower.value import Value, affine, concat, gates_of, sigmoid, tanh
 from models.cells.attention import MASKED, AttentionLSTM
 from models.cells.base import Cell
@@ -42,30 +42,30 @@ def _transform(block: GridBlock, gates: Gates, h: Value, h_depth: Value, m: Valu
 
 def step_attention(cell: AttentionLSTM, x: Value, state: States) -> tuple[Value, States]:
     """a_k = v · tanh(A_h h_k + A_x x + A_s s');  s, e = Σ softmax(a)_k (h_k, c_k);  an LSTM step from (s, e)."""
-    past_h, past_c, s, n = state
+    earlier_h, earlier_c, s, n = state
     size = cell.hidden_size
     query = affine([(x, cell.A_x), (s, cell.A_s)], cell.v.new_zeros(len(cell.v)))
-    scores = (tanh(past_h @ cell.A_h.T + query.unsqueeze(1)) @ cell.v.unsqueeze(1)).squeeze(2)
+    scores = (tanh(earlier_h @ cell.A_h.T + query.unsqueeze(1)) @ cell.v.unsqueeze(1)).squeeze(2)
     there = n.op("GreaterOrEqual", n.constant(cell.places, "int64"))
     w = there.op("Where", scores, MASKED).op("Softmax", axis=-1) * there.op("Cast", to=1)
     w = w.unsqueeze(1)
-    s, e = (w @ past_h).squeeze(1), (w @ past_c).squeeze(1)
+    s, e = (w @ earlier_h).squeeze(1), (w @ earlier_c).squeeze(1)
     ifo, g = gates_of(cell.gates, "ifog", x, s).split(3 * size, size)
     i, f, o = sigmoid(ifo).split(size, size, size)
     c = f * e + i * tanh(g)
     h = o * tanh(c)
     one, window = (n.constant([count], "int64") for count in (1, cell.options.window))
-    return h, (_push(past_h, h), _push(past_c, c), s, n.op("Add", one).op("Min", window))
+    return h, (_push(earlier_h, h), _push(earlier_c, c), s, n.op("Add", one).op("Min", window))
 
 
-def _push(past: Value, newest: Value) -> Value:
+def _push(window: Value, newest: Value) -> Value:
     """Return the window without its oldest row and with the newest one at its end."""
-    bounds = (past.constant([bound], "int64") for bound in (1, 2**31, 1))
-    return concat(past.op("Slice", *bounds), newest.unsqueeze(1), axis=1)
+    bounds = (window.constant([bound], "int64") for bound in (1, 2**31, 1))
+    return concat(window.op("Slice", *bounds), newest.unsqueeze(1), axis=1)
 
 
-FORMS: dict[type[Cell], Forms] = {
-    ClockworkRNN: Forms.alike(scan_form(step_clockwork)),
-    GridLSTM: Forms.alike(scan_form(step_grid)),
-    AttentionLSTM: Forms.alike(scan_form(step_attention)),
+LOWERINGS: dict[type[Cell], CellLowerings] = {
+    ClockworkRNN: CellLowerings.same(scan_lowering(step_clockwork)),
+    GridLSTM: CellLowerings.same(scan_lowering(step_grid)),
+    AttentionLSTM: CellLowerings.same(scan_lowering(step_attention)),
 }

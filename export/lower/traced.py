@@ -1,4 +1,4 @@
-"""A cell that nobody wrote a lowering for: torch traces its step, and the traced nodes stand in the Scan."""
+"""A cell without a lowering of its own: torch traces its step, and the traced nodes become the Scan's body."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from export.errors import NoLoweringError
 from export.lower.builder import GraphBuilder
-from export.lower.contract import CellInput, CellOutput, Form, Forms
+from export.lower.contract import CellInput, CellLowerings, CellOutput, Lowering
 from export.lower.scan import States, lower_step
 from export.lower.value import Value
 from models.cells.base import Cell
@@ -80,7 +80,7 @@ def trace_step(cell: Cell) -> GraphProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's own reports, which end in a traceback of ours anyway, off the terminal."""
+    """Keep the exporter's reports off the terminal: a failure is raised as an error of ours."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -117,4 +117,4 @@ def _copy_node(node: NodeProto, graph: GraphBuilder, names: dict[str, str]) -> N
     graph.nodes(node.op_type, inputs, [names[output] for output in node.output], **attributes)
 
 
-TRACED = Forms.alike(Form("Scan", lower_traced))
+TRACED = CellLowerings.same(Lowering("Scan", lower_traced))

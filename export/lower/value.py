@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from export.lower.builder import GraphBuilder
-from export.lower.native import in_order
+from export.lower.native import gate_rows
 from models.cells.gates import Gates
 
 
@@ -54,7 +54,7 @@ class Value:
         return [Value(self.graph, name) for name in names]
 
     def unsqueeze(self, *axes: int) -> "Value":
-        """Return the value with axes of length one at these places."""
+        """Return the value with axes of length one inserted at these positions."""
         return Value(self.graph, self.graph.node("Unsqueeze", [self.name, self._axes(axes)]))
 
     def squeeze(self, *axes: int) -> "Value":
@@ -89,7 +89,7 @@ def affine(weights: Sequence[tuple[Value, Tensor]], bias: Tensor) -> Value:
     return joined.op("Gemm", matrix, bias)
 
 
-def gates_of(gates: Gates, order: str, x: Value, h: Value, *more: tuple[Value, Tensor]) -> Value:
-    """Return W x + R h + b, the gates' blocks in the order of `order`; `more` are further values and their weights."""
-    w, r, b = in_order(gates, order)
+def gates_of(gates: Gates, names: str, x: Value, h: Value, *more: tuple[Value, Tensor]) -> Value:
+    """Return W x + R h + b, the gates' blocks as `names` lists them; `more` are further values and their weights."""
+    w, r, b = gate_rows(gates, names)
     return affine([(x, w), (h, r), *more], b)

@@ -1,4 +1,4 @@
-"""What can keep a torch module from being exported, each with the sentence a user reads."""
+"""The reasons why a torch module is not exported, each with the sentence that a user reads."""
 
 from export.errors import ExportError
 
@@ -22,4 +22,4 @@ class WeightsError(ModuleError):
 
 
 class NotStreamableError(ModuleError):
-    """What the module computes cannot be carried from step to step."""
+    """The module cannot be run one step at a time."""

@@ -1,4 +1,4 @@
-"""What a user's module takes: the shape of an example, its time and batch axes, and random ones like it."""
+"""The inputs of a user's module: their shapes, time and batch axes, and random ones."""
 
 import math
 import re
@@ -8,13 +8,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from export.adopt.wishes import MOST
+from export.adopt.options import MOST
 from export.module.errors import ModuleError
 from export.sentences import clipped
 
 _DTYPES = {"float32": torch.float32, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
 _MOST_DIGITS = 9
-"""Of a size or a count of ids, so that int32 holds it."""
+"""The most digits of a size or a number of ids, so that int32 holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Example:
 
     @classmethod
     def parse(cls, text: str, *, time_first: bool = False) -> Self:
-        """Read BATCHxTIMExFEATURES, with :DTYPE behind it where it is not float32, and the ids' count behind that.
+        """Read BATCHxTIMExFEATURES, with :DTYPE behind it where it is not float32, and the number of ids behind that.
 
         Raises:
-            ModuleError: It is not of this form.
+            ModuleError: It is not written like that.
         """
         match = re.fullmatch(r"(\d+(?:x\d+)+)(?::([a-z0-9]+))?(?::(\d+))?", text)
         if match is None or (match[2] or "float32") not in _DTYPES:
@@ -73,6 +73,6 @@ class Example:
             dtype
         )
 
-    def until(self, x: Tensor, steps: int) -> Tensor:
+    def first_steps(self, x: Tensor, steps: int) -> Tensor:
         """Return the first steps of an input."""
         return x.narrow(self.time_axis, 0, steps)

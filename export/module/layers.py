@@ -1,4 +1,4 @@
-"""The recurrent layers of torch, taken apart: each of their layers is a cell of ours, maybe with a projection."""
+"""The recurrent layers of torch as cells of models.cells, one for each of their layers, maybe with a projection."""
 
 import copy
 import re
@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from export.lower import CellInput, GraphBuilder, forms_of, lower_cell
+from export.lower import CellInput, GraphBuilder, lower_cell, lowerings_of
 from export.module.errors import NotStreamableError
 from models.cells import CELLS
 from models.cells.base import Cell
@@ -24,7 +24,7 @@ _CELLS_OF_MODE = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm"
 class Layer:
     """One layer in time: a cell, and torch's projection of an LSTM's output to a smaller `h`.
 
-    With a projection the cell carries m = o tanh(c) in the place of h = W_hr m, and its recurrent weight is R W_hr.
+    With a projection the cell carries m = o tanh(c) instead of h = W_hr m, and its recurrent weight is R W_hr.
     """
 
     cell: Cell
@@ -44,8 +44,8 @@ class Layer:
         """Add the layer's nodes; the same names as `run` has tensors."""
         axis = graph.constant([0], "int64", hint="axis")
         ready = tuple(graph.node("Unsqueeze", [state, axis]) for state in states)
-        # native nodes need no lengths where all rows have one; a Scan holds states by them
-        native = forms_of(type(self.cell)).cpu.op != "Scan"
+        # native nodes need no lengths where all rows have the same; a Scan does
+        native = lowerings_of(type(self.cell)).cpu.op != "Scan"
         found = lower_cell(graph, self.cell, CellInput(x, "" if native else _full_lengths(graph, x), ready))
         y = found.y
         if self.projection is not None:
@@ -56,7 +56,7 @@ class Layer:
         """Return the carried states for torch's own, each (batch, width) → (batch, hidden).
 
         Raises:
-            NotStreamableError: The projection gives no state like that.
+            NotStreamableError: The projection cannot give such a state.
         """
         found = [row.detach() for row in rows]
         if self.projection is not None and found:
@@ -78,7 +78,7 @@ def _full_lengths(graph: GraphBuilder, x: str) -> str:
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Tell whether a module carries a state that can be made explicit."""
+    """Return whether a module is a recurrent layer or a cell."""
     return isinstance(module, nn.RNNBase | nn.RNNCellBase | Cell)
 
 
@@ -86,7 +86,7 @@ def layers_of(path: str, module: nn.Module) -> list[Layer]:
     """Return the layers of an nn.RNN, nn.LSTM, nn.GRU, one of their cells, or a cell of models.cells.
 
     Raises:
-        NotStreamableError: It is bidirectional, or computes what no cell here computes.
+        NotStreamableError: It is bidirectional, or no cell of models.cells computes the same.
     """
     if isinstance(module, Cell):
         return [Layer(copy.deepcopy(module).requires_grad_(False))]
@@ -108,7 +108,7 @@ def layers_of(path: str, module: nn.Module) -> list[Layer]:
 
 
 def _check_plain(path: str, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Refuse a layer of torch's whose weights are not torch's own, but computed from others at each run."""
+    """Refuse a layer whose weights are not torch's own, but computed from others at each run."""
     names = r"(weight|bias)_(ih|hh|hr)" + ("" if isinstance(module, nn.RNNCellBase) else r"_l\d+(_reverse)?")
     if foreign := [name for name in weights if not re.fullmatch(names, name)]:
         raise NotStreamableError(

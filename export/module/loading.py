@@ -1,4 +1,4 @@
-"""Make a user's module and load its weights."""
+"""A user's module: made by its factory, with its weights loaded and checked."""
 
 import importlib
 import sys
@@ -20,7 +20,7 @@ def make_module(factory: str) -> nn.Module:
     """Return the module that PACKAGE.MODULE:FACTORY makes when called without arguments.
 
     Raises:
-        FactoryError: There is no such factory, it fails, or it returns something else.
+        FactoryError: There is no such factory, it fails, or it does not return a module.
     """
     package, found, name = factory.partition(":")
     if not found or not package or not name:
@@ -37,14 +37,14 @@ def make_module(factory: str) -> nn.Module:
         raise FactoryError(factory, f"cannot be called: {said(exc)}") from exc
     if not isinstance(module, nn.Module):
         raise FactoryError(factory, f"returned a {type(module).__name__}, no torch.nn.Module")
-    return at_rest(module)
+    return prepared(module)
 
 
-def at_rest(module: nn.Module) -> nn.Module:
-    """Return the module itself, in float32, on the CPU and out of training.
+def prepared(module: nn.Module) -> nn.Module:
+    """Return the module itself, in float32, on the CPU and in evaluation mode.
 
     Raises:
-        ModuleError: It cannot be brought there.
+        ModuleError: It cannot be moved or converted.
     """
     try:
         with quiet():
@@ -58,7 +58,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Load a .safetensors file, or a .pt file through torch's loader that runs no code.
 
     Raises:
-        WeightsError: The file is no such file, its weights do not fit the module, or one of them is not finite.
+        WeightsError: The file is of another kind, its weights do not fit the module, or one of them is not finite.
     """
     weights = _read(path)
     for name, tensor in weights.items():
@@ -75,9 +75,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def check_weights(module: nn.Module, where: object) -> None:
-    """Raise WeightsError if a parameter holds NaN or infinity, or a buffer NaN: masks hold infinity rightly.
+    """Check that all weights are dense tensors, without NaN, and that parameters are finite: a mask may hold infinity.
 
-    So it does for what is no tensor, or one without a shape, values or a place for each of them.
+    Raises:
+        WeightsError: One of them is not.
     """
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor):
@@ -106,7 +107,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         with quiet():
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # torch's loader raises a dozen types, with advice that would run what stands in the file
+    except Exception as exc:  # torch's loader raises many types, with advice that would run code in the file
         raise WeightsError(
             path,
             "not a whole file of weights alone: it is damaged, truncated or of another kind, or holds other Python "
@@ -122,16 +123,16 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _inside(found: Any) -> str:
-    """Return where in a checkpoint there is something that looks like a state_dict."""
+    """Return a hint where a checkpoint holds something that looks like a state_dict."""
     if not isinstance(found, Mapping):
         return ""
     inner = {name: value.values() for name, value in found.items() if isinstance(value, Mapping)}
-    places = [name for name, values in inner.items() if any(isinstance(value, Tensor) for value in values)]
-    return f"; save what stands under {' or '.join(map(repr, places))} alone" if places else ""
+    names = [name for name, values in inner.items() if any(isinstance(value, Tensor) for value in values)]
+    return f"; save what stands under {' or '.join(map(repr, names))} alone" if names else ""
 
 
 def _prefixed(weights: Mapping[str, Tensor]) -> str:
-    """Return advice where every name has the prefix of nn.DataParallel."""
+    """Return a hint where every name has the prefix of nn.DataParallel."""
     if not weights or not all(name.startswith("module.") for name in weights):
         return ""
     return " Every name in the file begins with 'module.', as nn.DataParallel has it: save its .module's state_dict()"

@@ -1,4 +1,4 @@
-"""A user's own code, run: without what it prints, and with what it raises as a sentence."""
+"""Runs of a user's own code: what it prints is dropped, what it raises becomes a sentence."""
 
 import io
 import traceback
@@ -15,12 +15,12 @@ from export.module.errors import NotStreamableError
 from export.sentences import foreign_error
 
 RAISED = (Exception, SystemExit)
-"""Whatever a user's own code raises, but for Ctrl-C."""
+"""What a user's own code may raise, except Ctrl-C."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let nothing be printed by a user's code, and no advice by torch: the module runs a hundred times."""
+    """Drop what a user's code prints and torch's warnings: the module runs a hundred times."""
     nowhere = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
@@ -28,7 +28,7 @@ def quiet() -> Iterator[None]:
 
 
 def said(exc: BaseException) -> str:
-    """Return what an error of a user's own code says; the line that raised it where it says nothing."""
+    """Return the message of an error in a user's code, or the line that raised it where there is none."""
     last = traceback.extract_tb(exc.__traceback__)[-1]
     return f"{type(exc).__name__}: {foreign_error(exc) or f'{Path(last.filename).name}:{last.lineno}'}"
 

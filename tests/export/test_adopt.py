@@ -11,17 +11,18 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 from typer.testing import CliRunner, Result
 
+from export import ExportOptions
 from export.__main__ import app
-from export.adopt import Wishes, adopt_model
+from export.adopt import AdoptOptions, adopt_model
 from export.adopt.graph import build_served_graph
-from export.adopt.oracle import OriginalOracle
 from export.adopt.plan import Plan
 from export.adopt.planning import make_plan
+from export.adopt.reference import OriginalReference
 from export.artefact import read_card
-from export.comparison import compare
 from export.errors import ParityError
+from export.verify import compare
 from models.card import ModelCard, Parity
-from tests.export.zoo import ZOO, Animal, write
+from tests.export.zoo import ZOO, ForeignGraph, write
 
 
 def invoke(*args: object) -> Result:
@@ -31,7 +32,14 @@ def invoke(*args: object) -> Result:
 def adopted(model: ModelProto, folder: Path, **options: Any) -> tuple[ModelCard, list[str]]:
     findings: list[str] = []
     file = write(model, folder / "foreign.onnx")
-    path = adopt_model(file, folder, "foreign", 1, wishes=Wishes.parse(**options), on_finding=findings.append)
+    path = adopt_model(
+        file,
+        folder,
+        "foreign",
+        1,
+        ExportOptions(on_finding=findings.append),
+        adopt_options=AdoptOptions.parse(**options),
+    )
     return read_card(path), findings
 
 
@@ -50,24 +58,24 @@ def refuse(model: ModelProto, folder: Path, words: str, *options: str) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_the_zoo_is_adopted(name: str, tmp_path: Path) -> None:
     """Each awkward graph is adopted with the states, shapes and batch it has, and equals the original run directly."""
-    animal = ZOO[name]
-    card, findings = adopted(animal.model(), tmp_path, **animal.options)
+    graph_case = ZOO[name]
+    card, findings = adopted(graph_case.model(), tmp_path, **graph_case.options)
     states = {line.split()[1]: line.split()[3].rstrip(":") for line in findings if line.startswith("state ")}
-    assert states == animal.states
+    assert states == graph_case.states
     shapes = {spec.name: spec.shape for spec in (*card.inputs, *card.outputs)}
     shapes |= {state.name: state.shape for state in card.states}
-    assert {name: shapes.get(name) for name in animal.shapes} == animal.shapes
-    assert (card.max_batch > 1) == animal.batched
-    assert animal.native == any("several steps at once" in line for line in findings)
+    assert {name: shapes.get(name) for name in graph_case.shapes} == graph_case.shapes
+    assert (card.max_batch > 1) == graph_case.batched
+    assert graph_case.native == any("several steps at once" in line for line in findings)
     assert card.parity.errors
     assert max(card.parity.errors.values()) <= 1e-6
-    assert animal.batched == ("steps_with_strangers" in card.parity.errors)
+    assert graph_case.batched == ("steps_with_strangers" in card.parity.errors)
 
 
 def test_what_is_found_is_told(tmp_path: Path) -> None:
     """The command prints each state with why it is one, inputs, outputs, constants and the figures."""
-    animal = ZOO["if_on_a_constant"]
-    file = write(animal.model(), tmp_path / "foreign.onnx")
+    graph_case = ZOO["if_on_a_constant"]
+    file = write(graph_case.model(), tmp_path / "foreign.onnx")
     result = invoke("adopt", file, "--out", tmp_path / "m/1", "--constant", "sr=16000")
     assert result.exit_code == 0, result.output
     for words in (
@@ -84,7 +92,7 @@ def test_what_is_found_is_told(tmp_path: Path) -> None:
 
 
 def test_the_card_says_why_rows_run_one_at_a_time(tmp_path: Path) -> None:
-    """The reason for max_batch 1 stands among the card's findings, not on the terminal alone."""
+    """The reason for max_batch 1 is among the card's findings, not on the terminal alone."""
     text = """net (float[1,2] x, float[1,2] h) => (float[1,2] y, float[1,2] h_out)
         { h_out = Add (h, x)  y = Neg (h_out) }"""
     card, findings = adopted(text_model(text), tmp_path)
@@ -128,7 +136,7 @@ AMBIGUOUS = """net (float[batch,4] x, float[batch,4] p, float[batch,4] q)
 
 
 def test_an_ambiguous_pairing_lists_its_candidates(tmp_path: Path) -> None:
-    """Where names do not tell equal shapes apart, the candidates and the option are named; the option settles it."""
+    """Where names do not distinguish equal shapes, the candidates and the option are named; the option decides."""
     refuse(text_model(AMBIGUOUS), tmp_path, r"p float32\[batch, 4\] may be a state.*r float32.*s float32.*--state p=r")
     card, _ = adopted(text_model(AMBIGUOUS), tmp_path, states=["p=r", "q=s"])
     assert [state.name for state in card.states] == ["p", "q"]
@@ -186,13 +194,13 @@ def test_an_overlap_stands_before_what_is_new(samples: str, steps: list[str], tm
 
 
 def test_an_overlap_is_bounded(tmp_path: Path) -> None:
-    """What every session must hold, and every step run over, is counted in values, not in steps."""
+    """What every session stores and every step runs over is counted in values, not in steps."""
     words = "--overlap x:43691 keeps 131,073 values for each sequence, more than 131,072"
     refuse(ZOO["overlap_in_time"].model(), tmp_path, words, "--overlap", "x:43691")
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
-    """A folder in the place of the file is named in a sentence, not by a number of the operating system's."""
+    """A folder instead of the file is named in a sentence, not by a number of the operating system's."""
     result = invoke("adopt", tmp_path, "--out", tmp_path / "out/m/1")
     assert_refused(result, tmp_path, f"^not adopted: {tmp_path}: it is a folder, where a file is expected$")
 
@@ -200,8 +208,8 @@ def test_a_folder_is_no_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--state", "nobody=y"), "no such input"),
-        (("--state", "h=nobody"), "no output 'nobody'"),
+        (("--state", "nothing=y"), "no such input"),
+        (("--state", "h=nothing"), "no output 'nothing'"),
         (("--state", "h"), "expected IN=OUT"),
         (("--constant", "x=fast"), "no number"),
         (("--constant", "x=[1, NaN]"), "finite"),
@@ -219,9 +227,9 @@ def test_a_folder_is_no_model(tmp_path: Path) -> None:
 )
 def test_options_that_do_not_fit_are_refused(options: tuple[str, str], words: str, tmp_path: Path) -> None:
     """An option that names what is not there, or cannot be read, is answered in a sentence."""
-    animal = ZOO["the_state_is_the_output"]
-    text = animal.text.replace("hx_out", "h_out").replace("hx", "h")
-    model = Animal(text, {}, {}, weights=animal.weights).model()
+    graph_case = ZOO["the_state_is_the_output"]
+    text = graph_case.text.replace("hx_out", "h_out").replace("hx", "h")
+    model = ForeignGraph(text, {}, {}, weights=graph_case.weights).model()
     refuse(model, tmp_path, words, *options)
 
 
@@ -283,12 +291,12 @@ def test_an_initial_value_that_the_state_cannot_hold_is_refused(tmp_path: Path) 
 
 def test_a_served_graph_that_computes_something_else_is_noticed() -> None:
     """A weight that differs by a hundredth, deep in the Scan, is over the tolerance, and so is a lost overlap."""
-    animal = ZOO["overlap"]
-    model = animal.model()
-    planned = make_plan(model, Wishes.parse(**animal.options))
+    graph_case = ZOO["overlap"]
+    model = graph_case.model()
+    planned = make_plan(model, AdoptOptions.parse(**graph_case.options))
     card = _card_for(planned.plan)
     served = build_served_graph(model, planned.plan)
-    compare(OriginalOracle(planned), served.SerializeToString(), card, tolerance=1e-5)
+    compare(OriginalReference(planned), served.SerializeToString(), card, tolerance=1e-5)
     (scan,) = (node for node in served.graph.node if node.op_type == "Scan")
     (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
     (window,) = (tensor for tensor in body.initializer if tensor.name.endswith("window"))
@@ -296,7 +304,7 @@ def test_a_served_graph_that_computes_something_else_is_noticed() -> None:
     for wrong in (values * 1.01, np.concatenate([np.zeros((2, 1), np.float32), values[2:]])):
         window.CopyFrom(numpy_helper.from_array(wrong.astype(np.float32), window.name))
         with pytest.raises(ParityError, match="one_step_at_a_time"):
-            compare(OriginalOracle(planned), served.SerializeToString(), card, tolerance=1e-5)
+            compare(OriginalReference(planned), served.SerializeToString(), card, tolerance=1e-5)
 
 
 def _card_for(plan: Plan) -> ModelCard:
@@ -397,7 +405,7 @@ SATURATED = """net (float[batch,time,4] x, float[1,batch,5] h0, float[1,batch,5]
 @pytest.mark.parametrize(("name", "value"), [("V", np.inf), ("R", -np.inf), ("R", np.nan)])
 def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_path: Path) -> None:
     """Infinity in a layer's weights is refused like NaN, though gates that it saturates give finite outputs."""
-    model = Animal(SATURATED, {}, {}, weights={"V": (1, 4, 20), "R": (1, 20, 5)}).model()
+    model = ForeignGraph(SATURATED, {}, {}, weights={"V": (1, 4, 20), "R": (1, 20, 5)}).model()
     for tensor in model.graph.initializer:
         if tensor.name == name:
             values = numpy_helper.to_array(tensor).copy()
@@ -426,13 +434,13 @@ def step_of(nodes: str) -> ModelProto:
     ],
 )
 def test_settings_that_are_not_finite_are_refused(nodes: str, words: str, tmp_path: Path) -> None:
-    """Numbers that stand in a node instead of a tensor are looked at too, though the runs may not show them."""
+    """Numbers in a node's attributes are checked too, though the runs may not show them."""
     refuse(step_of(nodes), tmp_path, words)
 
 
 @pytest.mark.parametrize("low", ["q = Constant <value_float = -inf> ()", "q = Constant <value_floats = [-inf]> ()"])
 def test_a_constant_may_be_infinite(low: str, tmp_path: Path) -> None:
-    """Nothing is smaller than the first value of a maximum, wherever it stands."""
+    """The start value of a maximum may be minus infinity."""
     card, _ = adopted(step_of(f"{low}  z = Max (x, q)  hn = Add (z, h)"), tmp_path)
     assert card.states[0].name == "h"
 
@@ -498,7 +506,7 @@ def test_one_name_for_two_sizes_is_no_obstacle(tmp_path: Path) -> None:
         { Y, h_out = RNN <hidden_size = 3> (x, W, R, , , h)
           one = Constant <value = int64[1] {1}> ()
           y = Squeeze (Y, one) }"""
-    card, _ = adopted(Animal(text, {}, {}, weights={"W": (1, 3, 3), "R": (1, 3, 3)}).model(), tmp_path)
+    card, _ = adopted(ForeignGraph(text, {}, {}, weights={"W": (1, 3, 3), "R": (1, 3, 3)}).model(), tmp_path)
     assert card.max_batch > 1
 
 

@@ -3,8 +3,9 @@ import onnx
 import pytest
 
 from export.arena_graph import build_arena_graph
+from export.arena_runner import ArenaRunner
+from export.cards import network_card
 from export.lower import LOWERINGS
-from export.runner import ArenaRunner
 from export.structure import check_arenas_stay
 from models.cells import CELLS
 from tests.export.networks import SCALERS, make_network
@@ -23,7 +24,7 @@ def signature(values: object) -> dict[str, tuple[int, tuple[str | int, ...]]]:
 def test_every_cell_has_a_lowering() -> None:
     """Whatever can be trained can be exported."""
     assert set(LOWERINGS) == set(CELLS.values())
-    assert all(forms.cpu.op and forms.cuda.op for forms in LOWERINGS.values())
+    assert all(lowerings.cpu.op and lowerings.cuda.op for lowerings in LOWERINGS.values())
 
 
 def test_the_graph_has_the_inputs_and_outputs_of_the_contract() -> None:
@@ -45,7 +46,7 @@ def test_the_graph_has_the_inputs_and_outputs_of_the_contract() -> None:
         "state.layer0.c": (real, ("batch", 9)),
         "arena_out.layer0.c": (real, ("slots", 9)),
     }
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 21)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 21)]
     assert model.ir_version == 10
     onnx.checker.check_model(model, full_check=True)
 
@@ -76,12 +77,12 @@ def test_an_arena_of_100_000_slots_is_not_copied(cell: str) -> None:
     model = build_arena_graph(network).SerializeToString()
     check_arenas_stay(model, [spec.name for spec in network.states])
 
-    runner = ArenaRunner(model, network.states, slots=100_000)
+    runner = ArenaRunner(model, network_card(network, "m", 1), slots=100_000)
     before = runner.snapshot()
     read, write = np.array([0, 70_000, 5]), np.array([99_999, 2, 31_007])
     x = np.ones((3, 1, network.config.input_size), np.float32)
-    _, rows = runner.run(x, np.ones(3, np.int64), read, write)
+    outputs = runner.run({"x": x}, read, write)
     for name, arena in runner.arenas.items():
-        np.testing.assert_array_equal(arena[write], rows[name])
+        np.testing.assert_array_equal(arena[write], outputs[f"state.{name}"])
         others = np.setdiff1d(np.arange(100_000), write)
         np.testing.assert_array_equal(arena[others], before[name][others])

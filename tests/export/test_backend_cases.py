@@ -32,14 +32,14 @@ def session_of(name: str) -> ort.InferenceSession:
 
 
 def test_the_cases_are_there() -> None:
-    """Six cases each of the native nodes and four of Scan: none is lost without anybody noticing."""
+    """Six cases each of the native nodes and four of Scan: none is lost unnoticed."""
     assert len(RECURRENT) == 22
     assert len(BATCHWISE) == 3
 
 
 @pytest.mark.parametrize("name", [name for name in RECURRENT if name not in BATCHWISE])
 def test_onnxruntime_gives_what_the_case_expects(name: str) -> None:
-    """Gate order, peepholes, both directions, lengths and biases are read as the ONNX project reads them."""
+    """Rows of gates, peepholes, both directions, lengths and biases are read as the ONNX project reads them."""
     session = session_of(name)
     model = model_of(name)
     for inputs, outputs in CASES[name].data_sets or ():

@@ -32,8 +32,8 @@ def test_a_bare_checkpoint_is_exported(checkpoint: Path, tmp_path: Path) -> None
     assert (card.name, card.version, card.description, card.max_batch) == ("demo", 4, "a demonstration", 8)
 
 
-def test_options_may_stand_before_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    """The order of options and checkpoint does not matter."""
+def test_options_may_come_before_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    """Options may come before or after the checkpoint."""
     out = tmp_path / "demo" / "1"
     assert invoke("--out", out, checkpoint).exit_code == 0
     assert (out / "model.onnx").is_file()
@@ -52,7 +52,7 @@ def test_show_prints_the_card_of_a_whole_file_only(checkpoint: Path, tmp_path: P
 
 
 def test_help_names_both_forms() -> None:
-    """Asking for help, or giving nothing, tells how to export and how to show."""
+    """The help, also shown without arguments, says how to export and how to show."""
     for args in (["--help"], []):
         output = invoke(*args).output
         assert "python -m export CHECKPOINT --out" in output

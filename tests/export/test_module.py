@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from export import ExportOptions
 from export.__main__ import app
 from export.artefact import read_card
-from export.comparison import Sequence, compare
 from export.errors import ParityError
 from export.module import Example, ModuleError, export_module
+from export.reference import Answer, Rows
+from export.verify import compare
 from models.card import ModelCard
 from tests.export import user_modules
 from tests.export.user_modules import (
@@ -60,13 +62,13 @@ def made(kind: type[nn.Module]) -> nn.Module:
 def exported(module: nn.Module, folder: Path, *shapes: str, time_first: bool = False) -> tuple[ModelCard, list[str]]:
     findings: list[str] = []
     examples = [Example.parse(text, time_first=time_first) for text in shapes]
-    path = export_module(module, examples, folder, "mine", 1, on_finding=findings.append)
+    path = export_module(module, examples, folder, "mine", 1, ExportOptions(on_finding=findings.append))
     return read_card(path), findings
 
 
 @pytest.mark.parametrize("kind", SHAPES, ids=lambda kind: kind.__name__)
 def test_a_module_is_exported_as_users_write_it(kind: type[nn.Module], tmp_path: Path) -> None:
-    """Whatever stands around the recurrent layers, the artefact equals the module on whole sequences, to 1e-5."""
+    """Whatever is around the recurrent layers, the artefact equals the module on whole sequences, to 1e-5."""
     shapes, expected = SHAPES[kind]
     card, findings = exported(made(kind), tmp_path, *shapes, time_first=expected.get("time_first", False))
     assert max(card.parity.errors.values()) <= 1e-5
@@ -94,7 +96,7 @@ def test_ids_are_bounded_by_the_table_they_choose_from(tmp_path: Path) -> None:
     ids=["greater", "equal", "allclose"],
 )
 def test_a_branch_on_a_value_is_told(large: Callable[[torch.Tensor], bool], tmp_path: Path) -> None:
-    """What the export cannot hold, and no comparison can rule out, is printed with its line."""
+    """A choice by a tensor's value, which no comparison can rule out, is printed with its line."""
 
     class Branching(nn.Module):
         def __init__(self) -> None:
@@ -193,9 +195,11 @@ def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:
     data = (tmp_path / "mine/1/model.onnx").read_bytes()
 
     class Other:
-        def sequence(self, length: int) -> Sequence:
-            x = np.random.default_rng(0).normal(size=(length, 6)).astype(np.float32)
-            return Sequence({"x": x}, {"y": np.zeros((length, 3), np.float32)}, {})
+        def draw(self, length: int) -> Rows:
+            return {"x": np.random.default_rng(0).normal(size=(1, length, 6)).astype(np.float32)}
+
+        def answer(self, inputs: Rows) -> Answer:
+            return Answer({"y": np.zeros((1, inputs["x"].shape[1], 3), np.float32)}, {})
 
     with pytest.raises(ParityError, match="one_step_at_a_time"):
         compare(Other(), data, card, tolerance=1e-5)
@@ -234,7 +238,7 @@ class Payload:
 
 
 def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle that runs code, a foreign, truncated or missing file, other weights, and NaN are told in a sentence."""
+    """A pickle that runs code, a foreign, cut or missing file, other weights, and NaN are refused by a sentence."""
     monkeypatch.chdir(tmp_path)
     state = made(Tagger).state_dict()
     torch.save(state, tmp_path / "good.pt")
@@ -292,7 +296,7 @@ def test_a_mask_among_the_buffers_may_hold_infinity(tmp_path: Path) -> None:
     [
         ("tests.export.user_modules", "1x9x6", "PACKAGE.MODULE:FACTORY"),
         ("tests.export.nothing:Tagger", "1x9x6", "No module named"),
-        ("tests.export.user_modules:Nobody", "1x9x6", "cannot be called"),
+        ("tests.export.user_modules:Missing", "1x9x6", "cannot be called"),
         ("tests.export.user_modules:torch.get_num_threads", "1x9x6", "returned a int"),
         ("tests.export.user_modules:Tagger", "six", "BATCHxTIMExFEATURES"),
         ("tests.export.user_modules:Tagger", "1x9x0", "at least 1"),
@@ -300,7 +304,7 @@ def test_a_mask_among_the_buffers_may_hold_infinity(tmp_path: Path) -> None:
     ],
 )
 def test_bad_arguments_are_refused(factory: str, example: str, words: str, tmp_path: Path) -> None:
-    """A factory or an example that cannot be used is told in a sentence, with status 1."""
+    """A factory or an example that cannot be used is reported in a sentence, with status 1."""
     assert_one_sentence(invoke("module", factory, "--example", example, "--out", tmp_path / "m/1"), words)
 
 

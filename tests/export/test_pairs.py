@@ -1,11 +1,11 @@
-"""States are paired by what their names say, as exporters and people name them; never by order."""
+"""States are paired by what their names say, as exporters and people name them; never by position."""
 
 import pytest
 
 from export.adopt.errors import AmbiguousError, NotServableError
-from export.adopt.foreign import Port
+from export.adopt.foreign_model import Port
+from export.adopt.options import AdoptOptions
 from export.adopt.pairs import find_pairs
-from export.adopt.wishes import Wishes
 
 CONVENTIONS = (
     "x→x_next",
@@ -41,11 +41,11 @@ def ports(*names: str) -> dict[str, Port]:
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_names_alone_tell_equal_shapes_apart(convention: str) -> None:
-    """All tensors have one shape, and outputs stand in the opposite order: the names still say which is which."""
+    """All tensors have one shape, and outputs are listed in reverse: the names still say which is which."""
     expected = dict(pair.split("→") for pair in convention.split())
     inputs = ports("u", *expected)
     outputs = ports(*reversed(expected.values()), "y")
-    found = find_pairs(inputs, outputs, Wishes())
+    found = find_pairs(inputs, outputs, AdoptOptions())
     assert {pair.source: pair.target for pair in found} == expected
     assert all(pair.sure for pair in found)
 
@@ -53,14 +53,14 @@ def test_names_alone_tell_equal_shapes_apart(convention: str) -> None:
 @pytest.mark.parametrize("names", [("x", "y"), ("input", "output"), ("audio", "probability"), ("obs", "action")])
 def test_data_of_one_shape_is_no_state(names: tuple[str, str]) -> None:
     """An input and an output of equal shape that are named as data are not fed back."""
-    assert find_pairs(ports(names[0]), ports(names[1]), Wishes()) == ()
+    assert find_pairs(ports(names[0]), ports(names[1]), AdoptOptions()) == ()
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [("x p q", "y r s"), ("x h g", "y h_out hn g_out")])
 def test_what_names_do_not_settle_is_asked(inputs: str, outputs: str) -> None:
     """Where two readings are possible none is taken."""
     with pytest.raises(AmbiguousError, match="--state"):
-        find_pairs(ports(*inputs.split()), ports(*outputs.split()), Wishes())
+        find_pairs(ports(*inputs.split()), ports(*outputs.split()), AdoptOptions())
 
 
 MISFITS = (
@@ -97,23 +97,23 @@ def test_a_state_whose_names_agree_but_not_its_shapes_is_refused(text: str) -> N
     source, target = misfit(text)
     inputs, outputs = ports("x") | {source.name: source}, ports("y") | {target.name: target}
     with pytest.raises(NotServableError) as refused:
-        find_pairs(inputs, outputs, Wishes())
+        find_pairs(inputs, outputs, AdoptOptions())
     assert str(source) in str(refused.value)
     assert str(target) in str(refused.value)
     assert f"--state {source.name}=" in str(refused.value)
-    assert find_pairs(inputs, outputs, Wishes(states={source.name: ""})) == ()
+    assert find_pairs(inputs, outputs, AdoptOptions(states={source.name: ""})) == ()
 
 
 @pytest.mark.parametrize("text", NO_STATES)
 def test_data_of_two_shapes_is_no_state(text: str) -> None:
     """Names that agree, or none, make no state of an ordinary input and output of different shapes."""
     source, target = misfit(text)
-    assert find_pairs({source.name: source}, {target.name: target}, Wishes()) == ()
+    assert find_pairs({source.name: source}, {target.name: target}, AdoptOptions()) == ()
 
 
 def test_what_is_left_over_is_a_state() -> None:
     """An input named as a state is fed from the only output that is not named as data."""
-    assert [pair.target for pair in find_pairs(ports("x", "h"), ports("y", "z"), Wishes())] == ["z"]
+    assert [pair.target for pair in find_pairs(ports("x", "h"), ports("y", "z"), AdoptOptions())] == ["z"]
 
 
 UNUSUAL = (
@@ -155,19 +155,19 @@ def both(texts: tuple[str, ...]) -> tuple[dict[str, Port], dict[str, Port]]:
 
 @pytest.mark.parametrize("texts", [*UNUSUAL, *GENERIC])
 def test_a_lone_pair_that_looks_like_no_other_data_is_asked_about(texts: tuple[str, str]) -> None:
-    """Names that say nothing, as an exporter's, never lead to a state that is served as an input without a word."""
+    """Names that say nothing, as an exporter's, never make a state an input without asking."""
     inputs, outputs = both(texts)
     source, target = list(inputs)[1], list(outputs)[1]
     with pytest.raises(AmbiguousError, match=f"--state {source}={target} or --state {source}= "):
-        find_pairs(inputs, outputs, Wishes())
-    assert [pair.target for pair in find_pairs(inputs, outputs, Wishes(states={source: target}))] == [target]
-    assert find_pairs(inputs, outputs, Wishes(states={source: ""})) == ()
+        find_pairs(inputs, outputs, AdoptOptions())
+    assert [pair.target for pair in find_pairs(inputs, outputs, AdoptOptions(states={source: target}))] == [target]
+    assert find_pairs(inputs, outputs, AdoptOptions(states={source: ""})) == ()
 
 
 @pytest.mark.parametrize("texts", [*USUAL, ("in int64 4 → out int64 4",)])
 def test_usual_data_is_not_asked_about(texts: tuple[str, ...]) -> None:
     """Ids and images named as such, an input alone, and inputs that no output is like, need no option."""
-    assert find_pairs(*both(texts), Wishes()) == ()
+    assert find_pairs(*both(texts), AdoptOptions()) == ()
 
 
 def model(text: str) -> tuple[dict[str, Port], dict[str, Port]]:
@@ -188,14 +188,14 @@ LONE = (
 
 @pytest.mark.parametrize(("text", "state"), LONE)
 def test_shape_alone_makes_no_state_of_what_may_be_data(text: str, state: str) -> None:
-    """The first input, what would leave no output, and what stands beside states that are named is asked about."""
+    """The first input, a pair that would leave no output, and a pair beside named states are asked about."""
     with pytest.raises(AmbiguousError, match=f"--state {state} or --state {state.partition('=')[0]}= "):
-        find_pairs(*model(text), Wishes())
+        find_pairs(*model(text), AdoptOptions())
 
 
 def test_shape_alone_makes_a_state_where_data_is_left() -> None:
     """Such a pair is not sure: the run must confirm it."""
-    found = find_pairs(*model("u:2 p:8 → r:8 v:3"), Wishes())
+    found = find_pairs(*model("u:2 p:8 → r:8 v:3"), AdoptOptions())
     assert [(pair.source, pair.target, pair.sure) for pair in found] == [("p", "r", False)]
 
 
@@ -212,4 +212,4 @@ SINGLE = (
 def test_a_single_input_beside_states_is_never_asked_about(text: str) -> None:
     """It is what clients send, though an output be like it."""
     inputs, outputs = model(text)
-    assert {pair.source for pair in find_pairs(inputs, outputs, Wishes())} == inputs.keys() & {"h"}
+    assert {pair.source for pair in find_pairs(inputs, outputs, AdoptOptions())} == inputs.keys() & {"h"}

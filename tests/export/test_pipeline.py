@@ -4,10 +4,11 @@ import onnx
 import pytest
 from torch import Tensor
 
-import export.pipeline
-from export import TargetExistsError, export_network, read_card
+import export.artefact
+from export import DestinationExistsError, ExportOptions, export_network, read_card
 from export.artefact import FILE_NAME
-from export.errors import ArtefactError, BadTargetError, NoLoweringError
+from export.destination import Destination
+from export.errors import ArtefactError, BadDestinationError, NoLoweringError
 from models.card import CARD_KEY, SEAL_KEY, check_seal
 from models.cells import CELLS, State
 from models.cells.rnn import TanhRNN
@@ -17,7 +18,7 @@ from tests.export.networks import SCALERS, make_network
 def test_the_artefact_carries_its_card(tmp_path: Path) -> None:
     """The card in the file says what the network is, what it takes and gives, and how far it was from torch."""
     network = make_network(features=("pressure", "flow"), units=("bar", "l/s"), **SCALERS)
-    path = export_network(network, tmp_path, "pump-7", 3, description="a pump", max_batch=64)
+    path = export_network(network, tmp_path, "pump-7", 3, ExportOptions(description="a pump", max_batch=64))
     assert path == tmp_path / "pump-7" / "3" / FILE_NAME
     card = read_card(path)
     assert (card.name, card.version, card.description, card.cell) == ("pump-7", 3, "a pump", "lstm")
@@ -37,12 +38,12 @@ def test_the_artefact_is_one_sealed_file_and_nothing_else_is_left(tmp_path: Path
     assert [p.name for p in path.parent.parent.iterdir()] == ["1"]
     data = path.read_bytes()
     check_seal(data)
-    assert {entry.key for entry in onnx.load_model_from_string(data).metadata_props} == {CARD_KEY, SEAL_KEY}
+    assert {prop.key for prop in onnx.load_model_from_string(data).metadata_props} == {CARD_KEY, SEAL_KEY}
 
 
 def test_exporting_twice_gives_identical_bytes(tmp_path: Path) -> None:
     """The same network under the same name and version is the same file, bit for bit."""
-    paths = [export_network(make_network(**SCALERS), tmp_path / place, "demo", 1) for place in ("a", "b")]
+    paths = [export_network(make_network(**SCALERS), tmp_path / position, "demo", 1) for position in ("a", "b")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -56,31 +57,31 @@ def test_a_version_is_not_overwritten_unless_forced(tmp_path: Path) -> None:
     """An existing version is refused before any work is done, and replaced with force."""
     path = export_network(make_network(), tmp_path, "demo", 1)
     first = path.read_bytes()
-    with pytest.raises(TargetExistsError, match="--force"):
+    with pytest.raises(DestinationExistsError, match="--force"):
         export_network(make_network("rnn_tanh"), tmp_path, "demo", 1)
     assert path.read_bytes() == first
-    assert export_network(make_network("rnn_tanh"), tmp_path, "demo", 1, force=True) == path
+    assert export_network(make_network("rnn_tanh"), tmp_path, "demo", 1, ExportOptions(force=True)) == path
     assert read_card(path).cell == "rnn_tanh"
     assert [p.name for p in path.parent.parent.iterdir()] == ["1"]
 
 
 def test_a_failed_replacement_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When writing fails half-way, the version that was there is still whole and no temporary folder is left."""
+    """When writing fails half-way, the version that was there is unchanged and no temporary folder is left."""
     path = export_network(make_network(), tmp_path, "demo", 1)
     first = path.read_bytes()
-    monkeypatch.setattr(export.pipeline, "artefact_bytes", lambda model, card: first[: len(first) // 2])
+    monkeypatch.setattr(export.artefact, "artefact_bytes", lambda model, card: first[: len(first) // 2])
     with pytest.raises(ArtefactError):
-        export_network(make_network(), tmp_path, "demo", 1, force=True)
+        export_network(make_network(), tmp_path, "demo", 1, ExportOptions(force=True))
     assert path.read_bytes() == first
     assert [p.name for p in path.parent.parent.iterdir()] == ["1"]
 
 
 def test_a_version_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two exports of one version the first to finish stands, and the other is told."""
-    monkeypatch.setattr(export.pipeline, "check_target", lambda target, force: None)
+    """Of two exports of one version the first to finish is kept, and the other fails."""
+    monkeypatch.setattr(Destination, "check", lambda destination, force: None)
     path = export_network(make_network(), tmp_path, "demo", 1)
     first = path.read_bytes()
-    with pytest.raises(TargetExistsError):
+    with pytest.raises(DestinationExistsError):
         export_network(make_network("rnn_tanh"), tmp_path, "demo", 1)
     assert path.read_bytes() == first
 
@@ -98,15 +99,15 @@ def test_a_target_that_is_no_name_and_version_is_refused(
     name: str, version: int, sentence: str, tmp_path: Path
 ) -> None:
     """The folder's last two parts must be a model's name and a positive integer."""
-    with pytest.raises(BadTargetError, match=sentence):
+    with pytest.raises(BadDestinationError, match=sentence):
         export_network(make_network(), tmp_path, name, version)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    """A file where a folder must stand is named in the sentence."""
+    """A file where a folder must be is named in the sentence."""
     (tmp_path / "demo").write_text("")
-    with pytest.raises(BadTargetError, match="demo is not a folder"):
+    with pytest.raises(BadDestinationError, match="demo is not a folder"):
         export_network(make_network(), tmp_path, "demo", 1)
 
 
@@ -128,10 +129,10 @@ def test_a_damaged_artefact_is_recognised(tmp_path: Path) -> None:
     """One flipped bit anywhere, or a missing end, is noticed before the card is believed."""
     path = export_network(make_network(num_layers=1), tmp_path, "demo", 1)
     whole = path.read_bytes()
-    for place in (0, 40, len(whole) // 3, len(whole) // 2, whole.index(b'"version"'), len(whole) - 1):
+    for position in (0, 40, len(whole) // 3, len(whole) // 2, whole.index(b'"version"'), len(whole) - 1):
         for bit in (0, 7):
             damaged = bytearray(whole)
-            damaged[place] ^= 1 << bit
+            damaged[position] ^= 1 << bit
             path.write_bytes(bytes(damaged))
             with pytest.raises(ArtefactError):
                 read_card(path)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from export import export_network
+from export import ExportOptions, export_network
 from export.__main__ import app
 from export.adopt import adopt_model
 from export.artefact import read_card
 from export.module import Example, export_module
-from export.precision import Precision, PrecisionError, choose
+from export.precision import Precision, PrecisionError, parse_precision
 from models.cells import CELLS
 from service.engine.runner import Runner
 from service.repository.repository import Repository
@@ -47,7 +47,9 @@ def test_float16_halves_weights_and_states(cell: str, tmp_path: Path) -> None:
     """Weights and states take half the bytes, clients still send and get float32, and the error is stated."""
     findings: list[str] = []
     network = make_network(cell, hidden_size=48, **SCALERS)
-    path = export_network(network, tmp_path, "half", 1, precision=Precision.FLOAT16, on_finding=findings.append)
+    path = export_network(
+        network, tmp_path, "half", 1, ExportOptions(precision=Precision.FLOAT16, on_finding=findings.append)
+    )
     card = read_card(path)
     assert {state.dtype for state in card.states} == {"float16"}
     assert {spec.dtype for spec in (*card.inputs, *card.outputs)} == {"float32"}
@@ -59,8 +61,8 @@ def test_float16_halves_weights_and_states(cell: str, tmp_path: Path) -> None:
 
 
 def test_the_service_serves_float16_in_place(tmp_path: Path) -> None:
-    """A float16 artefact passes the service's proof that no arena is copied, and its arenas are float16."""
-    export_network(make_network(hidden_size=32), tmp_path, "half", 1, precision=Precision.FLOAT16)
+    """A float16 artefact passes the service's check that no arena is copied, and its arenas are float16."""
+    export_network(make_network(hidden_size=32), tmp_path, "half", 1, ExportOptions(precision=Precision.FLOAT16))
     repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), MemoryCommitter(), FakeClock())
     repository.open()
     runner: Runner = repository.find("half").runner
@@ -72,7 +74,9 @@ def test_int8_runs_one_row_at_a_time(tmp_path: Path) -> None:
     """An int8 LSTM takes a third of the bytes, states its error, and its card says max_batch 1."""
     findings: list[str] = []
     network = make_network(hidden_size=64)
-    path = export_network(network, tmp_path, "small", 1, precision=Precision.INT8, on_finding=findings.append)
+    path = export_network(
+        network, tmp_path, "small", 1, ExportOptions(precision=Precision.INT8, on_finding=findings.append)
+    )
     card = read_card(path)
     assert card.max_batch == 1
     assert card.config["bytes"] < 0.4 * card.config["bytes_in_float32"]
@@ -84,21 +88,23 @@ def test_int8_runs_one_row_at_a_time(tmp_path: Path) -> None:
 def test_int8_that_saves_nothing_is_refused(tmp_path: Path) -> None:
     """onnxruntime has no int8 GRU: such a network is refused rather than served larger and less exact."""
     with pytest.raises(PrecisionError, match="would save nothing"):
-        export_network(make_network("gru_reset_after"), tmp_path / "out", "gru", 1, precision=Precision.INT8)
+        export_network(
+            make_network("gru_reset_after"), tmp_path / "out", "gru", 1, ExportOptions(precision=Precision.INT8)
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_foreign_models_and_modules_take_a_precision_too(tmp_path: Path) -> None:
     """Adopted files and torch modules can be held in float16; int8 inside a Scan is refused."""
     file = write(ZOO["names_in_the_other_order"].model(), tmp_path / "foreign.onnx")
-    card = read_card(adopt_model(file, tmp_path, "foreign", 1, precision=Precision.FLOAT16))
+    card = read_card(adopt_model(file, tmp_path, "foreign", 1, ExportOptions(precision=Precision.FLOAT16)))
     assert {state.dtype for state in card.states} == {"float16"}
     torch.manual_seed(0)
     lstm, example = torch.nn.LSTM(6, 64, batch_first=True), Example.parse("1x9x6")
-    card = read_card(export_module(lstm, [example], tmp_path, "module", 1, precision=Precision.INT8))
+    card = read_card(export_module(lstm, [example], tmp_path, "module", 1, ExportOptions(precision=Precision.INT8)))
     assert card.max_batch == 1
     with pytest.raises(PrecisionError, match="not inside a Scan"):
-        adopt_model(file, tmp_path, "foreign", 2, precision=Precision.INT8)
+        adopt_model(file, tmp_path, "foreign", 2, ExportOptions(precision=Precision.INT8))
 
 
 @pytest.mark.parametrize("layer", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
@@ -108,7 +114,9 @@ def test_a_recurrent_layer_before_a_linear_one_can_be_held_in_float16(
     """The head's MatMul reads a Transpose: onnxruntime loads the artefact here, and in the service."""
     torch.manual_seed(0)
     module = Headed(layer(3, 16, num_layers=2, batch_first=True))
-    path = export_module(module, [Example.parse("1x20x3")], tmp_path, "half", 1, precision=Precision.FLOAT16)
+    path = export_module(
+        module, [Example.parse("1x20x3")], tmp_path, "half", 1, ExportOptions(precision=Precision.FLOAT16)
+    )
     assert {state.dtype for state in read_card(path).states} == {"float16"}
     repository = Repository(Settings(artifacts=tmp_path, max_sessions=5), MemoryCommitter(), FakeClock())
     repository.open()
@@ -118,7 +126,9 @@ def test_a_recurrent_layer_before_a_linear_one_can_be_held_in_float16(
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_can_be_held_in_float16(cell: str, tmp_path: Path) -> None:
     """None of the catalogue ends the process, or is further off than float16 may be."""
-    path = export_network(make_network(cell, num_layers=1), tmp_path, "half", 1, precision=Precision.FLOAT16)
+    path = export_network(
+        make_network(cell, num_layers=1), tmp_path, "half", 1, ExportOptions(precision=Precision.FLOAT16)
+    )
     assert read_card(path).config["precision"] == "float16"
 
 
@@ -138,7 +148,7 @@ def test_what_contradicts_itself_is_refused() -> None:
     """int8 starts from float32, and there are no other precisions."""
     for dtype, quantize in (("float16", "int8"), ("bfloat16", ""), ("float32", "int4")):
         with pytest.raises(PrecisionError):
-            choose(dtype, quantize)
+            parse_precision(dtype, quantize)
 
 
 def test_a_graph_without_float_weights_is_refused(tmp_path: Path) -> None:
@@ -146,5 +156,5 @@ def test_a_graph_without_float_weights_is_refused(tmp_path: Path) -> None:
     file = write(ZOO["integers_and_booleans"].model(), tmp_path / "foreign.onnx")
     assert onnx.load(file).graph.initializer == []
     with pytest.raises(PrecisionError):
-        adopt_model(file, tmp_path / "out", "foreign", 1, precision=Precision.FLOAT16)
+        adopt_model(file, tmp_path / "out", "foreign", 1, ExportOptions(precision=Precision.FLOAT16))
     assert not (tmp_path / "out").exists()

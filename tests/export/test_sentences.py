@@ -46,7 +46,7 @@ def assert_one_sentence(result: Result, words: str) -> None:
     ],
 )
 def test_extreme_options_of_adopt(options: list[str], words: str, tmp_path: Path) -> None:
-    """A number or a nesting that no model has is told in one sentence."""
+    """A number or a nesting that no model has is reported in one sentence."""
     file = write(ZOO["the_state_is_the_output"].model(), tmp_path / "foreign.onnx")
     assert_one_sentence(invoke("adopt", file, "--out", tmp_path / "m/1", *options), words)
     assert not (tmp_path / "m").exists()
@@ -86,7 +86,7 @@ def test_foreign_text_is_one_printable_line() -> None:
 
 
 def test_the_runtimes_own_marks_are_left_out() -> None:
-    """Codes and source files of onnxruntime tell a user nothing."""
+    """Codes and source files of onnxruntime are left out."""
     said = (
         "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape node. "
         "Name:'r' Status Message: /onnxruntime_src/onnxruntime/core/providers/cpu/tensor/reshape_helper.h:47 "

@@ -1,4 +1,4 @@
-"""A cell that nobody wrote a lowering for: registered, traced, exported, and streamed like any other."""
+"""A cell without a lowering of its own: registered, traced, exported, and streamed like any other."""
 
 import os
 import subprocess
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from benchmarks.cells.served import running_service, served_error
 from export import export_network, read_card
 from export.__main__ import app
 from export.arena_graph import build_arena_graph
-from export.served import running_service, served_error
 from export.verify import verify
 from models.card import StateSpec
 from models.cells import CELLS, Cell, State
@@ -42,22 +42,27 @@ class OddCell(Cell):
     @property
     def states(self) -> tuple[StateSpec, ...]:
         return (
-            StateSpec(name="past", shape=(self.options.slots, self.hidden_size)),
+            StateSpec(name="earlier", shape=(self.options.slots, self.hidden_size)),
             StateSpec(name="h", shape=(self.hidden_size,), initial=0.5),
             StateSpec(name="t", dtype="int64", shape=(1,)),
             StateSpec(name="odd", dtype="bool", shape=()),
         )
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        past, h, t, odd = state
-        z, g = self.gates(x, h + past.mean(1))
+        earlier, h, t, odd = state
+        z, g = self.gates(x, h + earlier.mean(1))
         h = torch.sigmoid(z) * h + torch.tanh(g) * torch.where(odd, 1.0, 0.5).unsqueeze(1) / (t + 1)
-        past = torch.cat([past[:, 1:], h.unsqueeze(1)], 1)
-        return h * 2.0, (past, h, (t + 1) % 4, ~odd)
+        earlier = torch.cat([earlier[:, 1:], h.unsqueeze(1)], 1)
+        return h * 2.0, (earlier, h, (t + 1) % 4, ~odd)
 
     def random_state(self, batch: int, generator: torch.Generator) -> State:
-        past, h, t, odd = super().random_state(batch, generator)
-        return past, h, torch.randint(4, t.shape, generator=generator), torch.rand(odd.shape, generator=generator) > 0.5
+        earlier, h, t, odd = super().random_state(batch, generator)
+        return (
+            earlier,
+            h,
+            torch.randint(4, t.shape, generator=generator),
+            torch.rand(odd.shape, generator=generator) > 0.5,
+        )
 
 
 @pytest.fixture
@@ -73,7 +78,7 @@ def odd_network(**fields: Any) -> Network:
 
 
 def test_a_registered_cell_is_exported_without_a_lowering(odd: str, tmp_path: Path) -> None:
-    """Its traced step holds parity in all comparisons, with states of any rank and dtype, and is written."""
+    """Its traced step agrees with torch in all comparisons, with states of any rank and dtype, and is written."""
     network = odd_network()
     card = read_card(export_network(network, tmp_path, "odd", 1))
     assert len(card.parity.errors) == 5
@@ -99,7 +104,7 @@ def test_a_traced_graph_is_plain_onnx(odd: str) -> None:
     model = build_arena_graph(odd_network())
     onnx.checker.check_model(model, full_check=True)
     assert not model.functions
-    assert {entry.domain for entry in model.opset_import} == {""}
+    assert {opset.domain for opset in model.opset_import} == {""}
 
 
 @pytest.mark.parametrize("cell", ["mut3", "attention_lstm", "clockwork_rnn"])

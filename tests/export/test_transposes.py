@@ -1,11 +1,11 @@
-"""Graphs whose load would end the process are written in another form, which computes the same."""
+"""Graphs whose load would end the process are written differently, and compute the same."""
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
-from export.transposes import hold_transposes
+from export.transposes import guard_transposes
 
 ROWS = np.random.default_rng(0).normal(size=(4, 3, 5))
 
@@ -21,7 +21,7 @@ def graph(text: str, dtype: str = "float16", given: str = "float16", functions: 
     return model
 
 
-FORMS = {
+GRAPHS = {
     "transposed": graph("t = Transpose <perm = [1, 0, 2]> (x)  y = MatMul (t, w)"),
     "through nodes that are taken out": graph(
         "t = Transpose <perm = [1, 0, 2]> (x)  i = Identity (t)  d = Dropout (i)  y = MatMul (d, w)"
@@ -46,27 +46,27 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_a_transpose_before_a_matmul_is_held(name: str) -> None:
-    """Each form loads with every optimiser on and computes what it did without any."""
-    model = FORMS[name]
+    """Each graph loads with every optimiser on and computes what it did without any."""
+    model = GRAPHS[name]
     dtype = np.float64 if name == "cast from double" else np.float16
     plain = ort.SessionOptions()
     plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     feed = {"x": ROWS.astype(dtype)}
-    held = hold_transposes(model)
+    held = guard_transposes(model)
     assert held is not model
     [expected], [found] = (
-        ort.InferenceSession(form.SerializeToString(), options, providers=["CPUExecutionProvider"]).run([], feed)
-        for form, options in ((model, plain), (held, ort.SessionOptions()))
+        ort.InferenceSession(one.SerializeToString(), options, providers=["CPUExecutionProvider"]).run([], feed)
+        for one, options in ((model, plain), (held, ort.SessionOptions()))
     )
     np.testing.assert_allclose(found, expected, rtol=5e-3, atol=5e-3)
 
 
 def test_what_is_held_already_stays() -> None:
     """A second time, nothing is put in."""
-    held = hold_transposes(FORMS["transposed"])
-    assert hold_transposes(held) is held
+    held = guard_transposes(GRAPHS["transposed"])
+    assert guard_transposes(held) is held
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_what_is_held_already_stays() -> None:
 def test_other_graphs_stay_as_they_are(text: str, dtype: str) -> None:
     """float32 without casts, and float16 without a Transpose, are returned unchanged."""
     model = graph(text, dtype, dtype.replace("float32", "float"))
-    assert hold_transposes(model) is model
+    assert guard_transposes(model) is model

@@ -10,8 +10,8 @@ from torch import Tensor
 from export import ParityError, export_network
 from export.arena_graph import build_arena_graph
 from export.errors import ForeignRowError
-from export.lower import LOWERINGS, CellInput, CellOutput, Form, Forms, GraphBuilder
-from export.lower.native import in_order, native_node
+from export.lower import LOWERINGS, CellInput, CellLowerings, CellOutput, GraphBuilder, Lowering
+from export.lower.native import gate_rows, native_node
 from export.verify import verify
 from models.cells import CELLS, Cell
 from models.cells.gru import GRUResetAfter, GRUResetBefore
@@ -26,18 +26,18 @@ def verify_network(network: Network) -> dict[str, float]:
     return verify(network, build_arena_graph(network).SerializeToString()).errors
 
 
-# whole cells, trained, saved, exported and served, go through tests/test_cells.py
+# whole cells, trained, saved, exported and served, go through tests/benchmarks/test_cells.py
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "lstm", "gru_reset_before", "gru_reset_after", "mut3"])
 def test_onnxruntime_computes_what_torch_computes(cell: str) -> None:
-    """Whole, step by step, in chunks, ragged among strangers, and from a non-zero state, within 1e-5 of the scale."""
+    """Whole, step by step, in chunks, in ragged batches, and from a non-zero state, within 1e-5 of the scale."""
     errors = verify_network(make_network(cell))
     assert set(errors) == COMPARISONS
     assert max(errors.values()) < 5e-6
 
 
 @pytest.mark.parametrize("fields", [SCALERS, {"vocabulary": 7}, {"num_layers": 1, "hidden_size": 1}])
-def test_scalers_embeddings_and_small_sizes_hold_parity(fields: dict[str, Any]) -> None:
-    """What stands around the cells is verified with them."""
+def test_scalers_embeddings_and_small_sizes_agree(fields: dict[str, Any]) -> None:
+    """Scalers and embeddings are verified with the cells."""
     assert max(verify_network(make_network(**fields)).values()) < 1e-5
 
 
@@ -46,27 +46,27 @@ def test_the_figures_depend_on_the_seed_alone() -> None:
     assert verify_network(make_network()) == verify_network(make_network())
 
 
-def lstm_with_torch_order(graph: GraphBuilder, cell: LSTM, cell_input: CellInput) -> CellOutput:
-    w, r, b = in_order(cell.gates, "ifgo")
+def lstm_with_torchs_rows(graph: GraphBuilder, cell: LSTM, cell_input: CellInput) -> CellOutput:
+    w, r, b = gate_rows(cell.gates, "ifgo")
     return native_node(graph, "LSTM", cell_input, (w, r, b, torch.zeros_like(b)), cell.hidden_size)
 
 
 def lstm_with_swapped_states(graph: GraphBuilder, cell: LSTM, cell_input: CellInput) -> CellOutput:
-    w, r, b = in_order(cell.gates, "iofg")
+    w, r, b = gate_rows(cell.gates, "iofg")
     swapped = CellInput(cell_input.x, cell_input.lengths, cell_input.states[::-1])
     return native_node(graph, "LSTM", swapped, (w, r, b, torch.zeros_like(b)), cell.hidden_size)
 
 
 def lstm_without_lengths(graph: GraphBuilder, cell: LSTM, cell_input: CellInput) -> CellOutput:
-    w, r, b = in_order(cell.gates, "iofg")
+    w, r, b = gate_rows(cell.gates, "iofg")
     blind = CellInput(cell_input.x, "", cell_input.states)
     return native_node(graph, "LSTM", blind, (w, r, b, torch.zeros_like(b)), cell.hidden_size)
 
 
 def gru_after(
-    graph: GraphBuilder, cell: GRUResetAfter, cell_input: CellInput, order: str, lbr: int, sign: float
+    graph: GraphBuilder, cell: GRUResetAfter, cell_input: CellInput, names: str, lbr: int, sign: float
 ) -> CellOutput:
-    w, r, b = in_order(cell.gates, order)
+    w, r, b = gate_rows(cell.gates, names)
     signs = torch.ones_like(b)
     signs[: cell.hidden_size] = sign
     bias = cell.full_recurrent_bias()
@@ -87,7 +87,7 @@ def gru_after_as_before(graph: GraphBuilder, cell: GRUResetAfter, cell_input: Ce
 
 
 def gru_before_as_after(graph: GraphBuilder, cell: GRUResetBefore, cell_input: CellInput) -> CellOutput:
-    pairs = zip(in_order(cell.gates, "zr"), in_order(cell.candidate, "g"), strict=True)
+    pairs = zip(gate_rows(cell.gates, "zr"), gate_rows(cell.candidate, "g"), strict=True)
     w, r, b = (torch.cat(pair) for pair in pairs)
     weights = (w, r, b, torch.zeros_like(b))
     return native_node(graph, "GRU", cell_input, weights, cell.hidden_size, linear_before_reset=1)
@@ -96,7 +96,7 @@ def gru_before_as_after(graph: GraphBuilder, cell: GRUResetBefore, cell_input: C
 @pytest.mark.parametrize(
     ("name", "wrong", "comparison"),
     [
-        ("lstm", lstm_with_torch_order, "whole_sequence"),
+        ("lstm", lstm_with_torchs_rows, "whole_sequence"),
         ("lstm", lstm_with_swapped_states, "one_step_at_a_time"),
         ("lstm", lstm_without_lengths, "ragged_batch"),
         ("gru_reset_after", gru_with_swapped_gates, "whole_sequence"),
@@ -112,8 +112,8 @@ def test_a_wrong_lowering_is_caught_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Gates in another order, a turned update gate, the other GRU, or ignored lengths fail by far, and by name."""
-    monkeypatch.setitem(LOWERINGS, CELLS[name], Forms.alike(Form("LSTM", wrong)))
+    """Permuted gates, a negated update gate, the other GRU, or ignored lengths fail by far, and by name."""
+    monkeypatch.setitem(LOWERINGS, CELLS[name], CellLowerings.same(Lowering("LSTM", wrong)))
     with pytest.raises(ParityError, match=comparison) as caught:
         export_network(make_network(name), tmp_path / "artifacts", "demo", 1)
     assert caught.value.comparison == comparison

@@ -1,4 +1,4 @@
-"""Graphs that are awkward on purpose, as other people's exports are."""
+"""Graphs that are awkward in the ways that other people's exports are."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Weights = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Animal:
+class ForeignGraph:
     """A graph, the options it needs, and what adoption should find: state → output, shapes without the batch."""
 
     text: str
@@ -56,8 +56,8 @@ def _lying_shapes(model: ModelProto) -> None:
 
 _LSTM = {"W": (1, 20, 4), "R": (1, 20, 5), "B": (1, 40)}
 
-ZOO: dict[str, Animal] = {
-    "time_first_batch_second": Animal(
+ZOO: dict[str, ForeignGraph] = {
+    "time_first_batch_second": ForeignGraph(
         """net (float[t,n,4] x, float[1,n,5] h0, float[1,n,5] c0) => (float[t,n,5] y, float[1,n,5] hn, float[1,n,5] cn)
         { Y, hn, cn = LSTM <hidden_size = 5> (x, W, R, B, , h0, c0)
           one = Constant <value = int64[1] {1}> ()
@@ -67,7 +67,7 @@ ZOO: dict[str, Animal] = {
         weights=_LSTM,
         native=True,
     ),
-    "batch_first_any_length": Animal(
+    "batch_first_any_length": ForeignGraph(
         """net (float[batch,frames,4] feats, float[1,batch,5] hidden_in, float[1,batch,5] cell_in)
             => (float[batch,frames,5] logits, float[1,batch,5] hidden_out, float[1,batch,5] cell_out)
         { major = Transpose <perm = [1, 0, 2]> (feats)
@@ -81,7 +81,7 @@ ZOO: dict[str, Animal] = {
         weights=_LSTM,
         native=True,
     ),
-    "batch_on_axis_2": Animal(
+    "batch_on_axis_2": ForeignGraph(
         """net (float[batch,3] x, float[2,3,batch] state) => (float[batch,3] y, float[2,3,batch] next_state)
         { xt = Transpose <perm = [1, 0]> (x)
           half = Constant <value = float {0.5}> ()
@@ -93,7 +93,7 @@ ZOO: dict[str, Animal] = {
         {"state": "next_state"},
         {"x": (3,), "state": (2, 3)},
     ),
-    "state_of_rank_5": Animal(
+    "state_of_rank_5": ForeignGraph(
         """net (float[batch,2,3,2,2] x, float[batch,2,3,2,2] memory)
             => (float[batch,2,3,2,2] y, float[batch,2,3,2,2] memory_out)
         { half = Constant <value = float {0.7}> ()
@@ -103,8 +103,8 @@ ZOO: dict[str, Animal] = {
         {"memory": "memory_out"},
         {"x": (2, 3, 2, 2), "memory": (2, 3, 2, 2)},
     ),
-    "names_in_the_other_order": Animal(
-        # equal shapes, outputs in another order than inputs, and another alphabetical order (Triton's issue 8586)
+    "names_in_the_other_order": ForeignGraph(
+        # equal shapes, outputs listed differently than inputs, and sorted differently by name (Triton's issue 8586)
         """net (float[batch,4] x, float[batch,5] h_prev, float[batch,5] c_prev)
             => (float[batch,5] y, float[batch,5] new_c, float[batch,5] next_h)
         { xw = MatMul (x, Wx)
@@ -120,7 +120,7 @@ ZOO: dict[str, Animal] = {
         {"x": (4,), "y": (5,)},
         weights={"Wx": (4, 5), "Wh": (5, 5)},
     ),
-    "if_on_a_constant": Animal(
+    "if_on_a_constant": ForeignGraph(
         """net (float[batch,4] x, float[batch,4] state, int64 sr) => (float[batch,4] y, float[batch,4] stateN)
         { rate = Constant <value = int64 {16000}> ()
           fast = Equal (sr, rate)
@@ -133,7 +133,7 @@ ZOO: dict[str, Animal] = {
         {"x": (4,)},
         options={"constants": ["sr=16000"]},
     ),
-    "fifo": Animal(
+    "fifo": ForeignGraph(
         """net (float[batch,3] x, float[batch,6,3] cache) => (float[batch,3] y, float[batch,6,3] cache_out)
         { one = Constant <value = int64[1] {1}> ()
           end = Constant <value = int64[1] {100}> ()
@@ -144,7 +144,7 @@ ZOO: dict[str, Animal] = {
         {"cache": "cache_out"},
         {"x": (3,), "cache": (6, 3)},
     ),
-    "integers_and_booleans": Animal(
+    "integers_and_booleans": ForeignGraph(
         """net (float[batch,2] x, int64[batch] count, bool[batch,2] seen)
             => (float[batch,2] y, int64[batch] count_out, bool[batch,2] seen_out)
         { one = Constant <value = int64 {1}> ()
@@ -161,7 +161,7 @@ ZOO: dict[str, Animal] = {
         {"count": "count_out", "seen": "seen_out"},
         {"x": (2,), "count": (), "seen": (2,)},
     ),
-    "one_row_only": Animal(
+    "one_row_only": ForeignGraph(
         """net (float[1,1,4] x, float[1,1,5] h0, float[1,1,5] c0) => (float[1,1,5] y, float[1,1,5] hn, float[1,1,5] cn)
         { Y, hn, cn = LSTM <hidden_size = 5> (x, W, R, B, , h0, c0)
           one = Constant <value = int64[1] {1}> ()
@@ -171,7 +171,7 @@ ZOO: dict[str, Animal] = {
         weights=_LSTM,
         batched=False,
     ),
-    "one_row_no_batch_axis": Animal(
+    "one_row_no_batch_axis": ForeignGraph(
         """net (float[4] x, float[5] h, int64 position) => (float[5] y, float[5] h_out, int64 position_out)
         { xw = MatMul (x, Wx)
           hw = MatMul (h, Wh)
@@ -186,7 +186,7 @@ ZOO: dict[str, Animal] = {
         weights={"Wx": (4, 5), "Wh": (5, 5)},
         batched=False,
     ),
-    "rows_that_mix": Animal(
+    "rows_that_mix": ForeignGraph(
         """net (float[batch,4] x, float[batch,4] h) => (float[batch,4] y, float[batch,4] h_out)
         { mean = ReduceMean <axes = [0], keepdims = 1> (x)
           half = Constant <value = float {0.5}> ()
@@ -197,7 +197,7 @@ ZOO: dict[str, Animal] = {
         {"x": (4,)},
         batched=False,
     ),
-    "the_state_is_the_output": Animal(
+    "the_state_is_the_output": ForeignGraph(
         """net (float[batch,4] x, float[batch,5] hx) => (float[batch,5] hx_out)
         { xw = MatMul (x, Wx)
           hw = MatMul (hx, Wh)
@@ -207,7 +207,7 @@ ZOO: dict[str, Animal] = {
         {"x": (4,), "hx_out": (5,)},
         weights={"Wx": (4, 5), "Wh": (5, 5)},
     ),
-    "an_output_beside_the_same_state": Animal(
+    "an_output_beside_the_same_state": ForeignGraph(
         """net (float[batch,5] x, float[batch,5] h) => (float[batch,5] y, float[batch,5] hn)
         { hw = MatMul (h, Wh)
           a = Add (x, hw)
@@ -217,7 +217,7 @@ ZOO: dict[str, Animal] = {
         {"x": (5,), "y": (5,)},
         weights={"Wh": (5, 5)},
     ),
-    "three_inputs": Animal(
+    "three_inputs": ForeignGraph(
         """net (float[batch,4] audio, float[batch,1] gain, int64[batch] token, float[batch,4] state)
             => (float[batch,4] y, float[batch] level, float[batch,4] new_state)
         { e = Gather (table, token)
@@ -231,7 +231,7 @@ ZOO: dict[str, Animal] = {
         {"audio": (4,), "gain": (1,), "token": (), "y": (4,), "level": ()},
         weights={"table": (7, 4)},
     ),
-    "loop": Animal(
+    "loop": ForeignGraph(
         """net (float[batch,4] x, float[batch,4] h) => (float[batch,4] y, float[batch,4] h_out)
         { trips = Constant <value = int64 {3}> ()
           go = Constant <value = bool {1}> ()
@@ -244,7 +244,7 @@ ZOO: dict[str, Animal] = {
         {"x": (4,)},
         weights={"Wh": (4, 4)},
     ),
-    "scan": Animal(
+    "scan": ForeignGraph(
         """net (float[t,batch,4] x, float[batch,4] h) => (float[t,batch,4] y, float[batch,4] h_out)
         { h_out, y = Scan <num_scan_inputs = 1,
             body = turn (float[batch,4] s, float[batch,4] xt) => (float[batch,4] s_out, float[batch,4] yt)
@@ -255,7 +255,7 @@ ZOO: dict[str, Animal] = {
         weights={"Wh": (4, 4)},
         native=True,
     ),
-    "opset_9_ir_3": Animal(
+    "opset_9_ir_3": ForeignGraph(
         """net (float[batch,4] x, float[batch,5] h) => (float[batch,5] y, float[batch,5] h_out)
         { xw = MatMul (x, Wx)
           hw = MatMul (h, Wh)
@@ -270,7 +270,7 @@ ZOO: dict[str, Animal] = {
         ir=3,
         edit=_list_weights_as_inputs,
     ),
-    "half": Animal(
+    "half": ForeignGraph(
         """net (float16[batch,4] x, float16[batch,5] h) => (float16[batch,5] y, float16[batch,5] h_out)
         { xw = MatMul (x, Wx)
           hw = MatMul (h, Wh)
@@ -282,7 +282,7 @@ ZOO: dict[str, Animal] = {
         weights={"Wx": (4, 5), "Wh": (5, 5)},
         half=True,
     ),
-    "half_transposed": Animal(
+    "half_transposed": ForeignGraph(
         """net (float16[batch,2,4] x, float16[batch,5] h) => (float16[batch,5] y, float16[batch,5] h_out)
         { parts = Transpose <perm = [1, 0, 2]> (x)
           xw = MatMul (parts, Wx)
@@ -297,7 +297,7 @@ ZOO: dict[str, Animal] = {
         weights={"Wx": (4, 5), "Wh": (5, 5)},
         half=True,
     ),
-    "overlap": Animal(
+    "overlap": ForeignGraph(
         """net (float[batch,samples] input, float[batch,1] state) => (float[batch,1] output, float[batch,1] stateN)
         { w = Identity (window)
           s = MatMul (input, w)
@@ -310,7 +310,7 @@ ZOO: dict[str, Animal] = {
         options={"overlaps": ["input:2"], "steps": ["input=4"]},
         weights={"window": (6, 1)},
     ),
-    "overlap_in_time": Animal(
+    "overlap_in_time": ForeignGraph(
         """net (float[batch,t,3] x, float[batch,3] h) => (float[batch,3] y, float[batch,3] h_out)
         { m = ReduceMean <axes = [1], keepdims = 0> (x)
           half = Constant <value = float {0.5}> ()
@@ -321,13 +321,13 @@ ZOO: dict[str, Animal] = {
         {"x": (3,), "y": (3,)},
         options={"overlaps": ["x:4"]},
     ),
-    "stateless": Animal(
+    "stateless": ForeignGraph(
         """net (float[batch,4] x) => (float[batch,5] y) { a = MatMul (x, Wx)  y = Tanh (a) }""",
         {},
         {"x": (4,), "y": (5,)},
         weights={"Wx": (4, 5)},
     ),
-    "names_that_are_taken": Animal(
+    "names_that_are_taken": ForeignGraph(
         """net (float[batch,4] lengths, float[batch,4] read_slots)
             => (float[batch,4] finite, float[batch,4] write_slots)
         { half = Constant <value = float {0.5}> ()
@@ -338,14 +338,14 @@ ZOO: dict[str, Animal] = {
         {"model_lengths": (4,), "model_finite": (4,)},
         options={"states": ["read_slots=write_slots"]},
     ),
-    "function": Animal(
+    "function": ForeignGraph(
         """net (float[batch,4] x, float[batch,4] h) => (float[batch,4] y, float[batch,4] h_out)
         { h_out = local.step (x, h)  y = Neg (h_out) }
         <domain: "local", opset_import: ["" : 17]> step (x, h) => (o) { a = Add (x, h)  o = Tanh (a) }""",
         {"h": "h_out"},
         {"x": (4,)},
     ),
-    "names_that_say_nothing": Animal(
+    "names_that_say_nothing": ForeignGraph(
         """net (float[a,b,4] p, float[1,c,5] q) => (float[a,b,5] 101, float[1,c,5] 102)
         { major = Transpose <perm = [1, 0, 2]> (p)
           Y, 102 = GRU <hidden_size = 5> (major, W, R, B, , q)
@@ -357,7 +357,7 @@ ZOO: dict[str, Animal] = {
         weights={"W": (1, 15, 4), "R": (1, 15, 5), "B": (1, 30)},
         native=True,
     ),
-    "shapes_that_lie": Animal(
+    "shapes_that_lie": ForeignGraph(
         """net (float[batch,4] x, float[2,batch,4] state) => (float[u,v] output, float[p,q,r] stateN)
         { half = Constant <value = float {0.5}> ()
           kept = Mul (state, half)
@@ -368,7 +368,7 @@ ZOO: dict[str, Animal] = {
         {"x": (4,), "output": (4,), "state": (2, 4)},
         edit=_lying_shapes,
     ),
-    "time_axis_fixed_to_1": Animal(
+    "time_axis_fixed_to_1": ForeignGraph(
         """net (float[n,1,3] frame, float[n,3] past) => (float[n,1,3] mask, float[n,3] present)
         { axis = Constant <value = int64[1] {1}> ()
           x = Squeeze (frame, axis)

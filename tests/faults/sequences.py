@@ -10,8 +10,8 @@ from random import Random
 import numpy as np
 import torch
 
+from benchmarks.cells.suite import small_network, variants
 from export import export_network
-from export.suite import entries, small_network
 from models.network import Network
 from tests.faults.inprocess import OCTETS, InProcess
 
@@ -38,7 +38,7 @@ class SequenceResult:
 
 def streaming_cells() -> list[str]:
     """Return the names of all cells and stacks that can run one step at a time."""
-    return [name for name in entries() if small_network(name).streams]
+    return [name for name in variants() if small_network(name).streams]
 
 
 def export_cells(folder: Path, cells: Sequence[str]) -> dict[str, Network]:

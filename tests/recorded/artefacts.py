@@ -7,7 +7,7 @@ import onnx
 import torch
 from onnx import parser
 
-from export import export_network
+from export import ExportOptions, export_network
 from export.adopt import adopt_model
 from models.network import Network, NetworkConfig
 
@@ -105,7 +105,7 @@ def export_all(folder: Path) -> Path:
         "tokens": _tokens(),
         "whole": _whole(),
     }.items():
-        export_network(network, folder, name, 1, description=f"the network {name}")
+        export_network(network, folder, name, 1, ExportOptions(description=f"the network {name}"))
     for name, text in ADOPTED.items():
         file = folder.parent / f"{name}.onnx"
         onnx.save(parser.parse_model(_HEAD + text), file)

@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from examples.voice_activity import adopt_silero, read_steps
-from export.adopt import Wishes, adopt_model
+from export.adopt import AdoptOptions, adopt_model
 from export.artefact import read_card
 from service.app import Service
 from service.engine.outputs import output_tensor
@@ -39,7 +39,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
     for name, animal in ZOO.items():
         file = write(animal.model(), folder / f"{name}.onnx")
-        adopt_model(file, folder / "artifacts", name, 1, wishes=Wishes.parse(**animal.options))
+        adopt_model(file, folder / "artifacts", name, 1, adopt_options=AdoptOptions.parse(**animal.options))
     return folder / "artifacts"
 
 

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from export.adopt import Wishes, adopt_model
+from export.adopt import AdoptOptions, adopt_model
 from export.artefact import read_card
 from models.card import ModelCard
 from service.app import Service
@@ -27,7 +27,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
     for name, animal in ZOO.items():
         file = write(animal.model(), folder / f"{name}.onnx")
-        adopt_model(file, folder / "artifacts", name, 1, wishes=Wishes.parse(**animal.options))
+        adopt_model(file, folder / "artifacts", name, 1, adopt_options=AdoptOptions.parse(**animal.options))
     return folder / "artifacts"
 
 

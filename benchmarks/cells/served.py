@@ -1,6 +1,6 @@
-"""Networks streamed through a running service, against torch over the whole sequence.
+"""Networks streamed through a running service, compared with torch over the whole sequence.
 
-The service is a process of its own, spoken to over HTTP as any client would.
+The service is a process of its own, used over HTTP as by any client.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ STREAMS, STEPS, LONGEST_CHUNK = 3, 40, 11
 
 
 class RefusedError(Exception):
-    """The service answered something else than was asked for."""
+    """The service answered with an error."""
 
     def __init__(self, status: int, body: Any) -> None:
         super().__init__(f"the service answered {status}: {body}")
@@ -31,7 +31,7 @@ class RefusedError(Exception):
 
 
 class Client:
-    """Speak JSON to a service over one connection."""
+    """A client that sends JSON to a service over one connection."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -41,10 +41,10 @@ class Client:
         self._connection.close()
 
     def post(self, path: str, body: Any = None) -> Any:
-        """Send a request and return what was answered.
+        """Send a request and return the answer.
 
         Raises:
-            RefusedError: The status is not of the 200s.
+            RefusedError: The status is not 2xx.
         """
         self._connection.request("POST", path, b"" if body is None else json.dumps(body).encode())
         response = self._connection.getresponse()
@@ -69,19 +69,19 @@ def running_service(artifacts: Path, *flags: str) -> Iterator[Client]:
 
 
 def _port(stderr: Iterator[str] | Any) -> int:
-    said = []
+    lines = []
     for line in stderr:
         if '"event": "started"' in line:
             return int(json.loads(line)["port"])
-        said.append(line)
-    raise RuntimeError(f"the service ended before it listened{os.linesep}{''.join(said)}")
+        lines.append(line)
+    raise RuntimeError(f"the service ended before it listened{os.linesep}{''.join(lines)}")
 
 
 def served_error(client: Client, name: str, network: Network, seed: int = 0) -> float:
     """Return how far a model's streams are from torch, as the largest difference over the largest output.
 
-    Several sessions take chunks of random lengths in turn. A network that cannot stream is asked for whole sequences
-    of several lengths at once.
+    Several sessions take chunks of random lengths alternately. A network that cannot stream is asked for whole
+    sequences of several lengths at once.
     """
     random = np.random.default_rng(seed)
     inputs = random.standard_normal((STREAMS, STEPS, network.config.input_size)).astype(np.float32)

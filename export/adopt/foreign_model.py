@@ -1,4 +1,4 @@
-"""A foreign model as it stands: what it takes and gives, and onnxruntime to run it directly."""
+"""A foreign model, unchanged: its inputs and outputs, and onnxruntime to run it directly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ import onnxruntime as ort
 from onnx import ModelProto, ValueInfoProto
 
 from export.adopt.errors import NotServableError
-from export.adopt.plan import DTYPES, Array
+from export.adopt.plan import DTYPES
+from export.figure import Array
 from export.sentences import foreign_error
 
 Dim = int | str
-"""A fixed size, or the name of one that is not; sizes without a name get one of their own."""
+"""A fixed size, or the name of one that is not fixed; sizes without a name are given one."""
 
 
 class RunFailedError(Exception):
@@ -35,10 +36,10 @@ class Port:
         return f"{self.name} {self.dtype}[{', '.join(str(dim).removeprefix('?:') for dim in self.dims)}]"
 
 
-class Foreign:
-    """The original file: its ports, and a session that runs it as its author meant it.
+class ForeignModel:
+    """The original file: its inputs and outputs, and a session that runs it.
 
-    `inputs` has what must be given; inputs with a value of their own are in `defaults`.
+    Inputs that have a default value in the file are left out.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -57,7 +58,7 @@ class Foreign:
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=["MatmulTransposeFusion"],  # it can end the process: see export.transposes
             )
-        except Exception as exc:  # onnxruntime raises a dozen types of its own
+        except Exception as exc:  # onnxruntime raises many types of its own
             raise NotServableError(f"onnxruntime cannot load the model: {foreign_error(exc)}") from exc
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str] | None = None) -> dict[str, Array]:
@@ -69,7 +70,7 @@ class Foreign:
         names = list(self.outputs) if fetches is None else list(fetches)
         try:
             values = self._session.run(names, dict(feeds))
-        except Exception as exc:  # onnxruntime raises a dozen types of its own
+        except Exception as exc:  # onnxruntime raises many types of its own
             raise RunFailedError(foreign_error(exc)) from exc
         return dict(zip(names, values, strict=True))
 

@@ -9,11 +9,12 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from benchmarks.cells.__main__ import app
+from benchmarks.cells.served import Client, RefusedError, running_service, served_error
+from benchmarks.cells.suite import COMPOSITIONS, Outcome, export_variant, variants
+from benchmarks.cells.table import Row, run, table_of
 from export.artefact import read_card
-from export.cells import Row, app, parity_table, run
 from export.errors import ParityError
-from export.served import Client, RefusedError, running_service, served_error
-from export.suite import COMPOSITIONS, Outcome, entries, export_entry
 from export.verify import TOLERANCE
 from models.cells import CELLS
 from models.threads import torch_threads
@@ -25,13 +26,13 @@ Exported = Callable[[str], Outcome]
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    """Train and export an entry when it is first asked for."""
+    """Train and export a variant when it is first asked for."""
     folder = tmp_path_factory.mktemp("cells")
     outcomes: dict[str, Outcome] = {}
 
     def get(name: str) -> Outcome:
         if name not in outcomes:
-            outcomes[name] = export_entry(name, folder)
+            outcomes[name] = export_variant(name, folder)
         return outcomes[name]
 
     with torch_threads(1):
@@ -40,15 +41,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 
 @pytest.fixture(scope="module")
 def client(exported: Exported) -> Iterator[Client]:
-    """A client of a service that holds all entries."""
-    outcomes = [exported(name) for name in entries()]
+    """A client of a service that holds all variants."""
+    outcomes = [exported(name) for name in variants()]
     with running_service(outcomes[0].path.parents[2], "--max-sessions", "20") as made:
         yield made
 
 
-@pytest.mark.parametrize("name", entries())
+@pytest.mark.parametrize("name", variants())
 def test_a_cell_trains_and_is_exported_within_the_tolerance(name: str, exported: Exported) -> None:
-    """Some epochs lower the loss; then sequence, steps, chunks, ragged strangers and a given state agree with torch."""
+    """Some epochs lower the loss; then sequence, steps, chunks, a ragged batch and a given state agree with torch."""
     outcome = exported(name)
     assert outcome.loss_after < outcome.loss_before
     assert set(outcome.errors) == (
@@ -58,15 +59,15 @@ def test_a_cell_trains_and_is_exported_within_the_tolerance(name: str, exported:
 
 
 @pytest.mark.timeout(120)  # the first of them waits for the service to load all models
-@pytest.mark.parametrize("name", entries())
+@pytest.mark.parametrize("name", variants())
 def test_a_cell_streams_through_the_service(name: str, exported: Exported, client: Client) -> None:
-    """Sessions that take turns with chunks of random lengths get what torch gives for their whole sequences."""
+    """Sessions that alternate with chunks of random lengths get what torch gives for their whole sequences."""
     assert served_error(client, name, exported(name).network, seed=4) <= TOLERANCE
 
 
 def test_a_model_that_cannot_stream_says_so(client: Client, exported: Exported) -> None:
     """A bidirectional model's card says that it does not stream, and a session is refused with what works instead."""
-    assert [name for name in entries() if not read_card(exported(name).path).streams] == ["bidirectional"]
+    assert [name for name in variants() if not read_card(exported(name).path).streams] == ["bidirectional"]
     for operation in ("sessions", "fleet"):
         with pytest.raises(RefusedError) as refused:
             client.post(f"/v1/models/bidirectional/{operation}")
@@ -88,14 +89,14 @@ def test_a_long_sequence_is_not_cut_where_that_would_change_it(client: Client, e
 
 
 def test_the_table_has_a_row_for_each_and_tells_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m export.cells` runs what it is asked for, times it, and keeps going past a row that fails."""
-    monkeypatch.setattr("export.suite.train_a_little", lambda network: (1.0, 2.0))
+    """`python -m benchmarks.cells` runs the given cells, times them, and continues after a row that fails."""
+    monkeypatch.setattr("benchmarks.cells.suite.train_a_little", lambda network: (1.0, 2.0))
     console = Console(width=200, record=True, quiet=True)
     rows = run(["rnn_tanh", "min_gru"], tmp_path, "cpu", console)
-    assert [(row.name, row.form) for row in rows] == [("rnn_tanh", "RNN"), ("min_gru", "Scan")]
+    assert [(row.name, row.operator) for row in rows] == [("rnn_tanh", "RNN"), ("min_gru", "Scan")]
     assert all("training took the loss from 1 to 2" in row.failure for row in rows)
     assert all(set(row.errors) == STREAMED | {"served"} and set(row.microseconds) == {1, 64} for row in rows)
-    assert parity_table([*rows, Row("lost", "Scan", failure="gone")]).row_count == 3
+    assert table_of([*rows, Row("lost", "Scan", failure="gone")]).row_count == 3
 
 
 def test_the_status_is_1_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +106,7 @@ def test_the_status_is_1_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> N
         raise ParityError("random_chunks", 0.5, TOLERANCE)
 
     assert CliRunner().invoke(app, ["ind_rnn"]).exit_code == 0
-    monkeypatch.setattr("export.cells.export_entry", refuse)
+    monkeypatch.setattr("benchmarks.cells.table.export_variant", refuse)
     result = CliRunner().invoke(app, ["ind_rnn", "lstm"])
     assert result.exit_code == 1
     assert "random_chunks" in result.output
@@ -116,5 +117,5 @@ def test_the_status_is_1_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_everything_in_the_table_goes_through_the_suite() -> None:
     """No cell is left out, and stacks, residual or bidirectional, are in it too."""
-    assert set(entries()) == set(CELLS) | set(COMPOSITIONS)
+    assert set(variants()) == set(CELLS) | set(COMPOSITIONS)
     assert {"residual", "bidirectional"} <= set(COMPOSITIONS)

@@ -1,4 +1,4 @@
-"""Names that clients see: those of the model where they can be kept."""
+"""The names that clients see: the model's own where possible."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ _TAKEN = frozenset(("lengths", "read_slots", "write_slots", "finite"))
 
 
 def public_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """Return a name for each, of letters, digits, '_', '.' and '-', that nothing else in the served graph bears."""
+    """Return a name for each, of letters, digits, '_', '.' and '-', that nothing else in the served graph has."""
     used = set(taken)
     found = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Files that lie, reach outside themselves or hold what is no model: every one is refused, and none is loaded."""
+"""Files with false sizes, paths outside themselves or something other than a model: each is refused, none is loaded."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ LOCATIONS = (
     "http://127.0.0.1/secret",
     "file:///etc/passwd",
 )
-PLACES = ("initialiser", "constant", "branch", "sparse", "function")
+PARTS = ("initialiser", "constant", "branch", "sparse", "function")
 
 
 def base() -> ModelProto:
@@ -53,37 +53,39 @@ def base() -> ModelProto:
 
 
 def external(location: str, **more: str) -> TensorProto:
-    tensor = TensorProto(name="evil", data_type=TensorProto.FLOAT, dims=[4, 5], data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(name="unsafe", data_type=TensorProto.FLOAT, dims=[4, 5], data_location=TensorProto.EXTERNAL)
     for key, value in {"location": location, **more}.items():
         tensor.external_data.add(key=key, value=value)
     return tensor
 
 
-def put(model: ModelProto, tensor: TensorProto, place: str) -> ModelProto:
+def put(model: ModelProto, tensor: TensorProto, part: str) -> ModelProto:
     """Hide a tensor somewhere in a model."""
-    constant = helper.make_node("Constant", [], ["evil_out"])
+    constant = helper.make_node("Constant", [], ["unsafe_out"])
     constant.attribute.append(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=tensor))
-    if place == "initialiser":
+    if part == "initialiser":
         model.graph.initializer.append(tensor)
-    elif place == "constant":
+    elif part == "constant":
         model.graph.node.append(constant)
-    elif place == "branch":
-        inner = helper.make_graph([constant], "inner", [], [helper.make_tensor_value_info("evil_out", 1, None)])
+    elif part == "branch":
+        inner = helper.make_graph([constant], "inner", [], [helper.make_tensor_value_info("unsafe_out", 1, None)])
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
         model.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], then_branch=inner, else_branch=inner))
-    elif place == "sparse":
+    elif part == "sparse":
         sparse = model.graph.sparse_initializer.add(dims=[40])
         sparse.values.CopyFrom(tensor)
     else:
-        function = helper.make_function("local", "evil", [], ["evil_out"], [constant], [helper.make_opsetid("", 17)])
+        function = helper.make_function(
+            "local", "unsafe", [], ["unsafe_out"], [constant], [helper.make_opsetid("", 17)]
+        )
         model.functions.append(function)
         model.opset_import.append(helper.make_opsetid("local", 1))
-        model.graph.node.append(helper.make_node("evil", [], ["from_function"], domain="local"))
+        model.graph.node.append(helper.make_node("unsafe", [], ["from_function"], domain="local"))
     return model
 
 
 def surroundings(folder: Path) -> None:
-    """Make what evil locations point to."""
+    """Make the files that unsafe locations point to."""
     secret = folder.parent / "secret"
     secret.write_bytes(bytes(80))
     (folder / "symlink").symlink_to(secret)
@@ -105,8 +107,8 @@ def raw(data: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / "model.onnx").write_bytes(data)
 
 
-def with_tensor(tensor: TensorProto, place: str = "initialiser") -> Callable[[Path], object]:
-    return written(lambda: put(base(), tensor, place))
+def with_tensor(tensor: TensorProto, part: str = "initialiser") -> Callable[[Path], object]:
+    return written(lambda: put(base(), tensor, part))
 
 
 def with_node(node: NodeProto, domain: str = "") -> Callable[[Path], object]:
@@ -120,22 +122,22 @@ def with_node(node: NodeProto, domain: str = "") -> Callable[[Path], object]:
     return written(make)
 
 
-def evil_files() -> Iterator[Evil]:
-    """Yield every evil file."""
+def unsafe_files() -> Iterator[Evil]:
+    """Yield every unsafe file."""
     for location in LOCATIONS:
-        for place in PLACES:
-            yield f"external {place} {location!r}", with_tensor(external(location), place)
+        for part in PARTS:
+            yield f"external {part} {location!r}", with_tensor(external(location), part)
     for more in ({"offset": "-4"}, {"offset": "8"}, {"length": "81"}, {"offset": "x"}, {"length": "-1"}):
         yield f"external beside, {more}", with_tensor(external("exact", **more))
         yield f"external beside, {more}, 2**62", with_tensor(external("exact", **{key: str(2**62) for key in more}))
     yield "external too short", with_tensor(external("short"))
-    marked = TensorProto(name="evil", data_type=1, dims=[4, 5], raw_data=bytes(80))
+    marked = TensorProto(name="unsafe", data_type=1, dims=[4, 5], raw_data=bytes(80))
     marked.external_data.add(key="location", value="missing")
     yield "external data without saying so", with_tensor(marked)
 
     whole = base().SerializeToString()
-    for part in range(40):
-        yield f"truncated to {part}/40", raw(whole[: len(whole) * part // 40])
+    for count in range(40):
+        yield f"truncated to {count}/40", raw(whole[: len(whole) * count // 40])
     random = np.random.default_rng(1)
     for size in (1, 10, 100, 1_000, 10_000, 100_000):
         yield f"{size} random bytes", raw(random.bytes(size))
@@ -149,18 +151,25 @@ def evil_files() -> Iterator[Evil]:
     yield "larger than a model can be", oversize
 
     for op in ("Exec", "System", "Evil", "LSTMM", "add", "PythonOp", "Aten"):
-        for domain in ("", "evil", "ai.onnx.contrib", "org.pytorch.aten", "com.microsoft", "com.microsoft.extensions"):
-            node = helper.make_node(op, ["x"], ["evil_out"], domain=domain)
+        for domain in (
+            "",
+            "unsafe",
+            "ai.onnx.contrib",
+            "org.pytorch.aten",
+            "com.microsoft",
+            "com.microsoft.extensions",
+        ):
+            node = helper.make_node(op, ["x"], ["unsafe_out"], domain=domain)
             yield f"operator {domain}.{op}", with_node(node, domain)
     for dims in ([2**40], [-1], [2**31, 2**31], [2**62, 4], [3], [4, 5, 6], [0, 7]):
-        lying = TensorProto(name="evil", data_type=1, dims=dims, raw_data=bytes(80))
+        lying = TensorProto(name="unsafe", data_type=1, dims=dims, raw_data=bytes(80))
         yield f"80 bytes for {dims}", with_tensor(lying)
-        yield f"no bytes for {dims}", with_tensor(TensorProto(name="evil", data_type=1, dims=[d or 5 for d in dims]))
-    yield "an unknown type", with_tensor(TensorProto(name="evil", data_type=99, dims=[1], raw_data=b"1"))
+        yield f"no bytes for {dims}", with_tensor(TensorProto(name="unsafe", data_type=1, dims=[d or 5 for d in dims]))
+    yield "an unknown type", with_tensor(TensorProto(name="unsafe", data_type=99, dims=[1], raw_data=b"1"))
     for dtype in (np.float16, np.float32, np.float64):
-        for place in PLACES:
-            bad = numpy_helper.from_array(np.array([1, np.nan, 2], dtype), "evil")
-            yield f"NaN {dtype.__name__} {place}", with_tensor(bad, place)
+        for part in PARTS:
+            bad = numpy_helper.from_array(np.array([1, np.nan, 2], dtype), "unsafe")
+            yield f"NaN {dtype.__name__} {part}", with_tensor(bad, part)
     yield "a function that calls itself", written(lambda: recursive("a", {"a": "a"}))
     yield "functions that call each other", written(lambda: recursive("a", {"a": "b", "b": "a"}))
     for version in (0, 99, 2**40):
@@ -180,7 +189,7 @@ def recursive(first: str, calls: dict[str, str]) -> ModelProto:
         model.functions.append(
             helper.make_function("local", name, ["a"], ["b"], [node], [helper.make_opsetid("local", 1)])
         )
-    model.graph.node.append(helper.make_node(first, ["x"], ["evil_out"], domain="local"))
+    model.graph.node.append(helper.make_node(first, ["x"], ["unsafe_out"], domain="local"))
     return model
 
 
@@ -190,16 +199,16 @@ def with_opset(version: int) -> ModelProto:
     return model
 
 
-def test_no_evil_file_is_adopted(tmp_path: Path) -> None:
-    """Each of more than 200 evil files is refused with status 1 and one sentence, and nothing is written."""
+def test_no_unsafe_file_is_adopted(tmp_path: Path) -> None:
+    """Each of more than 200 unsafe files is refused with status 1 and one sentence, and nothing is written."""
     runner, count = CliRunner(), 0
-    for count, (name, make) in enumerate(evil_files(), start=1):
+    for count, (name, make) in enumerate(unsafe_files(), start=1):
         folder = tmp_path / str(count) / "files"
         folder.mkdir(parents=True)
         surroundings(folder)
         make(folder)
         out = tmp_path / str(count) / "out"
-        result = runner.invoke(app, ["adopt", str(folder / "model.onnx"), "--out", str(out / "evil/1")])
+        result = runner.invoke(app, ["adopt", str(folder / "model.onnx"), "--out", str(out / "unsafe/1")])
         assert result.exit_code == 1, f"{name}: {result.output} {result.exception}"
         assert result.stderr.startswith("not adopted: "), name
         assert result.stderr.count("\n") == 1, f"{name}: {result.stderr}"
@@ -207,21 +216,21 @@ def test_no_evil_file_is_adopted(tmp_path: Path) -> None:
     assert count >= 200
 
 
-def test_the_same_model_without_the_evil_is_adopted(tmp_path: Path) -> None:
+def test_the_same_model_without_the_unsafe_is_adopted(tmp_path: Path) -> None:
     """What all those files are made from is a model that can be adopted."""
     (tmp_path / "model.onnx").write_bytes(base().SerializeToString())
     result = CliRunner().invoke(app, ["adopt", str(tmp_path / "model.onnx"), "--out", str(tmp_path / "out/good/1")])
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_service_refuses_external_data(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_the_service_refuses_external_data(part: str, tmp_path: Path) -> None:
     """An artefact with a valid card and checksum that reaches outside itself is refused before onnxruntime sees it."""
     surroundings_folder = tmp_path / "files"
     surroundings_folder.mkdir()
     surroundings(surroundings_folder)
     card = ModelCard(
-        name="evil",
+        name="unsafe",
         version=1,
         cell="adopted",
         inputs=(TensorSpec(name="x", shape=(4,)),),
@@ -233,7 +242,7 @@ def test_the_service_refuses_external_data(place: str, tmp_path: Path) -> None:
     )
     for number, location in enumerate((*LOCATIONS, "exact")):
         file = surroundings_folder / f"{number}.onnx"
-        file.write_bytes(artefact_bytes(put(base(), external(location), place), card))
+        file.write_bytes(artefact_bytes(put(base(), external(location), part), card))
         with pytest.raises(ArtefactRefused, match="outside the file"):
             open_artefact(file)
 

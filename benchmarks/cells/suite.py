@@ -1,4 +1,4 @@
-"""One way from cell to stream for every cell of the table: train a little, save, load, export, verify, measure."""
+"""The steps for every cell of the table: train a little, save, load, export and verify, measure."""
 
 import math
 import time
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from export import ExportOptions
 from export.arena_graph import build_arena_graph
+from export.arena_runner import FIRST_FREE_SLOT, ArenaRunner
 from export.artefact import read_card
+from export.cards import network_card
 from export.lower import Target
 from export.pipeline import export_network
-from export.runner import FIRST_FREE_SLOT, ArenaRunner
 from models.cells import CELLS
 from models.network import Network, NetworkConfig
 from models.training import FitConfig, Sequences, evaluate, fit
@@ -32,23 +34,23 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
     "residual": {"cell": "lstm", "input_size": HIDDEN, "residual": True},
     "bidirectional": {"cell": "gru_reset_after", "bidirectional": True},
 }
-"""What is made of cells, beside the cells themselves: name → fields of the network's configuration."""
+"""Networks that are composed of cells: name → fields of the network's configuration."""
 
 
-def entries() -> list[str]:
-    """Return the names of all that goes through the suite: every cell, and what is made of cells."""
+def variants() -> list[str]:
+    """Return the names of all variants that are taken through the suite: every cell and every composition."""
     return [*CELLS, *COMPOSITIONS]
 
 
 def small_network(name: str, **fields: Any) -> Network:
-    """Return the small network of an entry, with seeded weights."""
+    """Return the small network of a variant, with seeded weights."""
     given = COMPOSITIONS.get(name, {"cell": name})
     sizes = {"input_size": INPUTS, "hidden_size": HIDDEN, "output_size": OUTPUTS, "num_layers": LAYERS}
     return _network({**sizes, **given, **fields})
 
 
 def timed_network(name: str) -> Network:
-    """Return the network of an entry whose step is timed."""
+    """Return the network of a variant whose step is timed."""
     given = COMPOSITIONS.get(name, {"cell": name})
     width = TIMED_HIDDEN if given.get("residual") else TIMED_INPUTS
     sizes = {"hidden_size": TIMED_HIDDEN, "output_size": TIMED_OUTPUTS, "num_layers": 1}
@@ -76,7 +78,7 @@ def train_a_little(network: Network, epochs: int = 8) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Tell what came of an entry before it was served."""
+    """What the export of a variant gave, before it is served."""
 
     name: str
     network: Network
@@ -86,18 +88,18 @@ class Outcome:
     loss_after: float
 
 
-def export_entry(name: str, folder: Path, target: Target = "cpu") -> Outcome:
-    """Train an entry's small network a little, save and load it, and export what was loaded to `folder`/NAME/1.
+def export_variant(name: str, folder: Path, target: Target = "cpu") -> Outcome:
+    """Train a variant's small network a little, save and load it, and export what was loaded to `folder`/NAME/1.
 
     Raises:
-        ExportError: onnxruntime and torch disagree, or there is no ONNX form; nothing was written.
+        ExportError: onnxruntime and torch disagree, or the cell cannot be lowered; nothing was written.
     """
     network = small_network(name)
     before, after = train_a_little(network)
     checkpoint = folder / f"{name}.safetensors"
     network.save(checkpoint)
     loaded = Network.load(checkpoint)
-    path = export_network(loaded, folder / "artifacts", name, 1, target=target, force=True)
+    path = export_network(loaded, folder / "artifacts", name, 1, ExportOptions(force=True), target=target)
     return Outcome(name, loaded, path, read_card(path).parity.errors, before, after)
 
 
@@ -108,12 +110,12 @@ def step_microseconds(name: str, target: Target = "cpu", seconds: float = 0.05) 
     """
     network = timed_network(name)
     model = build_arena_graph(network, target).SerializeToString()
-    runner = ArenaRunner(model, network.states, slots=1_000)
+    runner = ArenaRunner(model, network_card(network, "timed", 1), slots=1_000)
     measured = {}
     for batch in TIMED_BATCHES:
         x = np.random.default_rng(0).standard_normal((batch, 1, network.config.input_size)).astype(np.float32)
         slots = np.arange(FIRST_FREE_SLOT, FIRST_FREE_SLOT + batch)
-        run = runner.prepare(x, np.ones(batch, np.int64), slots, slots + batch)
+        run = runner.prepare({"x": x}, slots, slots + batch)
         measured[batch] = _median_seconds(run, seconds) / batch * 1e6
     return measured
 

@@ -1,4 +1,4 @@
-"""Read an ONNX file that nobody here wrote: whole, self-contained, of known operators and finite weights."""
+"""Read a foreign ONNX file: it must be complete and self-contained, with known operators and finite weights."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ def read_foreign(path: Path) -> ModelProto:
     """Return the model of a file, its weights inside.
 
     Raises:
-        UnsafeFileError: It is no ONNX file, truncated or oversize, keeps tensors in other files than plain ones
+        UnsafeFileError: It is not an ONNX file, truncated or too large, keeps tensors in other files than plain ones
             beside it, uses operators that onnxruntime does not have, or holds NaN, infinite weights or settings.
     """
     data = _read_plain(path, path)
@@ -83,7 +83,7 @@ def _all_tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
 
 
 def _all_attributes(model: ModelProto) -> Iterator[tuple[str, str, AttributeProto]]:
-    """Yield whose it is, the operator, and the attribute; also what a function's are where a call leaves them out."""
+    """Yield the owner's description, its operator, and the attribute; default attributes of functions are included."""
     for node in _all_nodes(model):
         for attribute in node.attribute:
             yield f"the node {node.name or ', '.join(node.output)!r}", node.op_type, attribute
@@ -116,17 +116,17 @@ def _check_operators(path: Path, model: ModelProto) -> None:
 
 
 def _embed(path: Path, where: str, tensor: TensorProto) -> int:
-    """Take a tensor's data out of the plain file beside the model that holds it; return its bytes."""
+    """Load a tensor's data from the plain file beside the model that holds it; return the number of bytes."""
     if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
         return 0
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
+    fields = {field.key: field.value for field in tensor.external_data}
+    location = fields.get("location", "")
     if not location or location in (".", "..") or {"/", "\\", "\0"} & set(location):
         raise UnsafeFileError(path, f"{where} lies in another file, {location!r}, which is not beside the model")
     data = _read_plain(path.parent / location, path, f"{where} lies in {location!r}, which")
     try:
-        start = int(entries.get("offset", "0"))
-        length = int(entries.get("length", len(data) - start))
+        start = int(fields.get("offset", "0"))
+        length = int(fields.get("length", len(data) - start))
     except ValueError as exc:
         raise UnsafeFileError(path, f"{where} has an offset that is no number") from exc
     if start < 0 or length < 0 or start + length > len(data):
@@ -168,19 +168,19 @@ _FACTORS = {
     "ConvTranspose": (1, 2),
     **dict.fromkeys(("RNN", "GRU", "LSTM"), (1, 2, 3, 5, 6, 7)),
 }
-"""Operator → inputs that hold its weights. Infinity there is the end of a training that diverged; elsewhere, as in an
-attention's mask or before the first value of a maximum, it has a meaning."""
+"""Operator → inputs that hold its weights. Infinity there comes from a training that diverged; elsewhere, as in an
+attention's mask or as the start value of a maximum, it has a meaning."""
 _REARRANGING = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split")
 
 
 def _check_factors(path: Path, model: ModelProto) -> None:
-    """Refuse infinity in the weights of a layer, also where they reach it turned or put together."""
+    """Refuse infinity in the weights of a layer, also where they reach it transposed or concatenated."""
     nodes = list(_all_nodes(model))
     weights = {
-        node.input[place]
+        node.input[index]
         for node in nodes
-        for place in _FACTORS.get(node.op_type, ())
-        if not node.domain and place < len(node.input)
+        for index in _FACTORS.get(node.op_type, ())
+        if not node.domain and index < len(node.input)
     }
     for node in reversed(nodes):
         if node.op_type in _REARRANGING and weights & set(node.output):
@@ -203,7 +203,7 @@ _BOUNDS = ("min", "max", "clip", "value", "mask_filter_value")
 
 
 def _check_numbers(path: Path, model: ModelProto) -> None:
-    """Refuse NaN in any attribute, and infinity where it is no bound and no constant's value."""
+    """Refuse NaN in any attribute, and infinity where it is neither a bound nor a constant's value."""
     for owner, operator, attribute in _all_attributes(model):
         values = np.array([attribute.f, *attribute.floats])
         unbounded = operator == "Constant" or attribute.name in _BOUNDS
@@ -213,14 +213,14 @@ def _check_numbers(path: Path, model: ModelProto) -> None:
 
 
 def _read_plain(file: Path, model: Path, what: str = "it") -> bytes:
-    """Return the bytes of a plain file: no link of any kind where it is not the model itself."""
+    """Return the bytes of a plain file, which must not be a link of any kind unless it is the model itself."""
     beside = file != model
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if beside else 0))
     except OSError as exc:
         raise UnsafeFileError(model, f"{what} cannot be read ({exc.strerror})") from exc
     status = os.fstat(descriptor)
-    if stat.S_ISDIR(status.st_mode):  # Python opens none, and would name it by a number
+    if stat.S_ISDIR(status.st_mode):  # Python refuses it with a number and no name
         os.close(descriptor)
         raise UnsafeFileError(model, f"{what} is a folder, where a file is expected")
     with open(descriptor, "rb") as handle:

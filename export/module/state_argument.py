@@ -11,29 +11,29 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from export.module.errors import NotStreamableError
 from export.module.example import Example
-from export.module.recording import alike, leaves_of
+from export.module.leaves import equal_but_rounding, leaves_of
 from export.module.running import run_quietly
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """The state of such a module: a name, a batch axis and zeros for each tensor, and how they are put together."""
+class StateArgument:
+    """The state of such a module: a name, a batch axis and zeros for each tensor, and how the tensors are nested."""
 
     names: list[str]
     axes: list[int]
     zeros: list[Tensor]
     structure: TreeSpec
 
-    def together(self, tensors: Sequence[Tensor]) -> Any:
-        """Return the tensors as the module takes them."""
+    def nested(self, tensors: Sequence[Tensor]) -> Any:
+        """Return the tensors nested as the module takes them."""
         return tree_unflatten(list(tensors), self.structure)
 
 
-def find_given(module: nn.Module, examples: Sequence[Example]) -> Given | None:
-    """Return the state that a module takes behind its inputs and returns behind its outputs, if it does.
+def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> StateArgument | None:
+    """Return the state that a module takes after its inputs and returns after its outputs, or None.
 
     Raises:
-        NotStreamableError: It starts from something else than zeros when no state is given.
+        NotStreamableError: Without a state it does not start from zeros.
     """
     generator = torch.Generator().manual_seed(0)
     try:
@@ -47,7 +47,7 @@ def find_given(module: nn.Module, examples: Sequence[Example]) -> Given | None:
             return None
         run_quietly(module, [*inputs, result[-1]])
         wider = run_quietly(module, [example.draw(3, 1, generator) for example in examples])
-    except (TypeError, NotStreamableError):  # it is no module of this kind
+    except (TypeError, NotStreamableError):  # it is not a module of this kind
         return None
     wide = tree_flatten(wider[-1])[0]
     if [tensor.dim() for tensor in tensors] != [tensor.dim() for tensor in wide]:
@@ -55,11 +55,11 @@ def find_given(module: nn.Module, examples: Sequence[Example]) -> Given | None:
     axes = [_batch_axis(a, b) for a, b in zip(tensors, wide, strict=True)]
     zeros = [torch.zeros_like(tensor) for tensor in tensors]
     again = run_quietly(module, [*inputs, tree_unflatten(zeros, structure)])
-    if not alike(leaves_of(result), leaves_of(again)):
+    if not equal_but_rounding(leaves_of(result), leaves_of(again)):
         raise NotStreamableError("without a state the module does not start from zeros: give it none but zeros")
     names = [name for name, _ in leaves_of(result[-1])] if len(tensors) > 1 else [""]
     plain = [f"state.{name}".removesuffix(".") for name in names]
-    return Given([name.replace("state.y", "state") for name in plain], axes, zeros, structure)
+    return StateArgument([name.replace("state.y", "state") for name in plain], axes, zeros, structure)
 
 
 def _batch_axis(two: Tensor, three: Tensor) -> int:
@@ -70,13 +70,13 @@ def _batch_axis(two: Tensor, three: Tensor) -> int:
 
 
 class TakesState(nn.Module):
-    """Take a module's state as tensors of their own, and return them so."""
+    """Takes and returns a module's state as separate tensors."""
 
-    def __init__(self, module: nn.Module, given: Given, inputs: int, leaves: Sequence[int]) -> None:
+    def __init__(self, module: nn.Module, argument: StateArgument, inputs: int, outputs: Sequence[int]) -> None:
         super().__init__()
-        self.module, self._given, self._inputs, self._leaves = module, given, inputs, leaves
+        self.module, self._argument, self._inputs, self._outputs = module, argument, inputs, outputs
 
     def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
-        result = self.module(*args[: self._inputs], self._given.together(args[self._inputs :]))
+        result = self.module(*args[: self._inputs], self._argument.nested(args[self._inputs :]))
         found = leaves_of(result)
-        return (*(found[place][1] for place in self._leaves), *tree_flatten(result[-1])[0])
+        return (*(found[index][1] for index in self._outputs), *tree_flatten(result[-1])[0])

@@ -1,4 +1,4 @@
-"""Which ONNX form each cell takes on which target, and that every form computes the cell."""
+"""Which ONNX nodes each cell becomes on which target, and that every lowering computes the cell."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +9,10 @@ import onnxruntime as ort
 import pytest
 from onnx import GraphProto, NodeProto, helper
 
+from benchmarks.cells.suite import small_network
 from export.arena_graph import build_arena_graph
 from export.lower import LOWERINGS, Target
 from export.lower.lstm import SATURATED
-from export.suite import small_network
 from export.verify import verify
 from models.cells import CELLS
 
@@ -37,14 +37,14 @@ def worst(name: str, target: Target = "cpu", **fields: Any) -> float:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_cell_is_lowered_to_the_form_that_it_declares(cell: str, target: Target) -> None:
-    """What `python -m models list` prints is what stands in the graph, once a layer, in operators of ONNX itself."""
+def test_a_cell_is_lowered_to_the_node_that_it_declares(cell: str, target: Target) -> None:
+    """What `python -m models list` prints is what is in the graph, once a layer, in operators of ONNX itself."""
     model = build_arena_graph(small_network(cell), target)
     onnx.checker.check_model(model, full_check=True)
     found = [node.op_type for node in nodes(model.graph) if node.op_type in RECURRENT]
     assert found == [getattr(CELLS[cell].onnx, target)] * 2
     assert LOWERINGS[CELLS[cell]].on(target).op == found[0]
-    assert {entry.domain for entry in model.opset_import} == {""}
+    assert {opset.domain for opset in model.opset_import} == {""}
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -62,15 +62,15 @@ def test_on_cuda_no_native_node_falls_back(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.onnx.cpu != cell.onnx.cuda])
-def test_the_form_for_cuda_computes_the_same(cell: str) -> None:
-    """Where the forms differ, the one for CUDA agrees with torch as well (run on a CPU)."""
+def test_the_lowering_for_cuda_computes_the_same(cell: str) -> None:
+    """Where the lowerings differ, the one for CUDA agrees with torch as well (run on a CPU)."""
     assert worst(cell, "cuda") < 5e-6
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("peepholes", ["i", "f", "o", "if", "oi", "fo", "ofi"])
 def test_any_subset_of_peepholes_is_exact(peepholes: str, target: Target) -> None:
-    """Peepholes on any of the gates, named in any order, agree with torch."""
+    """Peepholes on any of the gates, named in any sequence, agree with torch."""
     assert worst("peephole_lstm", target, cell_options={"peepholes": peepholes}) < 5e-6
 
 
@@ -98,8 +98,8 @@ def test_options_change_what_is_exported_with_what_is_trained(cell: str, options
 
 @pytest.mark.parametrize("fields", [{"residual": True, "input_size": 8}, {"bidirectional": True}, {"vocabulary": 9}])
 @pytest.mark.parametrize("cell", ["lstm", "mut3", "clockwork_rnn"])
-def test_native_and_stepped_cells_stack_alike(cell: str, fields: dict[str, Any]) -> None:
-    """Residual and bidirectional stacks and embeddings hold parity over native nodes and over Scan."""
+def test_native_and_stepped_cells_can_be_stacked(cell: str, fields: dict[str, Any]) -> None:
+    """Residual and bidirectional stacks and embeddings agree with torch over native nodes and over Scan."""
     assert worst(cell, **fields) < 5e-6
 
 
@@ -117,7 +117,7 @@ def test_a_missing_gate_is_open_to_the_last_bit() -> None:
         assert (session.run(None, {"a": np.full(size, SATURATED, np.float32)})[0] == 1.0).all()
 
 
-def test_a_form_for_an_unknown_target_is_an_error() -> None:
-    """A target that is none is never taken for another."""
+def test_a_lowering_for_an_unknown_target_is_an_error() -> None:
+    """An unknown target is never taken for a known one."""
     with pytest.raises(KeyError):
         build_arena_graph(small_network("lstm"), "tpu")  # type: ignore[arg-type]

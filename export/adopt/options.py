@@ -1,4 +1,4 @@
-"""What the user says of a foreign model, read from the command line."""
+"""What the user says about a foreign model, read from the command line."""
 
 import json
 import math
@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from export.adopt.errors import BadWishError
-from export.adopt.plan import Array
+from export.adopt.errors import BadOptionError
+from export.figure import Array
 from export.sentences import clipped
 
 MOST = 2**24
 """The most values that one step of an input may hold."""
 MOST_BEFORE = 2**17
-"""The most values that may stand before a step: every session holds them, and every step runs over them."""
+"""The most values that an overlap may have: every session stores them, and every step runs over them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """Hold what is settled beforehand, by the names of the model's inputs.
+class AdoptOptions:
+    """What is known about a model beforehand, by the names of its inputs.
 
     states: input → output, an empty output for an input that is no state. batch_axes: input or output → axis.
-    constants: input → value. overlaps: input → how many values of the step before stand before each step. steps:
+    constants: input → value. overlaps: input → how many values of the step before precede each step. steps:
     input → shape of one step, without the batch. initial: input → value before the first step.
     """
 
@@ -43,11 +43,11 @@ class Wishes:
         overlaps: Iterable[str] = (),
         steps: Iterable[str] = (),
         initial: Path | None = None,
-    ) -> "Wishes":
-        """Read the options as they stand on the command line.
+    ) -> "AdoptOptions":
+        """Read the options as they are written on the command line.
 
         Raises:
-            BadWishError: One of them cannot be read, or is given twice for a name.
+            BadOptionError: One of them cannot be read, or is given twice for a name.
         """
         return cls(
             states=_named("--state", states, "=", "IN=OUT"),
@@ -75,7 +75,7 @@ def read_initial(path: Path) -> dict[str, Array]:
     """Read state input → value from an .npz file or a JSON object of nested arrays.
 
     Raises:
-        BadWishError: It is neither, or holds what is not finite.
+        BadOptionError: It is neither, or holds values that are not finite numbers.
     """
     option = f"--initial {path}"
     try:
@@ -84,23 +84,23 @@ def read_initial(path: Path) -> dict[str, Array]:
         else:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = {name: np.asarray(archive[name]) for name in archive.files}
-    except Exception as exc:  # of damaged files numpy, zipfile and the decompressors raise a dozen types
-        raise BadWishError(option, "cannot be read as an .npz file or a JSON object of arrays") from exc
+    except Exception as exc:  # for damaged files numpy, zipfile and the decompressors raise many types
+        raise BadOptionError(option, "cannot be read as an .npz file or a JSON object of arrays") from exc
     for name, value in values.items():
         if value.dtype.kind not in "fiub" or not np.isfinite(value).all():
-            raise BadWishError(option, f"the value of {name!r} is not made of finite numbers")
+            raise BadOptionError(option, f"the value of {name!r} is not made of finite numbers")
     return values
 
 
-def _named(option: str, texts: Iterable[str], mark: str, form: str) -> dict[str, str]:
+def _named(option: str, texts: Iterable[str], mark: str, expected: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         # names may hold colons: the last one counts
         name, marked, value = text.rpartition(mark) if mark == ":" else text.partition(mark)
         if not marked or not name:
-            raise BadWishError(f"{option} {text}", f"expected {form}")
+            raise BadOptionError(f"{option} {text}", f"expected {expected}")
         if name in found:
-            raise BadWishError(f"{option} {text}", f"{clipped(name)} is settled by an earlier {option}")
+            raise BadOptionError(f"{option} {text}", f"{clipped(name)} is settled by an earlier {option}")
         found[name] = value
     return found
 
@@ -108,7 +108,7 @@ def _named(option: str, texts: Iterable[str], mark: str, form: str) -> dict[str,
 def _count(option: str, text: str, value: str, least: int) -> int:
     number = int(value) if value.isdecimal() and value.isascii() and len(value) <= len(str(MOST)) else -1
     if not least <= number <= MOST:
-        raise BadWishError(
+        raise BadOptionError(
             f"{option} {text}", f"expected a whole number from {least} to {MOST:,}, got {clipped(value)!r}"
         )
     return number
@@ -117,7 +117,7 @@ def _count(option: str, text: str, value: str, least: int) -> int:
 def _sizes(text: str, value: str) -> tuple[int, ...]:
     sizes = tuple(_count("--step", text, size, 1) for size in value.split("x"))
     if math.prod(sizes) > MOST:
-        raise BadWishError(f"--step {text}", f"a step may hold at most {MOST:,} values")
+        raise BadOptionError(f"--step {text}", f"a step may hold at most {MOST:,} values")
     return sizes
 
 
@@ -125,9 +125,9 @@ def _value(text: str, value: str) -> Array:
     try:
         array = np.asarray(json.loads(value))
     except (ValueError, RecursionError) as exc:
-        raise BadWishError(
+        raise BadOptionError(
             f"--constant {text}", f"{clipped(value)!r} is no number, true, false or array of them"
         ) from exc
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        raise BadWishError(f"--constant {text}", f"{clipped(value)!r} is not made of finite numbers")
+        raise BadOptionError(f"--constant {text}", f"{clipped(value)!r} is not made of finite numbers")
     return array

@@ -1,22 +1,16 @@
-"""Every cell of the table through the whole way, as a table: `python -m export.cells`.
+"""The table of all cells: how far each was from torch at export and through the service, and what a step takes."""
 
-Exit status 1 where a row fails.
-"""
-
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks.cells.served import RefusedError, running_service, served_error
+from benchmarks.cells.suite import COMPOSITIONS, TIMED_BATCHES, Outcome, export_variant, step_microseconds
 from export.errors import ExportError
-from export.lower import Target, forms_of
-from export.served import RefusedError, running_service, served_error
-from export.suite import COMPOSITIONS, TIMED_BATCHES, Outcome, entries, export_entry, step_microseconds
+from export.lower import Target, lowerings_of
 from export.verify import TOLERANCE
 from models.cells import CELLS
 from models.threads import torch_threads
@@ -33,23 +27,23 @@ COLUMNS = {
 
 @dataclass(slots=True)
 class Row:
-    """Gather what is known of one entry; `failure` is why it fails, empty while it does not."""
+    """One variant's results; `failure` says why it failed, and is empty if it did not."""
 
     name: str
-    form: str
+    operator: str
     errors: dict[str, float] = field(default_factory=dict)
     microseconds: dict[int, float] = field(default_factory=dict)
     failure: str = ""
 
 
 def run(names: list[str], folder: Path, target: Target, console: Console) -> list[Row]:
-    """Take the entries through export, service and clock, and return a row for each."""
-    rows = {name: Row(name, forms_of(CELLS[_cell(name)]).on(target).op) for name in names}
+    """Take the variants through export, service and clock, and return a row for each."""
+    rows = {name: Row(name, lowerings_of(CELLS[_cell(name)]).on(target).op) for name in names}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with torch_threads(1), Progress(*columns, console=console, transient=True) as progress:
         outcomes = []
         for name in progress.track(names, description="export and verify"):
-            outcomes += _export(rows[name], folder, target)
+            outcomes += _exported(rows[name], folder, target)
         if outcomes:
             with running_service(folder / "artifacts", "--max-sessions", "50") as client:
                 for outcome in progress.track(outcomes, description="stream through the service"):
@@ -70,10 +64,10 @@ def _cell(name: str) -> str:
     return str(COMPOSITIONS.get(name, {"cell": name})["cell"])
 
 
-def _export(row: Row, folder: Path, target: Target) -> list[Outcome]:
-    """Return the outcome in a list, empty where there is none, and note in the row what failed."""
+def _exported(row: Row, folder: Path, target: Target) -> list[Outcome]:
+    """Return the outcome in a list, empty where the export failed, and write its figures or the reason to the row."""
     try:
-        outcome = export_entry(row.name, folder, target)
+        outcome = export_variant(row.name, folder, target)
     except (ExportError, ValueError, ArithmeticError) as exc:
         row.failure = str(exc)
         return []
@@ -83,11 +77,11 @@ def _export(row: Row, folder: Path, target: Target) -> list[Outcome]:
     return [outcome]
 
 
-def parity_table(rows: list[Row]) -> Table:
+def table_of(rows: list[Row]) -> Table:
     """Return the rows as a table."""
     table = Table(title=f"torch and onnxruntime, largest difference over the scale (tolerance {TOLERANCE:.0e})")
     table.add_column("cell", no_wrap=True)
-    table.add_column("form")
+    table.add_column("node")
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for batch in TIMED_BATCHES:
@@ -97,34 +91,5 @@ def parity_table(rows: list[Row]) -> Table:
         errors = [f"{row.errors[key]:.1e}" if key in row.errors else "–" for key in COLUMNS.values()]
         times = [f"{row.microseconds[batch]:.2f}" if row.microseconds else "–" for batch in TIMED_BATCHES]
         verdict = f"[red]failed: {row.failure}" if row.failure else "[green]ok"
-        table.add_row(row.name, row.form, *errors, *times, verdict)
+        table.add_row(row.name, row.operator, *errors, *times, verdict)
     return table
-
-
-def main(
-    cells: Annotated[list[str] | None, typer.Argument(help="Names from the table; all, when none is given.")] = None,
-    target: Annotated[str, typer.Option(help="cpu or cuda: whose kernels the forms are chosen for.")] = "cpu",
-) -> None:
-    """Train, save, export, verify, serve and time every cell; exit 1 where a row fails."""
-    names = cells or entries()
-    if unknown := sorted(set(names) - set(entries())):
-        raise typer.BadParameter(f"no cell is called {unknown[0]!r}; there are {', '.join(entries())}")
-    if target not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"the target is cpu or cuda, and is {target!r}")
-    console = Console()
-    if not console.is_terminal:  # a line a cell, however narrow the pipe claims to be
-        console = Console(width=200)
-    with tempfile.TemporaryDirectory(prefix="cellstream-cells-") as folder:
-        rows = run(names, Path(folder), cast(Target, target), console)
-    console.print(parity_table(rows))
-    native = sum(row.form != "Scan" for row in rows)
-    failed = [row.name for row in rows if row.failure]
-    console.print(f"{len(rows)} rows: {native} native nodes, {len(rows) - native} Scan, {len(failed)} failed")
-    raise typer.Exit(1 if failed else 0)
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(main)
-
-if __name__ == "__main__":
-    app(prog_name="python -m export.cells")

@@ -1,0 +1,82 @@
+"""The comparisons that a served graph is put through: which sequences, in which chunks and batches.
+
+They follow from the reference. A graph whose reference answers several sequences at once and from any state is compared
+on batches, ragged ones and given states. A graph whose reference answers one sequence at a time is compared on single
+sequences, and on batches ("with strangers") of which each row must be what it is alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.reference import BatchReference, Reference
+from models.card import ModelCard
+
+LENGTHS = (1, 2, 7, 50)
+BATCHES = (1, 3, 33)
+SINGLE_LENGTHS = (1, 2, 7, 24)
+STRANGERS = (2, 5, 33)
+STRANGERS_LENGTH = 6
+
+ChunkLength = Callable[[np.random.Generator], int]
+"""Returns the number of steps of the next chunk."""
+
+
+def whole_sequence(random: np.random.Generator) -> int:
+    """Take all steps in one chunk."""
+    return max(*LENGTHS, *SINGLE_LENGTHS)
+
+
+def one_step(random: np.random.Generator) -> int:
+    """Take one step a chunk."""
+    return 1
+
+
+def up_to(steps: int) -> ChunkLength:
+    """Take between one and so many steps a chunk."""
+    return lambda random: int(random.integers(1, steps + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One way to run sequences through the served graph, for each of `lengths` × `batches`.
+
+    `chunk_length` cuts them into chunks; `shuffled` rows change their position in the batch from chunk to chunk. With
+    `ragged`, sequences end within the chunk and are padded with noise. With `from_states`, they start from random
+    rows, as a restored session does.
+    """
+
+    lengths: tuple[int, ...]
+    batches: tuple[int, ...]
+    chunk_length: ChunkLength
+    shuffled: bool = False
+    ragged: bool = False
+    from_states: bool = False
+
+
+def comparisons_of(reference: Reference, card: ModelCard) -> dict[str, Comparison]:
+    """Return the comparisons that fit a model and its reference, by name."""
+    if isinstance(reference, BatchReference):
+        return _batch_comparisons(card)
+    found = {
+        "one_step_at_a_time": Comparison(SINGLE_LENGTHS, (1,), one_step),
+        "whole_sequence": Comparison(SINGLE_LENGTHS, (1,), whole_sequence),
+        "random_chunks": Comparison(SINGLE_LENGTHS, (1,), up_to(8)),
+    }
+    if card.max_batch > 1:
+        batches = tuple(sorted({min(batch, card.max_batch) for batch in STRANGERS}))
+        found["steps_with_strangers"] = Comparison((STRANGERS_LENGTH,), batches, one_step, shuffled=True)
+        found["chunks_with_strangers"] = Comparison((STRANGERS_LENGTH,), batches, up_to(3), shuffled=True)
+    return found
+
+
+def _batch_comparisons(card: ModelCard) -> dict[str, Comparison]:
+    found = {"whole_sequence": Comparison(LENGTHS, BATCHES, whole_sequence)}
+    if card.streams:
+        found["one_step_at_a_time"] = Comparison(LENGTHS, BATCHES, one_step)
+        found["random_chunks"] = Comparison(LENGTHS, BATCHES, up_to(11))
+    if card.ragged:
+        found["ragged_batch"] = Comparison(LENGTHS, BATCHES, whole_sequence, ragged=True)
+    found["initial_state"] = Comparison(LENGTHS, BATCHES, whole_sequence, from_states=True)
+    return found
