@@ -100,12 +100,8 @@ class ModelCard(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _drop_retired_fields(cls, fields: Any) -> Any:
-        """Read the cards of older artefacts, which have a field without a meaning."""
-        return (
-            {name: value for name, value in fields.items() if name != "sampling"}
-            if isinstance(fields, dict)
-            else fields
-        )
+        """Read the cards of older artefacts, which have a field that is no longer used."""
+        return {key: fields[key] for key in fields if key != "sampling"} if isinstance(fields, dict) else fields
 
     @model_validator(mode="after")
     def _check_unique_names(self) -> Self:
