@@ -127,9 +127,11 @@ def test_a_client_that_does_not_read_is_not_served_on(server: RunningServer) -> 
         sender.start()
         time.sleep(2)
         taken = served() - before
-        received = 0
+        received, line, rest = 0, b"HTTP/1.1 200 OK", b""
         while received < count:
-            received += connection.recv(1 << 20).count(b"HTTP/1.1 200 OK")
+            rest += connection.recv(1 << 20)
+            received += rest.count(line)
+            rest = rest[-len(line) + 1 :]  # a status line may come in two parts
         sender.join()
     assert taken < count / 2
 
