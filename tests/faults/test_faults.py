@@ -15,9 +15,17 @@ from tests.faults.process import ServiceProcess
 from tests.faults.proxy import Fault
 from tests.faults.walk import MOST_INPUTS, Walk
 
+QUICK = {"snapshots", "limits"}
+"""The parts that send no load to a process."""
+
+
+def marked(part: Part) -> object:
+    """Return a part as a parameter, marked slow where it is."""
+    return pytest.param(part, id=part.name, marks=() if part.name in QUICK else pytest.mark.slow)
+
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("part", PARTS, ids=[part.name for part in PARTS])
+@pytest.mark.parametrize("part", [marked(part) for part in PARTS])
 def test_a_small_form_holds(part: Part, tmp_path: Path) -> None:
     """Every figure is what it should be."""
     figures = part.run(tmp_path, part.small, lambda _: None)
@@ -31,6 +39,7 @@ def load_against(planted: str, folder: Path, load: Load) -> tuple[LoadResult, di
     return result, service.struck()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_service_that_takes_retries_twice_is_found(tmp_path: Path) -> None:
     """Where a retry is taken as a new step, exactly the steps that were taken twice are reported."""
@@ -41,6 +50,7 @@ def test_a_service_that_takes_retries_twice_is_found(tmp_path: Path) -> None:
     assert {each.kind for each in result.verdict.violations} == {Kind.DOUBLED}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_service_that_drops_an_answered_step_is_found(tmp_path: Path) -> None:
     """Where a state does not hold a step that was answered, exactly these steps are reported."""
@@ -51,6 +61,7 @@ def test_a_service_that_drops_an_answered_step_is_found(tmp_path: Path) -> None:
     assert {each.kind for each in result.verdict.violations} == {Kind.LOST}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_service_that_forgets_an_answered_step_is_found(tmp_path: Path) -> None:
     """Where a session goes back behind a step that was answered, that is reported, and for no other session."""

@@ -246,6 +246,7 @@ def test_streams_are_counted(artifacts: Path) -> None:
     assert '"level": "error"' not in errors
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_service_well(artifacts: Path, number: signal.Signals) -> None:
     """Requests under way are answered, the exit status is 0, and nothing is printed but log lines."""

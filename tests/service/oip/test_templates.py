@@ -113,6 +113,7 @@ def check(form: Form, templates: Templates, body: bytes, length: bytes | None) -
     return found is not None
 
 
+@pytest.mark.parametrize("settings", ["hot lane", pytest.param("routes", marks=pytest.mark.slow)], indirect=True)
 def test_a_template_reads_what_is_there(form: Form) -> None:
     """Whatever body is learned from, any other reads by it as it reads without."""
     known = 0
