@@ -7,10 +7,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 ARGS ?=
 FAULTS ?= large
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test serve cells bench bench-sessions faults lint format clean
+.PHONY: help venv demo test test-slow test-all serve cells bench bench-sessions bench-protocol faults lint format clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [ARGS='flags for the command']"
@@ -21,11 +23,14 @@ venv: $(VENV)/.dev ## Make .venv with everything: service, export, checks
 demo: $(VENV)/.core ## Train on the sunspot series, export, serve, stream the held-out years
 	@$(BIN)/python -m examples.sunspots $(ARGS)
 
-test: $(VENV)/.dev ## Check formatting, lint and types, then run every test
-	@echo "==> ruff format" && $(BIN)/ruff format --check .
-	@echo "==> ruff check" && $(BIN)/ruff check .
-	@echo "==> mypy --strict" && $(BIN)/mypy --strict
-	@echo "==> pytest" && $(BIN)/python -m pytest $(ARGS)
+test: lint ## Check formatting, lint and types, then run the tests that are not slow; WORKERS=4 for more at once
+	@echo "==> pytest, without the slow tests" && $(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.dev ## Run the slow tests: state machines, faults, every cell
+	@echo "==> pytest, the slow tests" && $(PYTEST) -m slow $(ARGS)
+
+test-all: lint ## Check formatting, lint and types, then run every test
+	@echo "==> pytest, every test" && $(PYTEST) $(ARGS)
 
 serve: $(VENV)/.core ## Serve what is in artifacts/; ARGS='--port 9000' passes flags
 	@$(BIN)/python -m service --artifacts artifacts $(ARGS)
@@ -46,7 +51,9 @@ bench-protocol: $(VENV)/.core ## Measure the Open Inference Protocol against /v1
 	@$(BIN)/python -m benchmarks.protocol $(ARGS)
 
 lint: $(VENV)/.dev ## Check formatting, lint and types
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy --strict
+	@echo "==> ruff format" && $(BIN)/ruff format --check .
+	@echo "==> ruff check" && $(BIN)/ruff check .
+	@echo "==> mypy --strict" && $(BIN)/mypy --strict
 
 format: $(VENV)/.dev ## Format the code and fix what can be fixed
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,17 +1,54 @@
 """Small artefacts, and one real server over them, for the tests of the service and of its clients."""
 
-from collections.abc import Iterator
+import gc
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import fastapi.dependencies.models
 import pytest
 import torch
 
 from export import export_network
 from models.network import Network, NetworkConfig
+from tests.neighbours import workers_excluded
 from tests.service.conftest import FEATURES, RunningServer
 
 PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru_reset_before", "gru_reset_after")
 """One cell for each recurrent node of onnxruntime; all cells are served in tests/benchmarks/test_cells.py."""
+
+
+def pytest_configure() -> None:
+    """Keep torch on one thread, here and in processes that tests start.
+
+    Two workers on two cores have one thread each, and threads that wait for each other on a busy machine take far
+    longer than small networks do on one.
+    """
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made, torch's million objects above all, out of each later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Let closed services go: FastAPI's caches hold the last thousands of routes' functions, and what those use."""
+    for value in vars(fastapi.dependencies.models).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Keep the other workers of pytest-xdist from running tests beside one marked `alone`; waiting is not timed."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with workers_excluded(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

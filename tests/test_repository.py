@@ -119,7 +119,7 @@ def test_no_file_names_a_package_registry() -> None:
 
 
 def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_commands_in_the_documents_exist() -> None:
@@ -128,7 +128,7 @@ def test_commands_in_the_documents_exist() -> None:
     documents.append(CLIENT / "README.md")
     for document in documents:
         text = document.read_text()
-        targets = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
+        targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
         assert targets <= make_targets(), document
         for module in re.findall(r"python3? -m (service|export|examples[.\w]*)", text):
             place = ROOT / module.replace(".", "/")

@@ -18,8 +18,11 @@ from export.errors import ParityError
 from export.verify import TOLERANCE
 from models.cells import CELLS
 from models.threads import torch_threads
+from tests.sweeps import QUICK_CELLS, sweep
 
 STREAMED = {"whole_sequence", "one_step_at_a_time", "random_chunks", "ragged_batch", "initial_state"}
+
+QUICK = QUICK_CELLS | set(COMPOSITIONS)
 
 Exported = Callable[[str], Outcome]
 
@@ -40,14 +43,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 
 
 @pytest.fixture(scope="module")
-def client(exported: Exported) -> Iterator[Client]:
-    """A client of a service that holds all variants."""
-    outcomes = [exported(name) for name in variants()]
+def client(exported: Exported, request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A client of a service that holds all variants that the chosen tests name."""
+    chosen = (getattr(item, "callspec", None) for item in request.session.items if item.path == request.path)
+    named = {"bidirectional"} | {call.params["name"] for call in chosen if call is not None}
+    outcomes = [exported(name) for name in variants() if name in named]
     with running_service(outcomes[0].path.parents[2], "--max-sessions", "20") as made:
         yield made
 
 
-@pytest.mark.parametrize("name", variants())
+@pytest.mark.parametrize("name", sweep(variants(), QUICK))
 def test_a_cell_trains_and_is_exported_within_the_tolerance(name: str, exported: Exported) -> None:
     """Some epochs lower the loss; then sequence, steps, chunks, a ragged batch and a given state agree with torch."""
     outcome = exported(name)
@@ -59,12 +64,13 @@ def test_a_cell_trains_and_is_exported_within_the_tolerance(name: str, exported:
 
 
 @pytest.mark.timeout(120)  # the first of them waits for the service to load all models
-@pytest.mark.parametrize("name", variants())
+@pytest.mark.parametrize("name", sweep(variants(), QUICK))
 def test_a_cell_streams_through_the_service(name: str, exported: Exported, client: Client) -> None:
     """Sessions that alternate with chunks of random lengths get what torch gives for their whole sequences."""
     assert served_error(client, name, exported(name).network, seed=4) <= TOLERANCE
 
 
+@pytest.mark.slow  # it asks every cell's card
 def test_a_model_that_cannot_stream_says_so(client: Client, exported: Exported) -> None:
     """A bidirectional model's card says that it does not stream, and a session is refused with what works instead."""
     assert [name for name in variants() if not read_card(exported(name).path).streams] == ["bidirectional"]

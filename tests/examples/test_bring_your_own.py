@@ -74,6 +74,7 @@ def test_a_timeline_joins_short_intervals() -> None:
     assert list(voice_activity.timeline([])) == []
 
 
+@pytest.mark.slow
 def test_a_module_of_twenty_lines_finds_the_fault(capsys: pytest.CaptureFixture[str]) -> None:
     """The example trains, exports, serves and streams, and reports the fault as far from its prediction."""
     assert anomaly.main(["--port", str(free_port(0)), "--rounds", "40"]) == 0

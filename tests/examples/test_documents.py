@@ -103,6 +103,7 @@ def test_the_client_does_what_the_documents_show(address: str, document: str, wo
     assert re.fullmatch(printed, done.stdout), done.stdout
 
 
+@pytest.mark.slow
 def test_a_torch_network_becomes_an_artefact_as_the_readme_shows(tmp_path: Path) -> None:
     """The README's code saves a torch LSTM, and its commands export it and show its card."""
     shown = blocks("README.md", "sh", "-m export")

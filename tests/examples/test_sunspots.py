@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from examples import sunspots
 from examples.running import ROOT, free_port
 
 
@@ -23,6 +24,7 @@ def run_demo(folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_runs_to_its_end_and_reuses_its_files(tmp_path: Path) -> None:
     """Without a terminal the demo trains, exports, serves, streams, compares and ends; a second run reuses files."""
     first = run_demo(tmp_path)
@@ -42,9 +44,9 @@ def test_the_demo_runs_to_its_end_and_reuses_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("argument", ["--epochs=none", "--unknown"])
-def test_a_wrong_argument_is_refused(argument: str) -> None:
+def test_a_wrong_argument_is_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong argument ends with a usage message and status 2 before anything is trained."""
-    command = [sys.executable, "-m", "examples.sunspots", argument]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert "usage:" in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        sunspots.main([argument])
+    assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from export.lower import LOWERINGS
 from export.structure import check_arenas_stay
 from models.cells import CELLS
 from tests.export.networks import SCALERS, make_network
+from tests.sweeps import sweep
 
 
 def signature(values: object) -> dict[str, tuple[int, tuple[str | int, ...]]]:
@@ -70,7 +71,7 @@ def test_a_step_costs_few_nodes() -> None:
     assert len(build_arena_graph(make_network(num_layers=1, **SCALERS)).graph.node) <= 17
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", sweep(CELLS))
 def test_an_arena_of_100_000_slots_is_not_copied(cell: str) -> None:
     """In the optimised graph an arena feeds only Gather and ScatterND, and a run changes the rows it writes alone."""
     network = make_network(cell, num_layers=1)

@@ -23,6 +23,7 @@ from service.settings import Settings
 from tests.export.networks import SCALERS, make_network
 from tests.export.zoo import ZOO, write
 from tests.fakes import FakeClock
+from tests.sweeps import sweep
 
 
 class Headed(torch.nn.Module):
@@ -123,7 +124,7 @@ def test_a_recurrent_layer_before_a_linear_one_can_be_held_in_float16(
     repository.close()
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", sweep(CELLS))
 def test_every_cell_can_be_held_in_float16(cell: str, tmp_path: Path) -> None:
     """None of the catalogue ends the process, or is further off than float16 may be."""
     path = export_network(

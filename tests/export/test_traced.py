@@ -22,6 +22,7 @@ from models.cells import CELLS, Cell, State
 from models.cells.base import CellOptions
 from models.cells.gates import Gates
 from models.network import Network, NetworkConfig
+from tests.sweeps import sweep
 
 
 class OddOptions(CellOptions):
@@ -91,6 +92,7 @@ def test_a_registered_cell_is_exported_without_a_lowering(odd: str, tmp_path: Pa
     ]
 
 
+@pytest.mark.slow
 def test_a_registered_cell_streams_through_the_service(odd: str, tmp_path: Path) -> None:
     """The service carries its matrix, counter and flag like any other state, and knows nothing of the class."""
     network = odd_network()
@@ -107,7 +109,7 @@ def test_a_traced_graph_is_plain_onnx(odd: str) -> None:
     assert {opset.domain for opset in model.opset_import} == {""}
 
 
-@pytest.mark.parametrize("cell", ["mut3", "attention_lstm", "clockwork_rnn"])
+@pytest.mark.parametrize("cell", sweep(["mut3", "attention_lstm", "clockwork_rnn"], {"mut3"}))
 def test_a_cell_with_a_lowering_can_be_traced_as_well(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The traced step of a cell of the table computes what its own lowering computes."""
     monkeypatch.setattr("export.lower.LOWERINGS", {})
@@ -127,6 +129,7 @@ register_cell("mine", Mine)
 '''
 
 
+@pytest.mark.slow
 def test_the_command_line_imports_a_users_cells(tmp_path: Path) -> None:
     """`--import MODULE` finds the cell that the checkpoint names; without it, the command says which is missing."""
     (tmp_path / "my_cells.py").write_text(MODULE)

@@ -15,9 +15,17 @@ from tests.faults.proxy import Fault
 from tests.faults.scenarios import SCENARIOS, Scenario, run_loop
 from tests.faults.session import MAX_INPUTS, ClientSession
 
+QUICK = {"snapshots", "limits"}
+"""The scenarios that send no load to a process."""
+
+
+def marked(scenario: Scenario) -> object:
+    """Return a scenario as a parameter, marked slow unless it is quick."""
+    return pytest.param(scenario, id=scenario.name, marks=() if scenario.name in QUICK else pytest.mark.slow)
+
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=[scenario.name for scenario in SCENARIOS])
+@pytest.mark.parametrize("scenario", [marked(scenario) for scenario in SCENARIOS])
 def test_a_small_scenario_passes(scenario: Scenario, tmp_path: Path) -> None:
     """Every figure of the scenario reaches its target."""
     figures = scenario.run(tmp_path, scenario.small, lambda _: None)
@@ -31,6 +39,7 @@ def load_against(planted: str, folder: Path, load: Load) -> tuple[LoadResult, di
     return result, service.injected()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_service_that_takes_retries_twice_is_detected(tmp_path: Path) -> None:
     """If the service takes a retry as a new step, exactly the steps that were taken twice are reported."""
@@ -41,6 +50,7 @@ def test_a_service_that_takes_retries_twice_is_detected(tmp_path: Path) -> None:
     assert {each.kind for each in result.report.violations} == {Kind.DUPLICATED}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_service_that_drops_an_answered_step_is_detected(tmp_path: Path) -> None:
     """If the state lacks a step that was answered, exactly the missing steps are reported."""
@@ -51,6 +61,7 @@ def test_a_service_that_drops_an_answered_step_is_detected(tmp_path: Path) -> No
     assert {each.kind for each in result.report.violations} == {Kind.LOST}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_service_that_forgets_an_answered_step_is_detected(tmp_path: Path) -> None:
     """If a session is reset to before a step that was answered, that is reported for this session and no other."""

@@ -160,6 +160,7 @@ async def test_silero_alone_equals_the_original(detector: Service, speech: tuple
 
 
 @needs_silero
+@pytest.mark.slow
 async def test_silero_among_strangers_equals_the_original(
     detector: Service, speech: tuple[np.ndarray, np.ndarray]
 ) -> None:

@@ -114,6 +114,7 @@ async def test_concurrent_steps_of_one_session_run_in_order(
     np.testing.assert_allclose(outputs, offline(networks["lstm"], inputs), atol=1e-5)
 
 
+@pytest.mark.slow
 async def test_two_hundred_sessions_over_real_sockets(server: RunningServer, networks: dict[str, Network]) -> None:
     """200 concurrent sessions of a real server all equal the offline run."""
     sequences = [random_inputs(15, seed) for seed in range(200)]

@@ -55,9 +55,9 @@ BAD_PREDICTIONS: dict[str, tuple[bytes, int, str]] = {
 }
 
 
-@pytest.fixture(params=["hot lane", "routes"])
+@pytest.fixture(params=["fast path", "routes"])
 def settings(request: pytest.FixtureRequest, artifacts: Path) -> Settings:
-    return Settings(artifacts=artifacts, max_sessions=50, fast_path=request.param == "hot lane")
+    return Settings(artifacts=artifacts, max_sessions=50, fast_path=request.param == "fast path")
 
 
 @pytest.fixture

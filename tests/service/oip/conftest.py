@@ -1,6 +1,7 @@
 """Requests of the Open Inference Protocol, as its clients write them."""
 
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,18 @@ LENGTH = "Inference-Header-Content-Length"
 
 
 @pytest.fixture(scope="session")
-def artifacts(artifacts: Path) -> Path:
-    """The service's models, and one that reads whole sequences only."""
+def artifacts(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the service's models, and add one that reads whole sequences only."""
+    folder = tmp_path_factory.mktemp("oip") / "artifacts"
+    shutil.copytree(artifacts, folder)
     config = NetworkConfig(cell="lstm", input_size=3, hidden_size=4, output_size=2, bidirectional=True)
-    export_network(Network(config), artifacts, "both-ways", 1)
-    return artifacts
+    export_network(Network(config), folder, "both-ways", 1)
+    return folder
 
 
-@pytest.fixture(params=["hot lane", "routes"])
+@pytest.fixture(params=["fast path", "routes"])
 def settings(request: pytest.FixtureRequest, artifacts: Path) -> Settings:
-    return Settings(artifacts=artifacts, max_sessions=50, model_control=True, fast_path=request.param == "hot lane")
+    return Settings(artifacts=artifacts, max_sessions=50, model_control=True, fast_path=request.param == "fast path")
 
 
 @pytest.fixture

@@ -257,7 +257,7 @@ async def test_control_is_off_by_default(artifacts: Path) -> None:
 
 
 async def test_both_lanes_give_the_same_bytes(artifacts: Path, networks: dict[str, Network]) -> None:
-    """The hot lane answers what the routes do."""
+    """The fast path answers what the routes do."""
     answers = []
     for hot in (True, False):
         service = Service(Settings(artifacts=artifacts, max_sessions=9, fast_path=hot))

@@ -109,6 +109,7 @@ def check(io: ModelIO, templates: Templates, body: bytes, length: bytes | None) 
     return found is not None
 
 
+@pytest.mark.parametrize("settings", ["fast path", pytest.param("routes", marks=pytest.mark.slow)], indirect=True)
 def test_a_template_reads_what_is_there(io: ModelIO) -> None:
     """Whatever body is learned from, any other reads by it as it reads without."""
     known = 0

@@ -168,6 +168,7 @@ def old_client() -> str:
     return str(python)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_client_that_sends_again_takes_one_step(address: str, networks: dict[str, Network]) -> None:
     """An answer that is lost twice makes an old client send the same START three times: one step, one answer."""

@@ -21,9 +21,9 @@ from tests.service.conftest import FEATURES, offline, random_inputs
 Send = Callable[..., Any]
 
 
-@pytest.fixture(params=["hot lane", "routes"])
+@pytest.fixture(params=["fast path", "routes"])
 def settings(request: pytest.FixtureRequest, artifacts: Path) -> Settings:
-    return Settings(artifacts=artifacts, max_sessions=50, fast_path=request.param == "hot lane")
+    return Settings(artifacts=artifacts, max_sessions=50, fast_path=request.param == "fast path")
 
 
 def framed(names: list[str], inputs: np.ndarray, head: dict[str, Any] | None = None) -> dict[str, Any]:

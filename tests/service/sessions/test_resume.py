@@ -144,6 +144,7 @@ def test_a_handshake_that_asks_for_nothing_we_have(server: RunningServer, path: 
     assert json.loads(refused.value.response.body or b"")["code"] == code
 
 
+@pytest.mark.alone
 def test_a_leaving_service_says_where_to_go_on(artifacts: Path) -> None:
     """On SIGTERM a frame under way is answered, and each socket is closed with 1012 and the step to resume at."""
     server = RunningServer(artifacts, "--grace", "5")
@@ -164,6 +165,8 @@ def test_a_leaving_service_says_where_to_go_on(artifacts: Path) -> None:
         assert time.monotonic() - start < 5
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_a_client_that_does_not_hang_up_is_left(artifacts: Path) -> None:
     """The service waits for it a moment, and not at all for connections that are idle."""
     server = RunningServer(artifacts, "--grace", "10")
@@ -180,6 +183,8 @@ def test_a_client_that_does_not_hang_up_is_left(artifacts: Path) -> None:
         assert time.monotonic() - start < 6
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_a_client_that_does_not_read_keeps_nobody_waiting(artifacts: Path) -> None:
     """Sockets beside one whose answers pile up are told where to resume at once, and may even take its session over."""
     server = RunningServer(artifacts, "--grace", "6", "--frame-size", "1MiB")

@@ -153,7 +153,7 @@ class Bench:
         self.runner.close()
 
 
-@pytest.fixture(params=[2.0, 1e-6], ids=["on the loop", "beside the loop"])
+@pytest.fixture(params=[2.0, pytest.param(1e-6, marks=pytest.mark.slow)], ids=["on the loop", "beside the loop"])
 def bench(request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench]:
     """The same is true wherever the engine runs: a turn of 1 ns makes it run beside the loop, a time step at a time."""
     settings = Settings(
