@@ -79,7 +79,7 @@ class Driver:
         batcher._scheduled = True  # the round is run by hand
         timed("submit: waiter, future, queue", lambda: [batcher.submit((chunk,)) for chunk in chunks])
         now, runner, slots = time.monotonic(), self.model.runner, self.model.arena.slots
-        work, _, _ = timed("pick: who runs together", lambda: batcher._scheduler.pick(now))
+        work, _, _ = timed("pick: who runs together", lambda: batcher._scheduler.pick(now, batcher.max_rows))
         binding = runner.binding(work.rows, work.steps)
         timed("prepare: lease, inputs, slots", lambda: work.prepare(binding, slots.lease_many(work.leases)))
         timed("run: onnxruntime", lambda: runner.run(binding))

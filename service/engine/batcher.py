@@ -30,8 +30,8 @@ class Batcher:
     """Queues jobs for one runner and runs them in rounds: pick → lease → run → settle → commit → answer.
 
     A job is in one of: the `waiting` jobs of its session, the queue, the current run, the committer, or answered.
-    `waiting` counts requests that are not answered. `_scheduled` tells that a round is to come; while a run goes on in
-    the thread, none is.
+    `waiting` counts requests that are not answered, `_committing` rows that the committer has not applied or refused.
+    `_scheduled` tells that a round is to come, or goes on in the thread.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Batcher:
         self._scheduled = False
         self._closed: ServiceError | None = None
         self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix=f"engine-{card.name}")
-        self.waiting = 0
+        self.waiting = self._committing = 0
 
     def __repr__(self) -> str:
         return f"<Batcher {self.waiting} waiting, {self._queue!r}>"
@@ -112,8 +112,12 @@ class Batcher:
         if self._closed is not None:
             self._drop_queued(self._closed)
             return
+        room = min(self.max_rows, self._slots.free) if self._committing else self.max_rows
+        if not room:  # commits hold all rows that are not promised to sessions; the next round follows one of them
+            self._scheduled = False
+            return
         started = self._clock()
-        work, unrun, line = self._scheduler.pick(started)
+        work, unrun, line = self._scheduler.pick(started, room)
         for job, outcome in unrun:
             self._drop(job.drop(outcome, started), started)
         if work is None:
@@ -145,6 +149,7 @@ class Batcher:
                 if settled.dropped:
                     self._drop(settled.dropped, ended)
                 if settled.commits:
+                    self._committing += len(settled.commits)
                     self._committer.apply(settled.commits, ended, self._answer_commits)
             self._round_ended = now = self._clock()
             if outputs is not None:
@@ -171,6 +176,7 @@ class Batcher:
 
     def _answer_commits(self, commits: Sequence[Commit], released: list[int], refused: dict[int, ServiceError]) -> None:
         """Answer rows whose commits were applied or, by index, refused."""
+        self._committing -= len(commits)
         self._slots.release_many(released)
         for index, error in refused.items():
             commits[index].job.refuse(commits[index].row, error)

@@ -130,7 +130,7 @@ class Chunk:
         self.error = error
         self.waiter.failed = True
 
-    def gather(self, jobs: list[Job], limits: RunLimits, seconds: float) -> "ChunkBatch":
+    def gather(self, jobs: list[Job], limits: RunLimits, seconds: float, room: int) -> "ChunkBatch":
         chunks: list[Chunk] = jobs  # type: ignore[assignment]  # only chunks share a run
         return ChunkBatch(chunks, 1 if len(chunks) == self.steps == 1 else _steps_of_run(chunks, limits, seconds))
 

@@ -79,9 +79,9 @@ class FleetStep:
         self.errors[row] = error
         self.waiter.failed = len(self.errors) == self.size
 
-    def gather(self, jobs: list[Job], limits: RunLimits, seconds: float) -> "FleetStep":
-        affordable = limits.costs.rows_within(limits.round_seconds / self.steps) if limits.inline else limits.max_rows
-        most = max(1, min(limits.max_rows, affordable, MAX_ROW_STEPS_OF_RUN // self.steps))
+    def gather(self, jobs: list[Job], limits: RunLimits, seconds: float, room: int) -> "FleetStep":
+        affordable = limits.costs.rows_within(limits.round_seconds / self.steps) if limits.inline else room
+        most = max(1, min(room, affordable, MAX_ROW_STEPS_OF_RUN // self.steps))
         self.rows = self.leases = min(most, self.size - self._at)
         return self
 

@@ -14,11 +14,14 @@ class Scheduler:
     def __init__(self, queue: JobQueue, limits: RunLimits, statistics: Statistics) -> None:
         self._queue, self._limits, self._statistics = queue, limits, statistics
 
-    def pick(self, now: float) -> tuple[Work | None, list[Unrun], Line]:
-        """Return the work of the next run, the jobs that end without one, and the line that both come from."""
+    def pick(self, now: float, room: int) -> tuple[Work | None, list[Unrun], Line]:
+        """Return the work of the next run, the jobs that end without one, and the line that both come from.
+
+        The run has at most `room` rows.
+        """
         queue, limits = self._queue, self._limits
         line = queue.next(now)
-        seconds, room = limits.round_seconds / 4, limits.max_rows
+        seconds = limits.round_seconds / 4
         if line is queue.long:
             if not queue.short_are_coming(now):
                 seconds *= 2
@@ -39,4 +42,4 @@ class Scheduler:
             picked.append(job)
             if job.alone:
                 break
-        return (picked[0].gather(picked, limits, seconds) if picked else None), unrun, line
+        return (picked[0].gather(picked, limits, seconds, room) if picked else None), unrun, line

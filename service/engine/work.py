@@ -141,8 +141,11 @@ class Job(Protocol):
     def refuse(self, row: int, error: ServiceError) -> None:
         """Note why a row that was run is not kept."""
 
-    def gather(self, jobs: "list[Job]", limits: "RunLimits", seconds: float) -> "Work":
-        """Return the work of one run of about `seconds` seconds: this job's, and that of the jobs picked with it."""
+    def gather(self, jobs: "list[Job]", limits: "RunLimits", seconds: float, room: int) -> "Work":
+        """Return the work of one run: this job's, and that of the jobs picked with it.
+
+        It takes about `seconds` seconds, and has at most `room` rows.
+        """
 
 
 class Work(Protocol):
