@@ -6,7 +6,7 @@ from itertools import repeat
 import numpy as np
 
 from service.engine.digest import row_digests
-from service.engine.outputs import RunOutputs
+from service.engine.outputs import RunOutputs, split_rows
 from service.engine.runner import Binding
 from service.engine.work import Dropped, Job, Outcome, Owner, Replay, RunLimits, Settled, Waiter, new_commit
 from service.errors import DeadlineExceeded, RequestCancelled, ServiceError, StateNotFinite
@@ -92,10 +92,10 @@ class FleetStep:
         binding.set_rows([session.slot for session in self.sessions[at : at + self.rows]], slots, None)
 
     def settle(self, outputs: RunOutputs, not_finite: np.ndarray | None, now: float) -> Settled:
-        at, end, size, inputs = self._at, self._at + self.rows, self._row_bytes, self._inputs
+        at, end, size = self._at, self._at + self.rows, self._row_bytes
         sessions, slots = self.sessions[at:end], self._slots
         last_steps = [session.step + self.steps for session in sessions]
-        digests = row_digests([inputs[start : start + size] for start in range(at * size, end * size, size)])
+        digests = row_digests(split_rows(self._inputs[at * size : end * size], self.rows))
         fields = zip(
             sessions, slots, last_steps, digests, outputs.raw_rows(), repeat(self), range(at, end), strict=False
         )

@@ -60,8 +60,8 @@ class Owner(Protocol):
     used: float
     ended: ServiceError | None
 
-    def advance(self, commit: "Commit", now: float) -> int:
-        """Point at the row that the commit wrote, and return the row that is not needed any more."""
+    def advance(self, slot: int, step: int, digest: int, answer: bytes, now: float) -> int:
+        """Point at the row of a commit, and return the row that is not needed any more."""
 
 
 class Commit(NamedTuple):

@@ -13,11 +13,10 @@ class MemoryCommitter:
         """Have every session that is still live point at its new row."""
         released: list[int] = []
         refused: dict[int, ServiceError] = {}
-        for commit in commits:
-            session = commit.session
+        for session, slot, step, digest, answer, _, _ in commits:
             if session.ended is None:
-                released.append(session.advance(commit, now))
+                released.append(session.advance(slot, step, digest, answer, now))
             else:
                 refused[len(released)] = session.ended
-                released.append(commit.slot)
+                released.append(slot)
         done(commits, released, refused)

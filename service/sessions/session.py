@@ -8,7 +8,7 @@ import numpy as np
 
 from service.engine.arena import INITIAL
 from service.engine.chunk import Chunk
-from service.engine.work import Commit, Job, Outcome, Replay
+from service.engine.work import Job, Outcome, Replay
 from service.errors import (
     EpochConflict,
     ModelReplaced,
@@ -164,10 +164,10 @@ class Session:
         """Tell whether a chunk is the last request, which the client names and has sent again."""
         return chunk.name != "" and self.taken > 0 and chunk.keep and chunk.digest() == self.digest
 
-    def advance(self, commit: Commit, now: float) -> int:
-        """Point at the row that the commit wrote, and return the row that is not needed any more."""
+    def advance(self, slot: int, step: int, digest: int, answer: bytes, now: float) -> int:
+        """Point at the row of a commit, and return the row that is not needed any more."""
         gone = self.slot if self.history is None else self._keep(self.history)
-        _, self.slot, step, self.digest, self.answer, _, _ = commit
+        self.slot, self.digest, self.answer = slot, digest, answer
         self.taken, self.step, self.used = step - self.step, step, now
         return gone
 

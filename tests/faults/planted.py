@@ -12,7 +12,7 @@ from typing import Any
 
 from service.__main__ import main
 from service.engine.chunk import Chunk
-from service.engine.work import Commit, Outcome, Replay
+from service.engine.work import Outcome, Replay
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
 
@@ -71,12 +71,12 @@ def _at_one_request(fault: Callable[[Session, int, int], None]) -> None:
     """Call `fault` when a session passes the step _FAULTY_STEP; the row of its previous state is kept for this."""
     advance = Session.advance
 
-    def advance_with_fault(session: Session, commit: Commit, now: float) -> int:
-        before, steps = session.slot, commit.step - session.step
-        is_faulty = session.step < _FAULTY_STEP <= commit.step
+    def advance_with_fault(session: Session, slot: int, step: int, digest: int, answer: bytes, now: float) -> int:
+        before, steps = session.slot, step - session.step
+        is_faulty = session.step < _FAULTY_STEP <= step
         if is_faulty:
             session.model.arena.slots.share(before)
-        gone = advance(session, commit, now)
+        gone = advance(session, slot, step, digest, answer, now)
         if is_faulty:
             fault(session, before, steps)
         return gone
