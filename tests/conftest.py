@@ -1,4 +1,4 @@
-"""Small artefacts, and one real server over them, for the tests of the service and of its clients."""
+"""Small artefacts, and a real server for them, for the tests of the service and of its clients."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +11,12 @@ from models.network import Network, NetworkConfig
 from tests.service.conftest import FEATURES, RunningServer
 
 PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru_reset_before", "gru_reset_after")
-"""One cell of each form that onnxruntime has a node for; all cells go through the service in tests/test_cells.py."""
+"""One cell for each kind of onnxruntime node; tests/test_cells.py streams all cells through the service."""
 
 
 @pytest.fixture(scope="session")
 def networks() -> dict[str, Network]:
-    """A two-layer network of each plain cell, one that reads token ids, and one whose state grows."""
+    """Return a two-layer network of each plain cell, one that takes token ids, and one whose state grows."""
     torch.manual_seed(1)
     made = {
         name.replace("_", "-"): Network(

@@ -1,4 +1,4 @@
-"""Every cell the whole way: trained a little, saved, exported, verified, and streamed through a running service."""
+"""Every cell from training to serving: trained a little, exported, verified, and streamed by a running service."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ Exported = Callable[[str], Outcome]
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    """Train and export an entry when it is first asked for."""
+    """Return a function that trains and exports a cell or composition when it is first asked for."""
     folder = tmp_path_factory.mktemp("cells")
     outcomes: dict[str, Outcome] = {}
 
@@ -40,7 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 
 @pytest.fixture(scope="module")
 def client(exported: Exported) -> Iterator[Client]:
-    """A client of a service that holds all entries."""
+    """Return a client of a service with all cells and compositions."""
     outcomes = [exported(name) for name in entries()]
     with running_service(outcomes[0].path.parents[2], "--max-sessions", "20") as made:
         yield made
@@ -48,7 +48,7 @@ def client(exported: Exported) -> Iterator[Client]:
 
 @pytest.mark.parametrize("name", entries())
 def test_a_cell_trains_and_is_exported_within_the_tolerance(name: str, exported: Exported) -> None:
-    """Some epochs lower the loss; then sequence, steps, chunks, ragged strangers and a given state agree with torch."""
+    """A few epochs lower the loss, and every comparison of the export agrees with torch within the tolerance."""
     outcome = exported(name)
     assert outcome.loss_after < outcome.loss_before
     assert set(outcome.errors) == (
@@ -60,12 +60,12 @@ def test_a_cell_trains_and_is_exported_within_the_tolerance(name: str, exported:
 @pytest.mark.timeout(120)  # the first of them waits for the service to load all models
 @pytest.mark.parametrize("name", entries())
 def test_a_cell_streams_through_the_service(name: str, exported: Exported, client: Client) -> None:
-    """Sessions that take turns with chunks of random lengths get what torch gives for their whole sequences."""
+    """Sessions with chunks of random lengths give torch's outputs for their whole sequences."""
     assert served_error(client, name, exported(name).network, seed=4) <= TOLERANCE
 
 
-def test_a_model_that_cannot_stream_says_so(client: Client, exported: Exported) -> None:
-    """A bidirectional model's card says that it does not stream, and a session is refused with what works instead."""
+def test_sessions_of_a_model_that_cannot_stream_are_refused(client: Client, exported: Exported) -> None:
+    """A bidirectional model's card says that it does not stream, and its sessions are refused with what to use."""
     assert [name for name in entries() if not read_card(exported(name).path).streams] == ["bidirectional"]
     for operation in ("sessions", "fleet"):
         with pytest.raises(RefusedError) as refused:
@@ -75,8 +75,8 @@ def test_a_model_that_cannot_stream_says_so(client: Client, exported: Exported) 
     assert "/v1/models/bidirectional/predict" in refused.value.body["message"]
 
 
-def test_a_long_sequence_is_not_cut_where_that_would_change_it(client: Client, exported: Exported) -> None:
-    """A bidirectional model's answer to 700 steps is torch's own, beside a short one in the same request."""
+def test_a_bidirectional_model_does_not_cut_long_sequences(client: Client, exported: Exported) -> None:
+    """A bidirectional model gives torch's outputs for 700 steps, beside shorter sequences in the same request."""
     network = exported("bidirectional").network
     random = np.random.default_rng(1)
     sequences = [random.standard_normal((steps, 3)).astype(np.float32) for steps in (700, 1, 64)]
@@ -87,8 +87,8 @@ def test_a_long_sequence_is_not_cut_where_that_would_change_it(client: Client, e
         np.testing.assert_allclose(np.array(outputs, np.float32), wanted, atol=1e-5)
 
 
-def test_the_table_has_a_row_for_each_and_tells_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m export.cells` runs what it is asked for, times it, and keeps going past a row that fails."""
+def test_the_table_has_a_row_for_each_and_shows_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m export.cells` runs and times what it is asked for, and goes on after a row that fails."""
     monkeypatch.setattr("export.suite.train_a_little", lambda network: (1.0, 2.0))
     console = Console(width=200, record=True, quiet=True)
     rows = run(["rnn_tanh", "min_gru"], tmp_path, "cpu", console)
@@ -99,7 +99,7 @@ def test_the_table_has_a_row_for_each_and_tells_what_failed(tmp_path: Path, monk
 
 
 def test_the_status_is_1_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell over the tolerance is named with its comparison, the rest is still shown, and the status is 1."""
+    """A cell over the tolerance is shown with the comparison that failed, and the exit status is 1."""
 
     def refuse(name: str, folder: Path, target: str) -> Outcome:
         raise ParityError("random_chunks", 0.5, TOLERANCE)
@@ -114,7 +114,7 @@ def test_the_status_is_1_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> N
     assert CliRunner().invoke(app, ["lstm", "--target", "tpu"]).exit_code == 2
 
 
-def test_everything_in_the_table_goes_through_the_suite() -> None:
-    """No cell is left out, and stacks, residual or bidirectional, are in it too."""
+def test_every_cell_is_in_the_suite() -> None:
+    """Every cell and every composition is in the suite."""
     assert set(entries()) == set(CELLS) | set(COMPOSITIONS)
     assert {"residual", "bidirectional"} <= set(COMPOSITIONS)
