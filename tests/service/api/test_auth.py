@@ -58,7 +58,7 @@ def test_missing_and_wrong_keys_are_unauthorized(key_file: Path, headers: dict[b
 
 
 STEP = {"inputs": [[1, 2, 3]]}
-OF_A_SESSION: tuple[tuple[str, str, object], ...] = (
+SESSION_OPERATIONS: tuple[tuple[str, str, object], ...] = (
     ("GET", "", None),
     ("PATCH", "", {"idle_limit": 5}),
     ("DELETE", "", None),
@@ -69,7 +69,7 @@ OF_A_SESSION: tuple[tuple[str, str, object], ...] = (
     ("GET", "/state", None),
     ("PUT", "/state", {}),
 )
-"""Every operation on a session: method, what follows its address, body."""
+"""The method, the path after the session, and the body of every operation on a session."""
 
 
 @pytest.mark.parametrize("text", ["", "alpha", "alpha:123", "a b:" + "0" * 64, "alpha:" + "g" * 64])
@@ -100,7 +100,7 @@ def test_every_operation_needs_a_key(server_with_keys: RunningServer) -> None:
             ("GET", "/v1/models/lstm"),
             ("POST", "/v1/models/lstm/predict"),
             ("POST", "/v1/models/lstm/sessions"),
-            *((method, f"/v1/sessions/x{suffix}") for method, suffix, _ in OF_A_SESSION),
+            *((method, f"/v1/sessions/x{suffix}") for method, suffix, _ in SESSION_OPERATIONS),
             ("GET", "/v1/sessions"),
             ("POST", "/v1/models/lstm/fleet"),
             ("GET", "/metrics"),
@@ -116,7 +116,7 @@ def test_another_tenants_session_is_unknown(server_with_keys: RunningServer) -> 
     with httpx.Client(base_url=server_with_keys.url) as client:
         session = client.post("/v1/models/lstm/sessions", headers=bearer("alpha")).json()["session_id"]
         for ended in (False, True):
-            for method, suffix, body in OF_A_SESSION:
+            for method, suffix, body in SESSION_OPERATIONS:
                 foreign = client.request(method, f"/v1/sessions/{session}{suffix}", json=body, headers=bearer("beta"))
                 unknown = client.request(method, f"/v1/sessions/nobody{suffix}", json=body, headers=bearer("beta"))
                 assert (foreign.status_code, foreign.content) == (unknown.status_code, unknown.content), ended

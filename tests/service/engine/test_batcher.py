@@ -51,7 +51,7 @@ async def until(true: Callable[[], bool]) -> None:
         if true():
             return
         await asyncio.sleep(0)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition never held")
 
 
 async def step(batcher: Batcher, session: Session, inputs: np.ndarray) -> np.ndarray:

@@ -300,7 +300,7 @@ async def test_bad_options_change_nothing(client: httpx.AsyncClient, method: str
 
 
 @pytest.fixture
-async def small(artifacts: object) -> AsyncIterator[Service]:
+async def small_service(artifacts: object) -> AsyncIterator[Service]:
     """Return a service whose table holds ten rows of a model."""
     made = Service(Settings(artifacts=artifacts, max_sessions=10), FakeClock())
     made.open()
@@ -308,16 +308,16 @@ async def small(artifacts: object) -> AsyncIterator[Service]:
     made.close()
 
 
-async def test_kept_requests_count_as_sessions(small: Service) -> None:
+async def test_kept_requests_count_as_sessions(small_service: Service) -> None:
     """A session that keeps four requests counts as five sessions."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(small.app), base_url="http://service") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(small_service.app), base_url="http://service") as client:
         for _ in range(2):
             session = await opened(client, keep=4)
             for _ in range(8):
                 await stepped(client, session, random_inputs(1))
         full = await client.post("/v1/models/lstm/sessions", json={})
         assert (full.status_code, full.json()["code"]) == (429, "table_full")
-        assert held(small) == 10
+        assert held(small_service) == 10
 
 
 async def test_a_creation_sent_again_waits_for_the_history(client: httpx.AsyncClient, service: Service) -> None:
