@@ -1,4 +1,4 @@
-"""Small artefacts, and one real server over them, for the tests of the service and of its clients."""
+"""Small artefacts, and a real server for them, for the tests of the service and of its clients."""
 
 import gc
 import os
@@ -53,7 +53,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session")
 def networks() -> dict[str, Network]:
-    """A two-layer network of each plain cell, one that reads token ids, and one whose state grows."""
+    """Return a two-layer network of each plain cell, one that takes token ids, and one whose state grows."""
     torch.manual_seed(1)
     made = {
         name.replace("_", "-"): Network(

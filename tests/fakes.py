@@ -1,8 +1,8 @@
-"""Stand-ins, used only where the real part cannot be made to do what a test needs."""
+"""Fakes, used only where the real part cannot do what a test needs."""
 
 
 class FakeClock:
-    """A clock that moves when it is told to."""
+    """A clock whose time is changed by the test."""
 
     def __init__(self) -> None:
         self.now = 1_000.0

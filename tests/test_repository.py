@@ -89,7 +89,7 @@ def test_the_card_needs_pydantic_alone() -> None:
 
 
 def text_files() -> Iterator[tuple[Path, str]]:
-    """List the files a commit would hold, with their text."""
+    """List the files that a commit would contain, with their text."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -110,7 +110,7 @@ def text_files() -> Iterator[tuple[Path, str]]:
 
 
 def test_no_file_names_a_package_registry() -> None:
-    """Where packages come from is the machine's configuration: no file of the project names a registry's host."""
+    """No file names a package registry, as the machine's configuration decides where packages come from."""
     # spelt in halves, or this file would be the one that is found
     hosts = ["pypi" + ".org", "pythonhosted" + ".org", "download.pytorch" + ".org", "conda.anaconda" + ".org"]
     hosts += ["registry.npmjs" + ".org", "index" + "-url", "find" + "-links"]
@@ -123,7 +123,7 @@ def make_targets() -> set[str]:
 
 
 def test_commands_in_the_documents_exist() -> None:
-    """Every make target, module and file that the documents name is there."""
+    """Every make target, module and file that the documents name exists."""
     documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), ROOT / "deploy/README.md"]
     documents.append(CLIENT / "README.md")
     for document in documents:
@@ -138,7 +138,7 @@ def test_commands_in_the_documents_exist() -> None:
 
 
 def test_every_target_is_in_the_help() -> None:
-    """`make help` lists every target that is meant to be called."""
+    """`make help` lists every target."""
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in make_targets():
         assert re.search(rf"^ +{target} ", done.stdout, re.MULTILINE), target
@@ -163,7 +163,7 @@ def test_constraints_pin_what_is_declared() -> None:
 
 
 def test_the_runtime_needs_neither_torch_nor_onnx() -> None:
-    """Installing the service alone brings no training or export packages."""
+    """The service's own dependencies contain no training or export packages."""
     runtime = project()["project"]["dependencies"]
     assert isinstance(runtime, list)
     names = {re.split(r"[<>=;\[ ]", line)[0] for line in runtime}
@@ -185,7 +185,7 @@ def test_the_compose_file_is_closed_by_default() -> None:
 
 
 def test_the_image_runs_the_service_as_a_user_with_keys() -> None:
-    """The image runs as a user of its own, in exec form, with a health check, and reads the keys compose mounts."""
+    """The image runs as its own user, in exec form, with a health check, and reads the keys that compose mounts."""
     text = (ROOT / "Dockerfile").read_text()
     assert re.search(r"^USER \d+:\d+$", text, re.MULTILINE)
     assert re.search(r'^ENTRYPOINT \["python", "-m", "service"\]$', text, re.MULTILINE)
@@ -197,7 +197,7 @@ def test_the_image_runs_the_service_as_a_user_with_keys() -> None:
 
 
 def test_the_image_admits_only_what_the_service_needs() -> None:
-    """The build context is closed, but for the service, the card and the files that describe the package."""
+    """The build context contains only the service, the card and the files that describe the package."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"

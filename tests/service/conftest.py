@@ -1,4 +1,4 @@
-"""A service over the small artefacts, and how to start a real server."""
+"""A service with the small artefacts, in process or as a real server."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def settings(artifacts: Path) -> Settings:
 
 @pytest.fixture
 async def service(settings: Settings, clock: FakeClock) -> AsyncIterator[Service]:
-    """An open service, on the test's own loop and clock."""
+    """Return an open service on the test's own event loop and clock."""
     made = Service(settings, clock)
     made.open()
     yield made
@@ -57,7 +57,7 @@ def random_inputs(steps: int, seed: int = 0) -> np.ndarray:
 
 
 class RunningServer:
-    """`python -m service` as its own process, on a port the system chose."""
+    """Runs `python -m service` as a process of its own, on a port that the system chooses."""
 
     def __init__(self, artifacts: Path, *flags: str) -> None:
         self.process = subprocess.Popen(

@@ -1,7 +1,7 @@
-"""Foreign models in service: what a session answers equals the original file run directly by onnxruntime.
+"""A session of an adopted model gives the outputs of the original file, run directly by onnxruntime.
 
 The tests with Silero VAD read the model and the recording from the folder CELLSTREAM_SHARED (default ../shared), and
-are skipped where it is not there.
+are skipped if it is missing.
 """
 
 import asyncio
@@ -31,21 +31,21 @@ SILERO, SPEECH = SHARED / "silero_vad_16k.onnx", SHARED / "speech_16k.wav"
 needs_silero = pytest.mark.skipif(
     not (SILERO.is_file() and SPEECH.is_file()), reason=f"{SILERO} and {SPEECH.name} are not here (CELLSTREAM_SHARED)"
 )
-STRANGERS = 32
+OTHERS = 32
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
-    for name, animal in ZOO.items():
-        file = write(animal.model(), folder / f"{name}.onnx")
-        adopt_model(file, folder / "artifacts", name, 1, adopt_options=AdoptOptions.parse(**animal.options))
+    for name, foreign in ZOO.items():
+        file = write(foreign.model(), folder / f"{name}.onnx")
+        adopt_model(file, folder / "artifacts", name, 1, adopt_options=AdoptOptions.parse(**foreign.options))
     return folder / "artifacts"
 
 
 @pytest.fixture(scope="module")
 def service(zoo: Path) -> Iterator[Service]:
-    """A service over the whole zoo; its models need no loop until they are stepped."""
+    """Return a service with all models of the zoo; it needs no event loop until a step is sent."""
     made = Service(Settings(artifacts=zoo, max_sessions=40), FakeClock())
     made.load()
     yield made
@@ -77,7 +77,7 @@ async def send(client: httpx.AsyncClient, session: str, inputs: dict[str, Any], 
 
 @pytest.mark.parametrize("name", ZOO)
 async def test_the_service_takes_every_adopted_model(service: Service, zoo: Path, name: str) -> None:
-    """Each of the zoo is proved at load, and answers a chunk with what it answers step by step in another session."""
+    """Every adopted model is loaded, and gives the same outputs for a chunk and for single steps."""
     card = read_card(zoo / name / "1/model.onnx")
     random = np.random.default_rng(0)
     inputs = {spec.name: drawn(spec, 6, random) for spec in card.inputs}
@@ -91,7 +91,7 @@ async def test_the_service_takes_every_adopted_model(service: Service, zoo: Path
 
 
 async def test_a_session_of_an_adopted_lstm_equals_the_original(service: Service, zoo: Path) -> None:
-    """Over HTTP, a stream equals the foreign file stepped by hand."""
+    """A session over HTTP gives the outputs of the original file, stepped by the test itself."""
     run = original(zoo.parent / "time_first_batch_second.onnx")
     x = np.random.default_rng(1).normal(size=(20, 4)).astype(np.float32)
     h = c = np.zeros((1, 1, 5), np.float32)
@@ -123,8 +123,8 @@ async def detector(silero: Path) -> AsyncIterator[Service]:
     made.close()
 
 
-def by_hand(steps: np.ndarray) -> np.ndarray:
-    """Run Silero directly, as its authors do: the state fed back, the last 64 samples before each step."""
+def run_directly(steps: np.ndarray) -> np.ndarray:
+    """Run Silero directly, as its authors do: the state fed back, and the last 64 samples before each step."""
     run = original(SILERO)
     state, before = np.zeros((2, 1, 128), np.float32), np.zeros(64, np.float32)
     found = []
@@ -138,14 +138,14 @@ def by_hand(steps: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def speech() -> tuple[np.ndarray, np.ndarray]:
-    """The recording as steps, (1875, 512), and what the original answers to it."""
+    """Return the recording as steps, (1875, 512), and the original's outputs for it."""
     steps = read_steps(SPEECH)
-    return steps, by_hand(steps)
+    return steps, run_directly(steps)
 
 
 @needs_silero
 async def test_silero_alone_equals_the_original(detector: Service, speech: tuple[np.ndarray, np.ndarray]) -> None:
-    """1,875 steps of speech, one request each over HTTP, equal the original to 1e-6."""
+    """1,875 steps of speech, each a request over HTTP, equal the original within 1e-6."""
     steps, expected = speech
     assert len(steps) == 1875
     found = []
@@ -161,28 +161,28 @@ async def test_silero_alone_equals_the_original(detector: Service, speech: tuple
 
 @needs_silero
 @pytest.mark.slow
-async def test_silero_among_strangers_equals_the_original(
+async def test_silero_beside_other_sessions_equals_the_original(
     detector: Service, speech: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """1,875 steps equal the original to 1e-6 while 32 other sessions stream other parts of it in the same batches."""
+    """1,875 steps equal the original within 1e-6 while 32 other sessions are in the same batches."""
     steps, expected = speech
     model = detector.repository.find("silero")
     service = Steps(detector.sessions, session_queue_limit=1)
-    sessions = [detector.sessions.create("tenant", model, 900) for _ in range(1 + STRANGERS)]
-    found = np.zeros((1 + STRANGERS, len(steps), 1))
+    sessions = [detector.sessions.create("tenant", model, 900) for _ in range(1 + OTHERS)]
+    found = np.zeros((1 + OTHERS, len(steps), 1))
     for step in range(len(steps)):
-        # each stranger is elsewhere in the recording, so every row of a batch holds other sound
-        places = [step] + [(step + 53 * stranger) % len(steps) for stranger in range(1, 1 + STRANGERS)]
+        # each other session is at another step of the recording, so all rows of a batch differ
+        positions = [step] + [(step + 53 * other) % len(steps) for other in range(1, 1 + OTHERS)]
         requests = [
-            StepRequest(session.id, (steps[place].astype("<f4").tobytes(),), 1)
-            for session, place in zip(sessions, places, strict=True)
+            StepRequest(session.id, (steps[position].astype("<f4").tobytes(),), 1)
+            for session, position in zip(sessions, positions, strict=True)
         ]
         results = await asyncio.gather(*(service.take("tenant", request) for request in requests))
         for row, result in enumerate(results):
             found[row, step] = output_tensor(result.outputs)[0]
     assert float(np.abs(found[0] - expected).max()) <= 1e-6
     runs = model.batcher.statistics.rows / model.batcher.statistics.run_count
-    assert runs > STRANGERS / 2, f"only {runs:.1f} rows ran together"
-    # a stranger too is what it would be alone
-    shifted = by_hand(np.roll(steps, -53, axis=0)[:200])
+    assert runs > OTHERS / 2, f"only {runs:.1f} rows ran together"
+    # one of the others gives what it would give alone
+    shifted = run_directly(np.roll(steps, -53, axis=0)[:200])
     assert float(np.abs(found[1, :200] - shifted).max()) <= 1e-6

@@ -34,7 +34,7 @@ async def step(client: httpx.AsyncClient, session: str, inputs: np.ndarray) -> d
 
 
 def test_importing_the_service_loads_neither_torch_nor_onnx() -> None:
-    """A fresh interpreter that imports service.app has no training stack in it."""
+    """A fresh interpreter that imports service.app loads neither torch nor onnx."""
     code = (
         "import sys, service.app, service.__main__; print([m for m in ('torch', 'onnx', 'typer') if m in sys.modules])"
     )
@@ -43,10 +43,10 @@ def test_importing_the_service_loads_neither_torch_nor_onnx() -> None:
 
 
 @pytest.mark.parametrize("model", CELL_MODELS)
-async def test_one_shot_chunked_and_stepwise_agree(
+async def test_whole_sequences_chunks_and_single_steps_agree(
     client: httpx.AsyncClient, networks: dict[str, Network], model: str
 ) -> None:
-    """However a sequence is cut, a session's outputs are those of the offline run."""
+    """A sequence gives the outputs of the offline run, however it is cut into requests."""
     inputs = random_inputs(23)
     expected = offline(networks[model], inputs)
     for cuts in ([23], [1] * 23, [5, 1, 11, 2, 4]):
@@ -61,7 +61,7 @@ async def test_one_shot_chunked_and_stepwise_agree(
         np.testing.assert_allclose(np.array(outputs), expected, atol=1e-5)
 
 
-async def test_tokens_are_served(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
+async def test_token_ids_are_served(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
     """A model of token ids takes a flat list of integers."""
     ids = np.array([3, 0, 19, 7], np.int64)
     body = await step(client, await open_session(client, "tokens"), ids)
@@ -69,10 +69,10 @@ async def test_tokens_are_served(client: httpx.AsyncClient, networks: dict[str, 
 
 
 @pytest.mark.parametrize("model", CELL_MODELS)
-async def test_batched_with_strangers_equals_alone(
+async def test_sessions_in_one_batch_equal_the_offline_run(
     client: httpx.AsyncClient, service: Service, networks: dict[str, Network], model: str
 ) -> None:
-    """Sessions that step at once share a run, and none notices."""
+    """Sessions that step at the same time share runs, and each gets the outputs of the offline run."""
     sequences = [random_inputs(12, seed) for seed in range(9)]
     sessions = [await open_session(client, model) for _ in sequences]
     outputs: list[list[object]] = [[] for _ in sequences]
@@ -92,7 +92,7 @@ async def test_batched_with_strangers_equals_alone(
 async def test_predict_takes_sequences_of_different_lengths(
     client: httpx.AsyncClient, service: Service, networks: dict[str, Network]
 ) -> None:
-    """A prediction equals the offline run of each sequence, and leaves no row taken."""
+    """A prediction equals the offline run of each of its sequences, and holds no row afterwards."""
     sequences = [random_inputs(length, length) for length in (1, 40, 7, 7, 133, 2)]
     free = service.repository.find("lstm").arena.slots.free
     answer = await client.post("/v1/models/lstm/predict", json={"inputs": [s.tolist() for s in sequences]})
@@ -105,7 +105,7 @@ async def test_predict_takes_sequences_of_different_lengths(
 async def test_concurrent_steps_of_one_session_run_in_order(
     client: httpx.AsyncClient, networks: dict[str, Network]
 ) -> None:
-    """Requests of one session that are under way at once are taken in the order they came."""
+    """Concurrent requests of one session are taken in the order in which they arrive."""
     inputs = random_inputs(8)
     session = await open_session(client)
     bodies = await asyncio.gather(*(step(client, session, inputs[t : t + 1]) for t in range(8)))
@@ -125,7 +125,7 @@ async def test_two_hundred_sessions_over_real_sockets(server: RunningServer, net
         return np.array([body["outputs"][0] for body in bodies])  # type: ignore[index]
 
     async with AsyncExitStack() as stack:
-        clients = [  # httpx looks at all connections of a client for each request
+        clients = [  # httpx iterates over all connections of a client for each request
             await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, timeout=60)) for _ in range(20)
         ]
         results = await asyncio.gather(*(stream(client, inputs) for client, inputs in zip(cycle(clients), sequences)))
@@ -134,7 +134,7 @@ async def test_two_hundred_sessions_over_real_sockets(server: RunningServer, net
 
 
 async def test_idle_sessions_expire(client: httpx.AsyncClient, service: Service, clock: FakeClock) -> None:
-    """A session unused for its idle limit is gone, says so with its last step, and frees its place."""
+    """A session that was idle for its limit is answered `session_expired` with its last step, and its row is freed."""
     session = await open_session(client)
     await step(client, session, random_inputs(3))
     clock.advance(899)
@@ -148,8 +148,8 @@ async def test_idle_sessions_expire(client: httpx.AsyncClient, service: Service,
     assert service.repository.find("lstm").arena.slots.leased == 0
 
 
-async def test_deleted_sessions_say_so(client: httpx.AsyncClient) -> None:
-    """A deleted session answers 410 with its last step."""
+async def test_a_deleted_session_is_answered_410(client: httpx.AsyncClient) -> None:
+    """A deleted session is answered 410 with its last step."""
     session = await open_session(client)
     await step(client, session, random_inputs(2))
     assert (await client.delete(f"/v1/sessions/{session}")).status_code == 204
@@ -157,8 +157,8 @@ async def test_deleted_sessions_say_so(client: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["code"], answer.json()["last_step"]) == (410, "session_closed", 2)
 
 
-async def test_a_session_of_another_start_is_lost(client: httpx.AsyncClient, settings: Settings) -> None:
-    """An id that this replica made before its restart answers 410 session_lost, never a fresh state."""
+async def test_a_session_of_an_earlier_process_is_lost(client: httpx.AsyncClient, settings: Settings) -> None:
+    """An id that this replica made before its restart is answered `session_lost`."""
     other = Service(settings)
     other.open()
     gone = other.sessions.create("public", other.repository.find("lstm"), 60).id
@@ -167,8 +167,8 @@ async def test_a_session_of_another_start_is_lost(client: httpx.AsyncClient, set
     assert (answer.status_code, answer.json()["code"], answer.json()["last_step"]) == (410, "session_lost", None)
 
 
-async def test_a_full_table_refuses(client: httpx.AsyncClient, service: Service) -> None:
-    """One session more than allowed is refused at once, with when to try again; the others go on."""
+async def test_a_full_table_refuses_new_sessions(client: httpx.AsyncClient, service: Service) -> None:
+    """A session beyond the limit is refused at once with Retry-After, and the existing ones go on."""
     sessions = [await open_session(client) for _ in range(50)]
     answer = await client.post("/v1/models/lstm/sessions")
     assert (answer.status_code, answer.json()["code"], answer.json()["limit"]) == (429, "table_full", 50)
@@ -178,10 +178,10 @@ async def test_a_full_table_refuses(client: httpx.AsyncClient, service: Service)
     await open_session(client)
 
 
-async def test_a_freed_row_never_shows(
+async def test_a_reused_row_starts_from_the_initial_state(
     client: httpx.AsyncClient, service: Service, networks: dict[str, Network]
 ) -> None:
-    """A session that gets the row of one that ended starts from the initial state all the same."""
+    """A session that gets the row of an ended one starts from the initial state."""
     inputs = random_inputs(4)
     for _ in range(3):
         session = await open_session(client)
@@ -192,7 +192,7 @@ async def test_a_freed_row_never_shows(
 
 
 async def test_models_are_listed_and_described(client: httpx.AsyncClient, service: Service) -> None:
-    """The list names every model; a description holds the card and how the model is run."""
+    """The list contains every model, and a description has the card and how the model is run."""
     names = [model["name"] for model in (await client.get("/v1/models")).json()["models"]]
     assert names == sorted(service.repository.models)
     described = (await client.get("/v1/models/lstm")).json()
@@ -202,7 +202,7 @@ async def test_models_are_listed_and_described(client: httpx.AsyncClient, servic
 
 
 async def test_health_and_metrics(client: httpx.AsyncClient, service: Service) -> None:
-    """The probes answer, and the numbers count steps without naming a session."""
+    """The probes answer, and the metrics count steps without naming a session."""
     assert (await client.get("/livez")).json() == {"status": "live"}
     assert (await client.get("/readyz")).status_code == 200
     session = await open_session(client)
@@ -214,16 +214,16 @@ async def test_health_and_metrics(client: httpx.AsyncClient, service: Service) -
     assert (await client.get("/readyz")).status_code == 503
 
 
-async def test_every_answer_names_its_request(client: httpx.AsyncClient) -> None:
-    """A client's request id comes back; without one, the service makes one."""
+async def test_every_response_has_the_request_id(client: httpx.AsyncClient) -> None:
+    """A client's request id is returned, and a request without one gets a new one."""
     answer = await client.get("/v1/models/none", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     made = [(await client.get("/v1/models")).headers["x-request-id"] for _ in range(2)]
     assert made[0] != made[1]
 
 
-async def test_the_documentation_is_there(client: httpx.AsyncClient) -> None:
-    """OpenAPI describes the step, with examples."""
+async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
+    """The OpenAPI document describes the step with examples, and /docs is served."""
     document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/v1/sessions/{session_id}/steps"]["post"]
     assert "examples" in str(operation["requestBody"])

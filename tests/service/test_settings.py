@@ -1,4 +1,4 @@
-"""Every setting is a flag and an environment variable; what cannot be is one sentence."""
+"""Every setting is a flag and an environment variable, and an invalid value is refused with the flag's name."""
 
 import os
 import subprocess
@@ -18,14 +18,14 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_names_every_setting() -> None:
-    """Each with its default and what it is."""
+    """The help lists every setting."""
     text = run("--help", COLUMNS="200").stdout
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')}" in text
 
 
-def test_flags_go_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A variable sets what no flag does."""
+def test_flags_override_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A flag overrides its environment variable."""
     monkeypatch.setenv("CELLSTREAM_PORT", "9001")
     monkeypatch.setenv("CELLSTREAM_STATE_MEMORY", "3MiB")
     settings = Settings(artifacts=tmp_path, port=9002)
@@ -46,8 +46,8 @@ def test_flags_go_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("--replica", "a-b"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused(flag: str, value: str) -> None:
-    """The sentence names the flag; the exit status is 2."""
+def test_an_invalid_value_is_refused(flag: str, value: str) -> None:
+    """An invalid value is refused with the flag's name and the exit status 2."""
     result = run(flag, value)
     assert result.returncode == 2
     assert flag in result.stderr

@@ -1,4 +1,4 @@
-"""Keys map to tenants, and tenants cannot see each other."""
+"""API keys map to tenants, and no tenant can see another's sessions."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def keyed(artifacts: Path, key_file: Path) -> Iterator[RunningServer]:
+def server_with_keys(artifacts: Path, key_file: Path) -> Iterator[RunningServer]:
     running = RunningServer(artifacts, "--api-key-file", str(key_file), "--host", "0.0.0.0")
     yield running
     running.stop()
@@ -40,7 +40,7 @@ def bearer(tenant: str) -> dict[str, str]:
 
 
 def test_both_headers_name_the_tenant(key_file: Path) -> None:
-    """A bearer token and X-API-Key are the same key."""
+    """A key is accepted as a bearer token and in X-API-Key, and gives the same tenant."""
     authenticator = Authenticator.from_file(key_file)
     assert authenticator.tenant({b"authorization": b"Bearer key-of-alpha"}) == "alpha"
     assert authenticator.tenant({b"authorization": b"bearer key-of-beta"}) == "beta"
@@ -51,14 +51,14 @@ def test_both_headers_name_the_tenant(key_file: Path) -> None:
     "headers",
     [{}, {b"authorization": b"Bearer wrong"}, {b"authorization": b"Basic key-of-alpha"}, {b"x-api-key": b""}],
 )
-def test_anything_else_is_unauthorized(key_file: Path, headers: dict[bytes, bytes]) -> None:
-    """No key, a wrong key and another scheme are refused alike."""
+def test_missing_and_wrong_keys_are_unauthorized(key_file: Path, headers: dict[bytes, bytes]) -> None:
+    """A missing key, a wrong key and another authentication scheme are all refused as unauthorized."""
     with pytest.raises(Unauthorized):
         Authenticator.from_file(key_file).tenant(headers)
 
 
 STEP = {"inputs": [[1, 2, 3]]}
-OF_A_SESSION: tuple[tuple[str, str, object], ...] = (
+SESSION_OPERATIONS: tuple[tuple[str, str, object], ...] = (
     ("GET", "", None),
     ("PATCH", "", {"idle_limit": 5}),
     ("DELETE", "", None),
@@ -69,20 +69,20 @@ OF_A_SESSION: tuple[tuple[str, str, object], ...] = (
     ("GET", "/state", None),
     ("PUT", "/state", {}),
 )
-"""Every operation on a session: method, what follows its address, body."""
+"""The method, the path after the session, and the body of every operation on a session."""
 
 
 @pytest.mark.parametrize("text", ["", "alpha", "alpha:123", "a b:" + "0" * 64, "alpha:" + "g" * 64])
 def test_a_wrong_key_file_is_refused(tmp_path: Path, text: str) -> None:
-    """The line at fault is named; the service does not start open to all."""
+    """A key file with a malformed line, or without any key, prevents the start."""
     path = tmp_path / "keys"
     path.write_text(text)
     with pytest.raises(RefusedToStart):
         Authenticator.from_file(path)
 
 
-def test_without_keys_only_loopback(artifacts: Path) -> None:
-    """The refusal is one sentence that says what to do."""
+def test_a_public_address_without_keys_is_refused(artifacts: Path) -> None:
+    """Without keys, an address that other machines can reach is refused in one line that names the flag to give."""
     command = [sys.executable, "-m", "service", "--artifacts", str(artifacts), "--host", "0.0.0.0"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert result.returncode == 2
@@ -92,15 +92,15 @@ def test_without_keys_only_loopback(artifacts: Path) -> None:
     assert not is_loopback("example.org")
 
 
-def test_no_operation_without_a_key(keyed: RunningServer) -> None:
-    """Every operation asks for the key; only the probes do not."""
-    with httpx.Client(base_url=keyed.url) as client:
+def test_every_operation_needs_a_key(server_with_keys: RunningServer) -> None:
+    """Every operation but the health probes is refused with 401 without a key."""
+    with httpx.Client(base_url=server_with_keys.url) as client:
         for method, path in (
             ("GET", "/v1/models"),
             ("GET", "/v1/models/lstm"),
             ("POST", "/v1/models/lstm/predict"),
             ("POST", "/v1/models/lstm/sessions"),
-            *((method, f"/v1/sessions/x{suffix}") for method, suffix, _ in OF_A_SESSION),
+            *((method, f"/v1/sessions/x{suffix}") for method, suffix, _ in SESSION_OPERATIONS),
             ("GET", "/v1/sessions"),
             ("POST", "/v1/models/lstm/fleet"),
             ("GET", "/metrics"),
@@ -111,12 +111,12 @@ def test_no_operation_without_a_key(keyed: RunningServer) -> None:
         assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
 
 
-def test_a_foreign_session_is_unknown(keyed: RunningServer) -> None:
-    """What beta does with alpha's session is answered exactly as an id that never was; so after its end."""
-    with httpx.Client(base_url=keyed.url) as client:
+def test_another_tenants_session_is_unknown(server_with_keys: RunningServer) -> None:
+    """Another tenant's session, live or ended, is answered byte for byte like an id that never existed."""
+    with httpx.Client(base_url=server_with_keys.url) as client:
         session = client.post("/v1/models/lstm/sessions", headers=bearer("alpha")).json()["session_id"]
         for ended in (False, True):
-            for method, suffix, body in OF_A_SESSION:
+            for method, suffix, body in SESSION_OPERATIONS:
                 foreign = client.request(method, f"/v1/sessions/{session}{suffix}", json=body, headers=bearer("beta"))
                 unknown = client.request(method, f"/v1/sessions/nobody{suffix}", json=body, headers=bearer("beta"))
                 assert (foreign.status_code, foreign.content) == (unknown.status_code, unknown.content), ended
@@ -127,9 +127,9 @@ def test_a_foreign_session_is_unknown(keyed: RunningServer) -> None:
                 assert client.delete(f"/v1/sessions/{session}", headers=bearer("alpha")).status_code == 204
 
 
-def test_streams_ask_for_the_key(keyed: RunningServer) -> None:
-    """A WebSocket without a key is refused in the handshake, with the typed error."""
-    url = keyed.url.replace("http", "ws") + "/v1/models/lstm/stream"
+def test_streams_need_a_key(server_with_keys: RunningServer) -> None:
+    """A WebSocket without a key is refused in the handshake with 401 and the code `unauthorized`."""
+    url = server_with_keys.url.replace("http", "ws") + "/v1/models/lstm/stream"
     with pytest.raises(InvalidStatus) as refused, connect(url):
         pass
     assert refused.value.response.status_code == 401
@@ -139,9 +139,9 @@ def test_streams_ask_for_the_key(keyed: RunningServer) -> None:
         assert json.loads(stream.recv())["step"] == 1
 
 
-def test_a_foreign_stream_cannot_be_taken(keyed: RunningServer) -> None:
-    """Another tenant's session cannot be continued or taken over, listed or advanced by a fleet; its socket stays."""
-    url = keyed.url.replace("http", "ws") + "/v1"
+def test_another_tenants_stream_cannot_be_taken_over(server_with_keys: RunningServer) -> None:
+    """Another tenant's session cannot be streamed, listed or put in a fleet step, and its own stream goes on."""
+    url = server_with_keys.url.replace("http", "ws") + "/v1"
     with connect(f"{url}/models/lstm/stream", additional_headers=bearer("alpha")) as stream:
         assert stream.response is not None
         session = stream.response.headers["x-session-id"]
@@ -149,7 +149,7 @@ def test_a_foreign_stream_cannot_be_taken(keyed: RunningServer) -> None:
         with pytest.raises(InvalidStatus) as refused, connect(path, additional_headers=bearer("beta")):
             pass
         assert refused.value.response.status_code == 404
-        with httpx.Client(base_url=keyed.url, headers=bearer("beta")) as client:
+        with httpx.Client(base_url=server_with_keys.url, headers=bearer("beta")) as client:
             fleet = {"sessions": [session], "inputs": [[[1, 2, 3]]], "create": True}
             row = client.post("/v1/models/lstm/fleet", json=fleet).json()
             assert (row["created"], row["errors"][0]["code"]) == ([], "session_not_found")

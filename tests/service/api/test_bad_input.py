@@ -1,4 +1,4 @@
-"""Whatever a client sends is answered with a typed 4xx, changes nothing, and is the same on every way in."""
+"""Invalid requests get a 4xx with a code and change nothing, through the fast path and through the routes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -62,7 +62,7 @@ def settings(request: pytest.FixtureRequest, artifacts: Path) -> Settings:
 
 @pytest.fixture
 async def session(client: httpx.AsyncClient) -> str:
-    """A session at step 2."""
+    """Return a session at step 2."""
     made = str((await client.post("/v1/models/lstm/sessions")).json()["session_id"])
     body = {"inputs": random_inputs(2).tolist()}
     assert (await client.post(f"/v1/sessions/{made}/steps", json=body)).status_code == 200
@@ -73,7 +73,7 @@ async def session(client: httpx.AsyncClient) -> str:
 async def test_a_bad_step_changes_nothing(
     client: httpx.AsyncClient, session: str, networks: dict[str, Network], service: Service, case: str
 ) -> None:
-    """The answer is typed, and the next good step goes on as if nothing had been sent."""
+    """An invalid step is refused with its status and code, leaves the state as it is, and holds no slot."""
     body, status, code = BAD_STEPS[case]
     leased = service.repository.find("lstm").arena.slots.leased
     answer = await client.post(f"/v1/sessions/{session}/steps", content=body)
@@ -87,7 +87,7 @@ async def test_a_bad_step_changes_nothing(
 
 @pytest.mark.parametrize("case", BAD_PREDICTIONS)
 async def test_a_bad_prediction_is_refused(client: httpx.AsyncClient, case: str) -> None:
-    """Predictions are held to the card and to their limits."""
+    """A prediction that does not match the card, or exceeds a limit, is refused."""
     body, status, code = BAD_PREDICTIONS[case]
     answer = await client.post("/v1/models/lstm/predict", content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
@@ -95,7 +95,7 @@ async def test_a_bad_prediction_is_refused(client: httpx.AsyncClient, case: str)
 
 @pytest.mark.parametrize("ids", [[-1], [20], [1.5], ["3"], [[3]], [2**63]])
 async def test_bad_token_ids_are_refused(client: httpx.AsyncClient, ids: list[object]) -> None:
-    """Ids outside the vocabulary never reach the embedding, where they would fail their neighbours."""
+    """A token id that is no integer of the vocabulary is refused before it is run with other sessions' steps."""
     made = (await client.post("/v1/models/tokens/sessions")).json()["session_id"]
     answer = await client.post(f"/v1/sessions/{made}/steps", json={"inputs": ids})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
@@ -126,13 +126,13 @@ async def test_bad_token_ids_are_refused(client: httpx.AsyncClient, ids: list[ob
 async def test_other_bad_requests(
     client: httpx.AsyncClient, method: str, path: str, body: bytes, status: int, code: str
 ) -> None:
-    """Unknown names, wrong methods and bad options each have their own answer."""
+    """Unknown names, wrong methods, invalid options and bodies that are too large have their own status and code."""
     answer = await client.request(method, path, content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
 
 
-async def test_a_body_in_pieces_is_counted_as_it_comes(client: httpx.AsyncClient, session: str) -> None:
-    """Without a content-length, the limit holds all the same."""
+async def test_a_body_without_a_length_is_limited(client: httpx.AsyncClient, session: str) -> None:
+    """The limit of a body also holds for a body without a content-length."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b'{"inputs":['
@@ -144,10 +144,8 @@ async def test_a_body_in_pieces_is_counted_as_it_comes(client: httpx.AsyncClient
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-async def test_the_largest_float_is_taken_and_a_state_that_would_overflow_is_not(
-    client: httpx.AsyncClient, service: Service
-) -> None:
-    """A step whose state or output would not be finite is refused with 422, and not taken."""
+async def test_a_step_that_would_overflow_the_state_is_refused(client: httpx.AsyncClient, service: Service) -> None:
+    """A step whose state or output would not be finite is refused with 422, and is not taken."""
     made = (await client.post("/v1/models/explosive/sessions")).json()["session_id"]
     huge = {"inputs": [[3.4e38, 3.4e38, 3.4e38]]}
     answer = await client.post(f"/v1/sessions/{made}/steps", json=huge)

@@ -1,4 +1,4 @@
-"""Whatever comes as a body, the answer is never a 5xx, and a refused step has not been taken."""
+"""No request body is answered with a 5xx, and a refused step has not been taken."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def http(server: RunningServer) -> Iterator[httpx.Client]:
 @given(body=BODIES, raw=st.booleans(), path=st.sampled_from(["steps", "predict", "fleet", "sessions"]))
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_body_is_answered_without_a_5xx(http: httpx.Client, body: bytes, raw: bool, path: str) -> None:
-    """Typed 4xx or 200, on every operation that takes a body; an accepted step gives finite numbers."""
+    """Any body is answered 200 or with a 4xx and a code; a step that is taken gives finite numbers."""
     session = http.post("/v1/models/lstm/sessions").json()["session_id"]
     url = f"/v1/sessions/{session}/steps" if path == "steps" else f"/v1/models/lstm/{path}"
     headers = {"content-type": "application/octet-stream"} if raw else {}

@@ -1,4 +1,4 @@
-"""What happens below HTTP: half requests, huge heads, answers in one write, and a clean end."""
+"""The HTTP protocol: incomplete and pipelined requests, limits, identical responses, and an orderly stop."""
 
 import json
 import signal
@@ -19,15 +19,15 @@ from tests.service.conftest import RunningServer
 
 
 @pytest.fixture(scope="module")
-def hasty(artifacts: Path) -> Iterator[RunningServer]:
-    """A server that waits half a second for the rest of a request."""
+def short_timeout_server(artifacts: Path) -> Iterator[RunningServer]:
+    """Run a server that waits half a second for the rest of a request."""
     running = RunningServer(artifacts, "--request-timeout", "0.5")
     yield running
     assert running.stop() == 0
 
 
-def talk(server: RunningServer, data: bytes, seconds: float = 10) -> tuple[bytes, float]:
-    """Send bytes, read until the server closes; return what came and after how long."""
+def send_and_read(server: RunningServer, data: bytes, seconds: float = 10) -> tuple[bytes, float]:
+    """Send bytes, and read until the server closes; return what was received, and after how many seconds."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), seconds) as connection:
         start = time.monotonic()
@@ -53,15 +53,15 @@ def code_of(answer: bytes) -> tuple[int, str]:
         b"G",
     ],
 )
-def test_a_request_that_stops_coming_is_given_up(hasty: RunningServer, data: bytes) -> None:
-    """Whether the head or the body stalls, the answer is 408 and the connection closes."""
-    answer, seconds = talk(hasty, data)
+def test_an_incomplete_request_is_answered_408(short_timeout_server: RunningServer, data: bytes) -> None:
+    """A request whose head or body stays incomplete is answered 408, and the connection is closed."""
+    answer, seconds = send_and_read(short_timeout_server, data)
     assert code_of(answer) == (408, "request_timeout")
     assert seconds > 0.4
 
 
 def pipelined(server: RunningServer, *parts: bytes, pause: float = 0.0) -> bytes:
-    """Send parts with a pause between them; return all that came until the server closed."""
+    """Send parts with a pause between them; return all that was received until the server closed."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 20) as connection:
         for part in parts:
@@ -81,34 +81,36 @@ def long_predict(steps: int = 60_000) -> bytes:
 @pytest.mark.parametrize(
     "second", [b"POST /v1/models/lstm/predict HTT", b"garbage\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 90_000]
 )
-def test_no_answer_is_taken_for_anothers(hasty: RunningServer, second: bytes) -> None:
-    """What is wrong with a second request is never told in place of the first one's answer."""
-    answer = pipelined(hasty, long_predict() + second)
+def test_an_error_of_a_second_request_does_not_replace_the_first_response(
+    short_timeout_server: RunningServer, second: bytes
+) -> None:
+    """An error in a pipelined second request is never sent in place of the first request's response."""
+    answer = pipelined(short_timeout_server, long_predict() + second)
     if answer:
         assert answer.startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_second_request_that_waits_for_the_first_is_not_late(hasty: RunningServer) -> None:
-    """While its predecessor runs, the server reads nothing; the time does not count."""
+def test_a_waiting_pipelined_request_does_not_time_out(short_timeout_server: RunningServer) -> None:
+    """The request timeout does not run for a pipelined request while the one before it is being answered."""
     body = b'{"inputs":[[[1,2,3]]]}'
     head = b"POST /v1/models/lstm/predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(
         body
     )
-    answer = pipelined(hasty, long_predict(), head, body, pause=0.05)
+    answer = pipelined(short_timeout_server, long_predict(), head, body, pause=0.05)
     assert answer.count(b"HTTP/1.1 200 OK") == 2
 
 
-def test_a_stream_outlives_the_request_timeout(hasty: RunningServer) -> None:
-    """A WebSocket is no half request."""
-    with connect(hasty.url.replace("http", "ws") + "/v1/models/lstm/stream") as stream:
+def test_an_open_stream_does_not_time_out(short_timeout_server: RunningServer) -> None:
+    """The request timeout does not close an open WebSocket."""
+    with connect(short_timeout_server.url.replace("http", "ws") + "/v1/models/lstm/stream") as stream:
         for step in (1, 2):
             stream.send('{"inputs":[[1,2,3]]}')
             assert json.loads(stream.recv())["step"] == step
             time.sleep(0.8)
 
 
-def test_a_client_that_does_not_read_is_not_served_on(server: RunningServer) -> None:
-    """Answers that nobody takes do not pile up; when they are taken, all are there."""
+def test_requests_of_a_client_that_does_not_read_wait(server: RunningServer) -> None:
+    """Pipelined requests of a client that does not read wait; once it reads, it gets every response."""
     host, port = server.url.removeprefix("http://").split(":")
 
     def served() -> float:
@@ -136,48 +138,48 @@ def test_a_client_that_does_not_read_is_not_served_on(server: RunningServer) -> 
     assert taken < count / 2
 
 
-def test_a_head_without_end_is_refused(server: RunningServer) -> None:
-    """Headers and URL together may have 64 KiB."""
-    answer, _ = talk(server, b"GET /livez HTTP/1.1\r\n" + b"x: " + b"y" * 100_000)
+def test_a_head_over_the_limit_is_refused(server: RunningServer) -> None:
+    """A request line and headers of more than 64 KiB are refused with 431."""
+    answer, _ = send_and_read(server, b"GET /livez HTTP/1.1\r\n" + b"x: " + b"y" * 100_000)
     assert code_of(answer) == (431, "head_too_large")
 
 
-def test_what_is_no_http_is_told_so(server: RunningServer) -> None:
-    """The answer is typed there, too."""
-    answer, _ = talk(server, b"\x16\x03\x01 hello\r\n\r\n")
+def test_bytes_that_are_no_http_are_refused(server: RunningServer) -> None:
+    """Bytes that are no HTTP request are answered 400 with the code `malformed_request`."""
+    answer, _ = send_and_read(server, b"\x16\x03\x01 hello\r\n\r\n")
     assert code_of(answer) == (400, "malformed_request")
 
 
 def test_a_compressed_body_is_refused(server: RunningServer) -> None:
-    """415, rather than unreadable JSON."""
+    """A compressed body under /v1 is refused with 415."""
     answer = httpx.post(f"{server.url}/v1/models/lstm/predict", content=b"x", headers={"content-encoding": "gzip"})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_encoding")
 
 
 def test_pipelined_requests_are_answered_in_order(server: RunningServer) -> None:
-    """Three requests in one segment, the last of which closes the connection."""
+    """Three requests in one segment, the last with `connection: close`, are answered in order, then it closes."""
     session = httpx.post(f"{server.url}/v1/models/lstm/sessions").json()["session_id"]
     body = b'{"inputs":[[1,2,3]]}'
     one = b"POST /v1/sessions/%b/steps HTTP/1.1\r\nhost: a\r\n%bcontent-length: %d\r\n\r\n%b"
     parts = [one % (session.encode(), more, len(body), body) for more in (b"", b"", b"connection: close\r\n")]
-    answer, _ = talk(server, b"".join(parts))
+    answer, _ = send_and_read(server, b"".join(parts))
     assert [int(part.split(b",")[0]) for part in answer.split(b'"step":')[1:]] == [1, 2, 3]
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 3
     assert answer.count(b"connection: close") == 1
 
 
 def test_http_1_0_is_answered_and_closed(server: RunningServer) -> None:
-    """An old client gets its answer whole."""
+    """An HTTP/1.0 request gets its whole response, and the connection is closed."""
     body = b'{"inputs":[[[1,2,3]]]}'
-    answer, _ = talk(
+    answer, _ = send_and_read(
         server, b"POST /v1/models/lstm/predict HTTP/1.0\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     )
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b'{"outputs":' in answer
 
 
-def test_both_lanes_put_the_same_on_the_wire(server: RunningServer, artifacts: Path) -> None:
-    """With and without the fast path, heads and bodies are equal to the byte, errors included."""
+def test_fast_path_and_routes_send_the_same_bytes(server: RunningServer, artifacts: Path) -> None:
+    """With and without the fast path, status, headers and body are equal byte for byte, for errors too."""
     plain = RunningServer(artifacts, "--no-fast-path")
     try:
         answers = []
@@ -205,7 +207,7 @@ def test_both_lanes_put_the_same_on_the_wire(server: RunningServer, artifacts: P
 
 
 def test_every_answer_has_a_request_id(server: RunningServer) -> None:
-    """Also those that no operation gives."""
+    """Every response has a request id, also one that no operation has given."""
     for method, path, status in (
         ("GET", "/nope", 404),
         ("PUT", "/v1/models", 405),
@@ -220,14 +222,14 @@ def test_every_answer_has_a_request_id(server: RunningServer) -> None:
 
 
 def test_a_socket_at_an_unknown_path_is_refused(server: RunningServer) -> None:
-    """The handshake's answer is the typed 404."""
+    """A WebSocket handshake at an unknown path is answered 404."""
     with pytest.raises(InvalidStatus) as refused, connect(server.url.replace("http", "ws") + "/v1/nowhere"):
         pass
     assert refused.value.response.status_code == 404
 
 
 def test_streams_are_counted(artifacts: Path) -> None:
-    """Handshakes and frames stand in the metrics, and a refused handshake in no error log."""
+    """Metrics count handshakes and frames by status, and a refused handshake is not logged as an error."""
     running = RunningServer(artifacts)
     try:
         url = running.url.replace("http", "ws")
@@ -248,8 +250,8 @@ def test_streams_are_counted(artifacts: Path) -> None:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_service_well(artifacts: Path, number: signal.Signals) -> None:
-    """Requests under way are answered, the exit status is 0, and nothing is printed but log lines."""
+def test_a_signal_stops_the_service_in_order(artifacts: Path, number: signal.Signals) -> None:
+    """On SIGTERM and SIGINT running requests are answered, the exit status is 0, and no traceback is printed."""
     running = RunningServer(artifacts)
     body = '{"inputs":[' + ",".join(["[" + ",".join(["[1,2,3]"] * 60_000) + "]"]) + "]}"
     statuses = []
@@ -268,8 +270,8 @@ def test_a_signal_ends_the_service_well(artifacts: Path, number: signal.Signals)
     assert "Traceback" not in errors
 
 
-def test_a_stalled_request_does_not_hold_up_the_end(artifacts: Path) -> None:
-    """After the grace period the service goes, whoever still has something to say."""
+def test_an_incomplete_request_does_not_delay_the_stop(artifacts: Path) -> None:
+    """The service stops when the grace period is over, although a request is still incomplete."""
     running = RunningServer(artifacts, "--grace", "1")
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -280,8 +282,8 @@ def test_a_stalled_request_does_not_hold_up_the_end(artifacts: Path) -> None:
     assert running.process.returncode == 0
 
 
-def test_a_port_in_use_is_one_sentence(server: RunningServer, artifacts: Path) -> None:
-    """It is refused as every other setting that cannot be."""
+def test_a_port_in_use_is_refused_in_one_line(server: RunningServer, artifacts: Path) -> None:
+    """A port that is in use is refused in one line, with the exit status 2."""
     port = server.url.rpartition(":")[2]
     command = [sys.executable, "-m", "service", "--artifacts", str(artifacts), "--port", port]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30)

@@ -1,4 +1,4 @@
-"""A WebSocket carries a session: each frame a step body, each answer a frame."""
+"""A WebSocket streams one session: each frame is a step body, and is answered by one frame."""
 
 import json
 
@@ -17,7 +17,7 @@ def address(server: RunningServer, model: str = "lstm") -> str:
 
 
 def test_frames_are_steps(server: RunningServer, networks: dict[str, Network]) -> None:
-    """A stream's answers equal the offline run, whatever the frames' lengths; the session outlives the socket."""
+    """A stream's outputs equal the offline run for frames of any length, and the session remains afterwards."""
     inputs = random_inputs(10)
     expected = offline(networks["lstm"], inputs)
     with connect(address(server)) as stream:
@@ -33,7 +33,7 @@ def test_frames_are_steps(server: RunningServer, networks: dict[str, Network]) -
 
 
 def test_pipelined_frames_are_answered_in_order(server: RunningServer, networks: dict[str, Network]) -> None:
-    """A client may send ahead; answers come in the order of the frames."""
+    """Frames that are sent without waiting for the answers are answered in their order."""
     inputs = random_inputs(20)
     with connect(address(server)) as stream:
         for row in inputs:
@@ -57,7 +57,7 @@ def test_pipelined_frames_are_answered_in_order(server: RunningServer, networks:
     ],
 )
 def test_a_bad_frame_is_answered_and_the_stream_goes_on(server: RunningServer, frame: str | bytes, code: str) -> None:
-    """The error is a frame of its own, and the session has not moved."""
+    """An invalid frame is answered by a frame with its code, takes no step, and leaves the stream open."""
     with connect(address(server)) as stream:
         stream.send(frame)
         assert json.loads(stream.recv())["code"] == code
@@ -66,7 +66,7 @@ def test_a_bad_frame_is_answered_and_the_stream_goes_on(server: RunningServer, f
 
 
 def test_a_frame_over_the_limit_closes_the_stream(server: RunningServer) -> None:
-    """A message larger than 256 KiB is not read to its end."""
+    """A message of more than 256 KiB closes the stream with 1009."""
     with connect(address(server)) as stream:
         stream.send('{"inputs":[' + " " * (300 << 10))
         with pytest.raises(ConnectionClosedError) as closed:
@@ -76,7 +76,7 @@ def test_a_frame_over_the_limit_closes_the_stream(server: RunningServer) -> None
 
 
 def test_a_deleted_session_ends_its_stream(server: RunningServer) -> None:
-    """The next frame is answered with the typed error, then the socket closes with 4410."""
+    """The next frame after a deletion is answered `session_closed`, and the socket is closed with 4410."""
     with connect(address(server)) as stream:
         assert stream.response is not None
         httpx.delete(f"{server.url}/v1/sessions/{stream.response.headers['x-session-id']}")
@@ -89,7 +89,7 @@ def test_a_deleted_session_ends_its_stream(server: RunningServer) -> None:
 
 
 def test_an_unknown_model_is_refused_in_the_handshake(server: RunningServer) -> None:
-    """The HTTP answer to the handshake is the typed 404."""
+    """The stream of an unknown model is refused in the handshake with 404."""
     with pytest.raises(InvalidStatus) as refused, connect(address(server, "none")):
         pass
     assert refused.value.response.status_code == 404

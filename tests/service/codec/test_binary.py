@@ -1,4 +1,4 @@
-"""Raw tensors go where JSON goes: single steps, predictions, streams."""
+"""Raw tensors can be sent instead of JSON: in steps, predictions and streams."""
 
 import json
 
@@ -15,7 +15,7 @@ OCTETS = {"content-type": "application/octet-stream"}
 
 
 async def test_raw_steps_equal_json_steps(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
-    """A chunk as raw float32 gives raw float32, and the step in a header."""
+    """A chunk of raw float32 is answered by raw float32, with the last step in the header x-step."""
     inputs = random_inputs(7)
     session = (await client.post("/v1/models/lstm/sessions")).json()["session_id"]
     got = []
@@ -29,7 +29,7 @@ async def test_raw_steps_equal_json_steps(client: httpx.AsyncClient, networks: d
 
 
 async def test_a_raw_prediction_equals_the_offline_run(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
-    """One long sequence in, its outputs out."""
+    """A prediction of one raw sequence equals the offline run."""
     inputs = random_inputs(500)
     answer = await client.post("/v1/models/lstm/predict", content=inputs.tobytes(), headers=OCTETS)
     got = np.frombuffer(answer.content, "<f4").reshape(-1, 2)
@@ -48,15 +48,15 @@ async def test_a_raw_prediction_equals_the_offline_run(client: httpx.AsyncClient
     ],
 )
 async def test_bad_raw_steps_are_refused(client: httpx.AsyncClient, content: bytes) -> None:
-    """Half a step, NaN or too many steps change nothing."""
+    """A raw tensor of no whole steps, of too many steps, or with NaN or infinity is refused, and takes no step."""
     session = (await client.post("/v1/models/lstm/sessions")).json()["session_id"]
     answer = await client.post(f"/v1/sessions/{session}/steps", content=content, headers=OCTETS)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
     assert (await client.get(f"/v1/sessions/{session}")).json()["step"] == 0
 
 
-async def test_raw_token_ids_are_held_to_the_vocabulary(client: httpx.AsyncClient) -> None:
-    """int64 ids come as eight bytes each."""
+async def test_raw_token_ids_must_be_in_the_vocabulary(client: httpx.AsyncClient) -> None:
+    """Token ids may be raw int64, and one outside the vocabulary is refused."""
     session = (await client.post("/v1/models/tokens/sessions")).json()["session_id"]
     path = f"/v1/sessions/{session}/steps"
     good = await client.post(path, content=np.array([3, 19], "<i8").tobytes(), headers=OCTETS)
@@ -66,7 +66,7 @@ async def test_raw_token_ids_are_held_to_the_vocabulary(client: httpx.AsyncClien
 
 
 def test_binary_streams(server: RunningServer, networks: dict[str, Network]) -> None:
-    """Frames are raw tensors both ways; an error is a JSON text frame and the stream goes on."""
+    """Binary frames are raw tensors in both directions; an error is a JSON text frame, and the stream goes on."""
     inputs = random_inputs(6)
     expected = offline(networks["lstm"], inputs)
     url = server.url.replace("http", "ws") + "/v1/models/lstm/stream?format=binary"
@@ -84,7 +84,7 @@ def test_binary_streams(server: RunningServer, networks: dict[str, Network]) -> 
 
 @pytest.mark.parametrize("query", ["format=xml", "form=json"])
 def test_a_wrong_format_is_refused_in_the_handshake(server: RunningServer, query: str) -> None:
-    """What a stream does not understand, it does not ignore."""
+    """An unknown format, or an unknown query parameter, is refused in the handshake with 422."""
     url = f"{server.url.replace('http', 'ws')}/v1/models/lstm/stream?{query}"
     with pytest.raises(InvalidStatus) as refused, connect(url):
         pass

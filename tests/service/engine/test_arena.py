@@ -1,4 +1,4 @@
-"""A slot is leased or free, never both, and the reserved two are neither."""
+"""Each slot but the two reserved ones is either leased or free."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from service.engine.arena import INITIAL, RESERVED, Arena, ArenaExhausted, Slots
 
 @given(st.lists(st.one_of(st.integers(0, 5), st.just(-1)), max_size=60))
 def test_no_slot_is_leased_twice(moves: list[int]) -> None:
-    """Whatever is leased, alone or in groups, and let go in whatever order, counts stay true."""
+    """No slot is leased twice, and the counts stay true, in any sequence of leases and releases."""
     slots = Slots(20)
     leased: list[int] = []
     for move in moves:
@@ -30,8 +30,8 @@ def test_no_slot_is_leased_twice(moves: list[int]) -> None:
         assert slots.free == 18 - len(leased)
 
 
-def test_an_exhausted_arena_says_so() -> None:
-    """A group that does not fit takes nothing."""
+def test_a_lease_that_does_not_fit_takes_nothing() -> None:
+    """A lease that does not fit raises ArenaExhausted, and takes no slot."""
     slots = Slots(RESERVED + 3)
     with pytest.raises(ArenaExhausted):
         slots.lease_many(4)
@@ -41,7 +41,7 @@ def test_an_exhausted_arena_says_so() -> None:
 
 
 def test_slot_zero_holds_the_initial_state() -> None:
-    """One value for all elements, or each its own; every dtype."""
+    """Slot 0 holds the card's initial state, one value for all elements or one for each, in any dtype."""
     states = (
         StateSpec(name="h", shape=(2, 2), initial=(1, 2, 3, 4)),
         StateSpec(name="n", shape=(), dtype="int64", initial=7),

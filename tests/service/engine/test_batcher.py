@@ -1,4 +1,4 @@
-"""Everyone who waits is answered exactly once, whatever happens to the others."""
+"""Every request that waits for the batcher is answered exactly once, whatever happens to the others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +24,7 @@ from tests.service.conftest import offline, random_inputs
 
 @pytest.fixture(params=["on the loop", "in a thread"])
 def settings(request: pytest.FixtureRequest, artifacts: Any) -> Settings:
-    """The same promises hold wherever the engine runs: a turn of 1 ns makes every model run in a thread."""
+    """Run the engine on the event loop, and in a thread: no model fits into rounds of 1 ns."""
     return Settings(artifacts=artifacts, max_sessions=50, turn_ms=2.0 if request.param == "on the loop" else 1e-6)
 
 
@@ -46,12 +46,12 @@ def chunk_of(session: Session | None, inputs: np.ndarray) -> Chunk:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Let the loop turn until a condition holds."""
+    """Let the event loop run until a condition holds."""
     for _ in range(10_000):
         if true():
             return
         await asyncio.sleep(0)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition never held")
 
 
 async def step(batcher: Batcher, session: Session, inputs: np.ndarray) -> np.ndarray:
@@ -65,7 +65,7 @@ async def step(batcher: Batcher, session: Session, inputs: np.ndarray) -> np.nda
 async def test_one_of_three_waiters_is_cancelled(
     service: Service, model: ServedModel, networks: dict[str, Network]
 ) -> None:
-    """The other two answer, and the cancelled one's session is as it was."""
+    """Where one of three requests is cancelled, the others are answered, and its session keeps its state."""
     sessions = sessions_of(service, model, 3)
     inputs = random_inputs(1)
     tasks = [asyncio.create_task(step(model.batcher, session, inputs)) for session in sessions]
@@ -84,7 +84,7 @@ async def test_one_of_three_waiters_is_cancelled(
 async def test_an_engine_failure_reaches_every_waiter(
     service: Service, model: ServedModel, networks: dict[str, Network], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No state moves, no row is lost, and the next batch works."""
+    """A run that fails answers all its requests with EngineFailed, changes no state, and the next run works."""
     sessions = sessions_of(service, model, 4)
     inputs = random_inputs(3)
     await asyncio.gather(*(step(model.batcher, session, inputs[:2]) for session in sessions))
@@ -104,10 +104,10 @@ async def test_an_engine_failure_reaches_every_waiter(
 
 
 @pytest.mark.parametrize("where", ["binding", "outputs"])
-async def test_a_failure_beside_the_run_reaches_every_waiter(
+async def test_a_failure_before_or_after_the_run_reaches_every_waiter(
     service: Service, model: ServedModel, networks: dict[str, Network], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """Memory that is short before or after the run harms nobody for longer than the one batch."""
+    """A failure before or after the run answers all its requests with EngineFailed, and the next run works."""
     sessions = sessions_of(service, model, 3)
     inputs = random_inputs(3)
     await asyncio.gather(*(step(model.batcher, session, inputs[:2]) for session in sessions))
@@ -132,7 +132,7 @@ async def test_a_failure_beside_the_run_reaches_every_waiter(
 async def test_chunks_of_all_lengths_interleave_exactly(
     service: Service, model: ServedModel, networks: dict[str, Network], seed: int
 ) -> None:
-    """Whatever lengths arrive in whatever order, and however they are cut, every output equals the offline run."""
+    """Chunks of any lengths, arriving at any time and cut anywhere, give the outputs of the offline run."""
     rng = np.random.default_rng(seed)
     model.batcher.costs = Costs(run=1e-6, step=1e-6, row=float(rng.choice([1e-9, 1e-6, 1e-4])))
 
@@ -156,7 +156,7 @@ async def test_chunks_of_all_lengths_interleave_exactly(
 async def test_a_cut_chunk_goes_on_where_it_was_cut(
     service: Service, model: ServedModel, networks: dict[str, Network], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chunk that has been run in part shares its next run with a fresh one of the same length."""
+    """A chunk that has been run in part shares its next run with a new one of the same length."""
     first, second = sessions_of(service, model, 2)
     inputs = random_inputs(8)
     chunk, fresh = chunk_of(first, inputs), chunk_of(second, inputs)
@@ -170,7 +170,7 @@ async def test_a_cut_chunk_goes_on_where_it_was_cut(
 
 
 async def test_a_full_queue_refuses_at_once(service: Service, model: ServedModel) -> None:
-    """The entry beyond the limit is refused, and none of those that wait is harmed."""
+    """A request beyond the queue's limit is refused at once, and those that wait are run."""
     sessions = sessions_of(service, model, 2)
     model.batcher._queue_limit = 5
     futures = [model.batcher.submit([chunk_of(sessions[0], random_inputs(1))]) for _ in range(5)]
@@ -182,7 +182,7 @@ async def test_a_full_queue_refuses_at_once(service: Service, model: ServedModel
 
 
 async def test_a_chunk_that_waited_too_long_is_not_run(service: Service, model: ServedModel, clock: FakeClock) -> None:
-    """Past its deadline an entry is answered 503, and its session has not moved."""
+    """A chunk that has waited longer than its deadline is refused, and its session keeps its state."""
     (session,) = sessions_of(service, model, 1)
     chunk = chunk_of(session, random_inputs(1))
     future = model.batcher.submit([chunk])
@@ -192,8 +192,8 @@ async def test_a_chunk_that_waited_too_long_is_not_run(service: Service, model: 
     assert session.step == 0
 
 
-async def test_ending_a_session_refuses_what_waits(service: Service, model: ServedModel) -> None:
-    """Chunks behind a deletion are answered 410."""
+async def test_ending_a_session_refuses_its_waiting_chunks(service: Service, model: ServedModel) -> None:
+    """Chunks that wait when their session is deleted are refused with SessionClosed."""
     (session,) = sessions_of(service, model, 1)
     await step(model.batcher, session, random_inputs(2))
     chunks = [chunk_of(session, random_inputs(1)) for _ in range(3)]
@@ -206,7 +206,7 @@ async def test_ending_a_session_refuses_what_waits(service: Service, model: Serv
 async def test_long_and_ragged_work_is_cut_and_exact(
     service: Service, model: ServedModel, networks: dict[str, Network]
 ) -> None:
-    """Chunks of all lengths, of sessions and predictions, run at once and equal the offline run."""
+    """Chunks and predictions of very different lengths, submitted at once, give the outputs of the offline run."""
     rng = np.random.default_rng(3)
     lengths = [int(n) for n in rng.integers(1, 60, 40)] + [900, 333]
     sequences = [random_inputs(length, length) for length in lengths]
@@ -217,8 +217,8 @@ async def test_long_and_ragged_work_is_cut_and_exact(
         np.testing.assert_allclose(output_tensor(chunk.outputs), offline(networks["lstm"], inputs), atol=1e-5)
 
 
-async def test_steps_pass_long_work(service: Service, model: ServedModel) -> None:
-    """A step that comes while a long prediction is under way does not wait for its end."""
+async def test_steps_are_answered_before_long_work(service: Service, model: ServedModel) -> None:
+    """A step that is submitted during a long prediction is answered before it."""
     (session,) = sessions_of(service, model, 1)
     long = chunk_of(None, random_inputs(30_000))
     done = model.batcher.submit([long])
@@ -230,7 +230,7 @@ async def test_steps_pass_long_work(service: Service, model: ServedModel) -> Non
 
 
 async def test_a_cancelled_prediction_stops_and_frees_its_rows(service: Service, model: ServedModel) -> None:
-    """Nobody computes for a client that has gone, and its scratch rows come back."""
+    """A cancelled prediction is not run to its end, and its scratch rows are released."""
     chunk = chunk_of(None, random_inputs(60_000))
     future = model.batcher.submit([chunk])
     await until(lambda: chunk.done > 0)
@@ -239,8 +239,8 @@ async def test_a_cancelled_prediction_stops_and_frees_its_rows(service: Service,
     assert chunk.done < chunk.steps
 
 
-async def test_closing_answers_everybody(service: Service, model: ServedModel) -> None:
-    """When the service goes, those who wait are told so."""
+async def test_closing_answers_every_request(service: Service, model: ServedModel) -> None:
+    """Closing the batcher answers every request that waits."""
     (session,) = sessions_of(service, model, 1)
     chunks = [chunk_of(session, random_inputs(1)) for _ in range(3)]
     futures = [model.batcher.submit([chunk]) for chunk in chunks]
@@ -250,8 +250,8 @@ async def test_closing_answers_everybody(service: Service, model: ServedModel) -
     assert any(chunk.error is not None for chunk in chunks)
 
 
-async def test_closing_does_not_step_over_a_gap(service: Service, model: ServedModel) -> None:
-    """A chunk behind a refused one is refused, too."""
+async def test_closing_leaves_no_gap_in_a_session(service: Service, model: ServedModel) -> None:
+    """When the batcher closes, a session takes no chunk that follows a refused one."""
     (session,) = sessions_of(service, model, 1)
     chunks = [chunk_of(session, random_inputs(length)) for length in (400, 1, 40)]
     futures = [model.batcher.submit([chunk]) for chunk in chunks]

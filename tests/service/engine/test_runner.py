@@ -1,4 +1,4 @@
-"""The engine runs nothing that onnxruntime cannot bear, and knows what a run costs."""
+"""The runner refuses runs that would abort onnxruntime, finds rows that are not finite, and measures costs."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from service.app import Service
 from service.engine.runner import Costs
 
 
-def test_costs_say_how_much_fits() -> None:
-    """Rows and steps within a time are at least one, and cost no more than the time otherwise."""
+def test_costs_tell_how_many_rows_and_steps_fit() -> None:
+    """The rows and steps that fit a time are at least one, and more than one only if their run takes no longer."""
     costs = Costs(run=20e-6, step=3e-6, row=2e-6)
     assert costs.of(10, 5) == pytest.approx(20e-6 + 5 * 23e-6)
     for seconds in (1e-6, 1e-4, 2e-3):
@@ -18,13 +18,13 @@ def test_costs_say_how_much_fits() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 1), (1, 0), (-1, 1)])
 async def test_an_empty_run_is_refused(service: Service, shape: tuple[int, int]) -> None:
-    """An empty batch would end the process inside onnxruntime."""
+    """A run without rows or without steps is refused, since onnxruntime would abort the process."""
     with pytest.raises(ValueError, match="at least one row and one step"):
         service.repository.find("lstm").runner.binding(*shape)
 
 
 async def test_rows_that_are_not_finite_are_found(service: Service) -> None:
-    """The row at fault is named, its neighbours are not."""
+    """Exactly the rows with an output or a state that is not finite are reported."""
     engine = service.repository.find("explosive").runner
     binding = engine.binding(3, 1)
     binding.inputs[0][:] = 0
@@ -39,8 +39,8 @@ async def test_rows_that_are_not_finite_are_found(service: Service) -> None:
     assert binding.not_finite_rows() is None
 
 
-async def test_measured_costs_are_shown(service: Service) -> None:
-    """Every figure is positive, so that decisions by them make sense."""
+async def test_measured_costs_are_positive(service: Service) -> None:
+    """The measured costs of every model are positive."""
     for model in service.repository.models.values():
         costs = model.batcher.costs
         assert min(costs.run, costs.row) > 0

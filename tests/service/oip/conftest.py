@@ -44,7 +44,7 @@ async def client(service: Service, clock: FakeClock) -> AsyncIterator[httpx.Asyn
 
 
 def body(inputs: Any, sequence: int | str | None = None, **more: Any) -> dict[str, Any]:
-    """Return a JSON request that brings (steps, features) to a sequence; `more` are parameters, or the id."""
+    """Return a JSON request with (steps, features) of a sequence; `more` are parameters, or the id."""
     array = np.asarray(inputs, np.float32)
     array = array[None] if array.ndim == 2 else array
     made: dict[str, Any] = {
@@ -65,7 +65,7 @@ def body(inputs: Any, sequence: int | str | None = None, **more: Any) -> dict[st
 
 
 def binary(inputs: Any, sequence: int | str | None = None, **more: Any) -> dict[str, Any]:
-    """Return the same as content and headers of a binary request, which wants binary outputs."""
+    """Return the content and headers of the same request in binary, which asks for binary outputs."""
     array = np.asarray(inputs, np.float32)
     made = body(array, sequence, binary_data_output=True, **more)
     raw = array.astype("<f4").tobytes()
@@ -76,7 +76,7 @@ def binary(inputs: Any, sequence: int | str | None = None, **more: Any) -> dict[
 
 
 def outputs(answer: httpx.Response) -> np.ndarray:
-    """Return the first output of an answer in either form, (rows, steps, outputs)."""
+    """Return the first output of an answer in JSON or binary, (rows, steps, outputs)."""
     assert answer.status_code == 200, answer.text
     length = answer.headers.get(LENGTH)
     described = json.loads(answer.content[: int(length)] if length else answer.content)["outputs"][0]
@@ -86,7 +86,7 @@ def outputs(answer: httpx.Response) -> np.ndarray:
 
 
 def last_step(answer: httpx.Response) -> int:
-    """Return the step that an answer gives."""
+    """Return the parameter `step` of an answer."""
     length = answer.headers.get(LENGTH)
     step: int = json.loads(answer.content[: int(length)] if length else answer.content)["parameters"]["step"]
     return step

@@ -25,14 +25,14 @@ from tests.service.oip.conftest import INFER, LENGTH, binary, body
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
-    for name, animal in ZOO.items():
-        file = write(animal.model(), folder / f"{name}.onnx")
-        adopt_model(file, folder / "artifacts", name, 1, adopt_options=AdoptOptions.parse(**animal.options))
+    for name, foreign in ZOO.items():
+        file = write(foreign.model(), folder / f"{name}.onnx")
+        adopt_model(file, folder / "artifacts", name, 1, adopt_options=AdoptOptions.parse(**foreign.options))
     return folder / "artifacts"
 
 
 @pytest.fixture(scope="module")
-def menagerie(zoo: Path) -> Iterator[Service]:
+def zoo_service(zoo: Path) -> Iterator[Service]:
     made = Service(Settings(artifacts=zoo, max_sessions=40), FakeClock())
     made.load()
     yield made
@@ -63,13 +63,13 @@ def tensors(card: ModelCard, inputs: dict[str, np.ndarray], in_json: bool) -> tu
 
 
 @pytest.mark.parametrize("name", ZOO)
-async def test_every_adopted_model(menagerie: Service, zoo: Path, name: str) -> None:
-    """All outputs by name, in JSON and in binary, equal those of a session's steps."""
+async def test_every_adopted_model_answers_as_under_v1(zoo_service: Service, zoo: Path, name: str) -> None:
+    """All outputs of every adopted model, in JSON and in binary, equal those of a session's steps under /v1."""
     card = read_card(zoo / name / "1/model.onnx")
     random = np.random.default_rng(0)
     inputs = {spec.name: drawn(spec, 4, random) for spec in card.inputs}
     url = f"/v2/models/{name}/infer"
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(menagerie.app), base_url="http://service") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(zoo_service.app), base_url="http://service") as client:
         session = (await client.post(f"/v1/models/{name}/sessions")).json()["session_id"]
         named: Any = {key: value.tolist() for key, value in inputs.items()}
         sent = {"inputs": named if len(named) > 1 else next(iter(named.values()))}
@@ -96,8 +96,8 @@ async def test_every_adopted_model(menagerie: Service, zoo: Path, name: str) -> 
     assert at == len(reply.content)
 
 
-async def test_requests_leave_nothing_to_the_garbage_collector(client: httpx.AsyncClient, service: Service) -> None:
-    """Steps in every form, named or not, free what they made by themselves."""
+async def test_requests_leave_no_reference_cycles(client: httpx.AsyncClient, service: Service) -> None:
+    """Steps with and without an id, in JSON and in binary, leave no reference cycles."""
     step = random_inputs(1)
 
     sending = [b""]

@@ -1,4 +1,4 @@
-"""Infer: every form of a request advances the right sequence by the right numbers."""
+"""An infer request, in every format, advances the sequence that it names by the steps that it brings."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ from tests.service.oip.conftest import INFER, LENGTH, binary, body, last_step, o
 async def test_a_sequence_equals_the_offline_run(
     client: httpx.AsyncClient, networks: dict[str, Network], form: str, sequence: int | str, named: bool
 ) -> None:
-    """Steps and chunks of a sequence, one after the other, give what the network gives for the whole."""
+    """The steps and chunks of a sequence give the outputs of the offline run."""
     inputs, got, at = random_inputs(13), [], 0
     for length in (1, 1, 1, 4, 1, 1, 2, 1, 1):
         more: dict[str, Any] = {"start": at == 0, "end": at + length == 13}
@@ -41,7 +41,7 @@ async def test_a_sequence_equals_the_offline_run(
 
 
 async def test_an_answer_has_the_protocol_s_fields(client: httpx.AsyncClient) -> None:
-    """Name, version, id, step, and outputs with name, datatype, shape and flat data."""
+    """An answer has the id, the model's name and version, the step, and outputs with flat data."""
     answer = (await client.post(INFER, json=body(random_inputs(3), 1, start=True, id='a "b" é'))).json()
     assert list(answer) == ["id", "model_name", "model_version", "parameters", "outputs"]
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ('a "b" é', "lstm", "1")
@@ -51,7 +51,7 @@ async def test_an_answer_has_the_protocol_s_fields(client: httpx.AsyncClient) ->
 
 
 async def test_numbers_and_strings_are_different_ids(client: httpx.AsyncClient) -> None:
-    """42 and "42" are two sequences; 0 and the empty text are none."""
+    """The ids 42 and "42" name two sequences, and 0 and "" name none."""
     step = random_inputs(1)
     await client.post(INFER, json=body(step, 42, start=True))
     refused = (await client.post(INFER, json=body(step, "42"))).json()
@@ -66,8 +66,8 @@ async def test_numbers_and_strings_are_different_ids(client: httpx.AsyncClient) 
         )
 
 
-async def test_names_are_those_of_fleets(client: httpx.AsyncClient, service: Service) -> None:
-    """A sequence with a string id is the session that a fleet step of /v1 calls so, and can be found by its id."""
+async def test_sequence_names_are_those_of_fleet_steps(client: httpx.AsyncClient, service: Service) -> None:
+    """A sequence with a text as its id is the session of that name in a fleet step, and is found by its session id."""
     await client.post(INFER, json=body(random_inputs(1), "pump", start=True))
     fleet = {"sessions": ["pump"], "inputs": [[[0, 0, 0]]]}
     assert (await client.post("/v1/models/lstm/fleet", json=fleet)).json()["steps"] == [2]
@@ -77,8 +77,10 @@ async def test_names_are_those_of_fleets(client: httpx.AsyncClient, service: Ser
     assert (await client.post("/v1/models/lstm/fleet", json=taken)).status_code == 422
 
 
-async def test_start_begins_anew(client: httpx.AsyncClient, networks: dict[str, Network], service: Service) -> None:
-    """START on an active id ends the old sequence, also in a full table; there is one session under the id."""
+async def test_start_replaces_the_old_sequence(
+    client: httpx.AsyncClient, networks: dict[str, Network], service: Service
+) -> None:
+    """START with an id in use replaces the old sequence, also when the table is full."""
     inputs = random_inputs(4)
     for n in range(50):
         await client.post(INFER, json=body(inputs, n + 1, start=True))
@@ -90,8 +92,8 @@ async def test_start_begins_anew(client: httpx.AsyncClient, networks: dict[str, 
     assert "retry-after" in full.headers
 
 
-async def test_what_became_of_a_sequence_is_told(client: httpx.AsyncClient, service: Service, clock: FakeClock) -> None:
-    """An expired sequence is told from one that never was, with its last step."""
+async def test_an_expired_sequence_is_reported(client: httpx.AsyncClient, service: Service, clock: FakeClock) -> None:
+    """An expired sequence is reported as such with its last step, and differs from one that never existed."""
     await client.post(INFER, json=body(random_inputs(3), "s", start=True))
     clock.advance(901)
     service.sessions.sweep()
@@ -101,8 +103,8 @@ async def test_what_became_of_a_sequence_is_told(client: httpx.AsyncClient, serv
     assert never["code"] == "session_not_found"
 
 
-async def test_a_step_that_fails_to_start_a_sequence_leaves_none(client: httpx.AsyncClient, service: Service) -> None:
-    """A first step that was not taken has started nothing; a later one has moved nothing."""
+async def test_a_failed_start_opens_no_sequence(client: httpx.AsyncClient, service: Service) -> None:
+    """A START that fails opens no sequence, and a later step that fails leaves the sequence as it is."""
     huge = np.full((1, FEATURES), 3e38)
     url = "/v2/models/explosive/infer"
     answer = await client.post(url, json=body(huge, 5, start=True))
@@ -113,8 +115,8 @@ async def test_a_step_that_fails_to_start_a_sequence_leaves_none(client: httpx.A
     assert last_step(await client.post(url, json=body(np.zeros((1, FEATURES)), 5))) == 2
 
 
-async def test_outputs_as_they_are_asked_for(client: httpx.AsyncClient) -> None:
-    """Each output can be had in binary or in JSON, whatever the form of the inputs."""
+async def test_outputs_are_sent_as_requested(client: httpx.AsyncClient) -> None:
+    """Each output can be requested in binary or in JSON, independently of the inputs."""
     step = random_inputs(1)
     first = outputs(await client.post(INFER, json=body(step, 1, start=True)))
     for parameters, wanted, is_binary in (
@@ -131,8 +133,8 @@ async def test_outputs_as_they_are_asked_for(client: httpx.AsyncClient) -> None:
         np.testing.assert_array_equal(outputs(answer), first)
 
 
-async def test_nested_data_is_as_good_as_flat(client: httpx.AsyncClient) -> None:
-    """`data` may be nested as the shape says."""
+async def test_nested_data_equals_flat_data(client: httpx.AsyncClient) -> None:
+    """`data` may be nested like the shape, or flat."""
     step = random_inputs(2)
     nested = body(step, 1, start=True)
     nested["inputs"][0]["data"] = step[None].tolist()
@@ -144,7 +146,7 @@ async def test_nested_data_is_as_good_as_flat(client: httpx.AsyncClient) -> None
 async def test_bodies_and_answers_may_be_compressed(
     client: httpx.AsyncClient, encoding: str, networks: dict[str, Network]
 ) -> None:
-    """The head's length is that before compression; an answer is compressed where it is long and that is wished."""
+    """A compressed body is accepted, and a long answer is compressed where the client accepts that."""
     inputs = random_inputs(300)
     sent = binary(inputs, 3, start=True)
     packed = gzip.compress(sent["content"]) if encoding == "gzip" else zlib.compress(sent["content"])
@@ -156,8 +158,8 @@ async def test_bodies_and_answers_may_be_compressed(
     assert "content-encoding" not in short.headers
 
 
-async def test_a_model_of_whole_sequences_predicts(client: httpx.AsyncClient, service: Service) -> None:
-    """Without a sequence, rows are whole sequences; a raw body is one; a sequence id is refused."""
+async def test_a_model_without_state_takes_whole_sequences(client: httpx.AsyncClient, service: Service) -> None:
+    """A model without state takes whole sequences as rows, or one as a raw body, and refuses a sequence id."""
     url, inputs = "/v2/models/both-ways/infer", np.stack([random_inputs(5, seed) for seed in range(3)])
     answer = outputs(await client.post(url, json=body(inputs)))
     v1 = (await client.post("/v1/models/both-ways/predict", json={"inputs": inputs.tolist()})).json()["outputs"]
@@ -172,8 +174,8 @@ async def test_a_model_of_whole_sequences_predicts(client: httpx.AsyncClient, se
     assert len(service.sessions) == 0
 
 
-async def test_token_ids(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
-    """INT64 token ids have no feature axis, in JSON and in binary, and lie in the vocabulary."""
+async def test_token_ids_have_no_feature_axis(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
+    """INT64 token ids have no feature axis, in JSON and in binary, and must lie in the vocabulary."""
     ids = np.array([3, 1, 4, 1, 5])
     tensor: dict[str, Any] = {"name": "x", "shape": [1, 5], "datatype": "INT64", "data": ids.tolist()}
     asked: dict[str, Any] = {"parameters": {"sequence_id": 1, "sequence_start": True}, "inputs": [tensor]}
@@ -196,8 +198,8 @@ def fleet(names: list[Any], inputs: np.ndarray, datatype: str = "BYTES", **param
     return made
 
 
-async def test_a_fleet_advances_many(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
-    """Rows advance the sequences that session_id names; those that fail are NaN and listed, and touch no other."""
+async def test_a_fleet_advances_many_sequences(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
+    """Each row advances the sequence that session_id names for it; a row that fails is null, and is listed."""
     inputs = np.stack([random_inputs(3, seed) for seed in range(4)])
     names = ["a", "b", "c", "d"]
     opened = await client.post(INFER, json=fleet(names, inputs[:, :1], create=True))
@@ -215,8 +217,8 @@ async def test_a_fleet_advances_many(client: httpx.AsyncClient, networks: dict[s
         np.testing.assert_allclose(got[row], offline(networks["lstm"], inputs[row])[1:], atol=1e-5)
 
 
-async def test_a_binary_fleet_by_numbers(client: httpx.AsyncClient) -> None:
-    """BYTES in binary are behind their lengths; UINT64 ids are those of sequences; INT64 steps make rows idempotent."""
+async def test_fleet_rows_by_numbers_and_in_binary(client: httpx.AsyncClient) -> None:
+    """Rows may be named by UINT64 numbers or by binary BYTES, and INT64 step numbers make them safe to repeat."""
     for sequence in (7, 9):
         await client.post(INFER, json=body(random_inputs(1), sequence, start=True))
     inputs = np.stack([random_inputs(1, seed) for seed in (1, 2)])
@@ -239,7 +241,7 @@ async def test_a_binary_fleet_by_numbers(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_version_can_be_named(client: httpx.AsyncClient) -> None:
-    """The version in service by its number; another one is not found."""
+    """The path may name the version in service; any other one is not found."""
     url = "/v2/models/lstm/versions/{}/infer"
     assert (await client.post(url.format(1), json=body(random_inputs(1), 1, start=True))).status_code == 200
     for version, status in (("2", 404), ("9" * 5000, 404), ("x", 404), ("-1", 404)):
@@ -249,10 +251,10 @@ async def test_a_version_can_be_named(client: httpx.AsyncClient) -> None:
     assert (unknown.status_code, unknown.json()["error"]) == (404, "Request for unknown model: 'nobody' is not found")
 
 
-async def test_what_is_known_of_a_request_is_no_guess(
+async def test_a_known_request_with_invalid_numbers_is_refused(
     client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests that were seen before are read by their numbers alone, and bad numbers are refused all the same."""
+    """A request that matches a template is read by it, and one with invalid numbers is refused all the same."""
     known: list[bool] = []
     read = Templates.read
 
@@ -296,7 +298,7 @@ async def test_what_is_known_of_a_request_is_no_guess(
 
 
 async def test_templates_are_bounded(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest ones make room."""
+    """The oldest templates are dropped when there are too many, and requests are still answered."""
     monkeypatch.setattr("service.oip.templates._MOST", 3)
     for sequence in range(1, 9):
         for start in (True, False, False):

@@ -1,4 +1,4 @@
-"""Whatever is malformed, refused or not supported is told by name with a 4xx or 501, and nothing has moved."""
+"""Requests that are malformed, refused or not supported get a 4xx or 501 with the reason, and change nothing."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ TENSOR: dict[str, Any] = {"name": "x", "shape": [1, 1, 3], "datatype": "FP32", "
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
-    """Return a request whose tensor is changed; ... takes a field away."""
+    """Return a request with a changed tensor; a field given as ... is left out."""
     made = {key: value for key, value in {**TENSOR, **changes}.items() if value is not ...}
     return {"inputs": [made], "parameters": {"sequence_id": 1}}
 
@@ -111,10 +111,10 @@ def is_untouched(service: Service) -> bool:
 
 
 @pytest.mark.parametrize(("request_body", "status", "text"), REFUSED)
-async def test_malformed_requests(
+async def test_malformed_requests_are_refused(
     client: httpx.AsyncClient, service: Service, request_body: Any, status: int, text: str
 ) -> None:
-    """Each has its sentence and a code."""
+    """Each malformed request is refused with its own sentence and a code."""
     await started(client)
     answer = await client.post(INFER, json=request_body)
     assert answer.status_code == status, answer.text
@@ -135,10 +135,10 @@ async def test_malformed_requests(
         ({"binary_data_size": 12, "nan": True}, "finite numbers"),
     ],
 )
-async def test_malformed_binary_requests(
+async def test_malformed_binary_requests_are_refused(
     client: httpx.AsyncClient, service: Service, change: dict[str, Any], text: str
 ) -> None:
-    """The bytes behind the head have to be what the head says, and finite."""
+    """The bytes after the head must have the size that the head states, and be finite."""
     await started(client)
     raw = np.array([1, 2, np.nan if "nan" in change else 3], "<f4").tobytes() + change.get("more", b"")
     sizes = {"binary_data_size": change["binary_data_size"]}
@@ -150,8 +150,8 @@ async def test_malformed_binary_requests(
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999999", "1e3", "٣", "9" * 30])
-async def test_a_wrong_head_length(client: httpx.AsyncClient, length: str) -> None:
-    """The head has to lie within the body."""
+async def test_a_wrong_head_length_is_refused(client: httpx.AsyncClient, length: str) -> None:
+    """A head length that is no number within the body is refused."""
     sent = binary(random_inputs(1), 1, start=True)
     answer = await client.post(INFER, content=sent["content"], headers=[(LENGTH.encode(), length.encode())])
     assert answer.status_code == 400
@@ -173,16 +173,18 @@ PACKED = gzip.compress(b"{}", mtime=0)
         ("identity", b"{}", 400),
     ],
 )
-async def test_encodings(client: httpx.AsyncClient, encoding: str, content: bytes, status: int) -> None:
-    """Streams that are cut, doubled or none are refused; others than gzip and deflate are told which ones are known."""
+async def test_wrong_encodings_are_refused(
+    client: httpx.AsyncClient, encoding: str, content: bytes, status: int
+) -> None:
+    """A body that is not what its encoding says is refused with 400, and an unknown encoding with 501."""
     answer = await client.post(INFER, content=content, headers={"content-encoding": encoding})
     assert answer.status_code == status
     assert (answer.headers.get("accept-encoding") == "gzip, deflate") == (status == 501)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_bomb_is_stopped_early(client: httpx.AsyncClient, encoding: str) -> None:
-    """A body that would become gigabytes is refused when it passes the limit."""
+async def test_a_decompression_bomb_is_refused(client: httpx.AsyncClient, encoding: str) -> None:
+    """A body that decompresses to more than the limit is refused with 413."""
     packer = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
     bomb = b"".join(packer.compress(bytes(1 << 24)) for _ in range(16)) + packer.flush()
     assert len(bomb) < 1 << 20
@@ -206,8 +208,10 @@ async def test_a_bomb_is_stopped_early(client: httpx.AsyncClient, encoding: str)
         ({"parameters": {"step": 1}}, "needs a sequence_id"),
     ],
 )
-async def test_malformed_fleets(client: httpx.AsyncClient, service: Service, asked: dict[str, Any], text: str) -> None:
-    """Refused whole."""
+async def test_malformed_fleets_are_refused(
+    client: httpx.AsyncClient, service: Service, asked: dict[str, Any], text: str
+) -> None:
+    """A malformed fleet request is refused as a whole."""
     await started(client)
     request = body(np.zeros((2, 1, 3)))
     names = asked.get("names", ["a", "b"])
@@ -221,8 +225,8 @@ async def test_malformed_fleets(client: httpx.AsyncClient, service: Service, ask
     assert is_untouched(service)
 
 
-async def test_keys_and_foreign_sequences(artifacts: Any, tmp_path: Any) -> None:
-    """Errors of the gate have the protocol's form, and a sequence belongs to its tenant."""
+async def test_keys_are_needed_and_sequences_belong_to_their_tenant(artifacts: Any, tmp_path: Any) -> None:
+    """Authentication errors have the protocol's fields, and a sequence belongs to its tenant."""
     file = tmp_path / "keys"
     file.write_text("".join(f"{who}:{hashlib.sha256(who.encode()).hexdigest()}\n" for who in ("one", "two")))
     service = Service(Settings(artifacts=artifacts, max_sessions=50, api_key_file=file))
@@ -268,7 +272,7 @@ REQUESTS = st.fixed_dictionaries(
 async def test_any_body_is_answered(
     client: httpx.AsyncClient, service: Service, request: Any, tail: bytes, cut: int, raw: bool
 ) -> None:
-    """Typed 4xx, 501 or 200; after a refusal every sequence is where it was."""
+    """Any body is answered 200, 501 or with a 4xx, and a refused one changes no sequence."""
     if len(service.sessions) > 40:
         for session in list(service.sessions):
             service.sessions.close(session)

@@ -1,4 +1,4 @@
-"""Every route of the protocol is there, has the fields that its specification asks for, and is documented."""
+"""Every route of the protocol is served, answers with the fields of its specification, and is documented."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ TENSOR_FIELDS = {"name", "shape", "datatype", "parameters", "data"}
 
 
 async def test_the_protocol_is_documented(client: httpx.AsyncClient) -> None:
-    """Our OpenAPI document has every route and every required field, and its references lead somewhere."""
+    """The OpenAPI document contains every route and every required field, and its references can be resolved."""
     text = (await client.get("/openapi.json")).text
     document = json.loads(text)
 
@@ -73,7 +73,7 @@ async def test_the_protocol_is_documented(client: httpx.AsyncClient) -> None:
 
 
 async def test_every_route_answers(client: httpx.AsyncClient) -> None:
-    """With the fields that it must have."""
+    """Every route answers 200 with the fields that it must have."""
     await client.post(INFER, json=body(random_inputs(1), 1, start=True))
     for (method, path), fields in ROUTES.items():
         if "load" in path:
@@ -85,8 +85,8 @@ async def test_every_route_answers(client: httpx.AsyncClient) -> None:
             assert set(fields) <= set(answer.json())
 
 
-async def test_unknown_paths_and_methods(client: httpx.AsyncClient) -> None:
-    """Told in the protocol's form."""
+async def test_unknown_paths_and_methods_are_refused(client: httpx.AsyncClient) -> None:
+    """Unknown paths, wrong methods and unsupported extensions are refused with the protocol's error fields."""
     for method, path, status, text in (
         ("GET", "/v2/nothing", 404, "Not Found"),
         ("GET", INFER, 405, "Method Not Allowed"),
@@ -112,7 +112,7 @@ async def test_unknown_paths_and_methods(client: httpx.AsyncClient) -> None:
 
 
 async def test_health_follows_the_service(client: httpx.AsyncClient, service: Service) -> None:
-    """Not ready is 400, not 503; a START is then refused, a step is not."""
+    """While the service drains, /v2/health/ready is 400, a START is refused, and other steps are taken."""
     await client.post(INFER, json=body(random_inputs(1), 1, start=True))
     await service.drain()
     for path in ("/v2/health/ready", "/v2/models/lstm/ready"):
@@ -123,8 +123,8 @@ async def test_health_follows_the_service(client: httpx.AsyncClient, service: Se
     assert last_step(await client.post(INFER, json=body(random_inputs(1), 1))) == 2
 
 
-async def test_metadata_and_configuration(client: httpx.AsyncClient, service: Service) -> None:
-    """Tensors, states and limits are the card's."""
+async def test_metadata_and_configuration_are_the_cards(client: httpx.AsyncClient, service: Service) -> None:
+    """Metadata and configuration state the tensors, states and limits of the card."""
     card: ModelCard = service.repository.find("lstm").card
     described = (await client.get("/v2/models/lstm")).json()
     assert described["versions"] == ["1"]
@@ -141,7 +141,7 @@ async def test_metadata_and_configuration(client: httpx.AsyncClient, service: Se
 
 
 async def test_statistics_are_true(client: httpx.AsyncClient, service: Service, clock: FakeClock) -> None:
-    """Requests, rows, runs and waits are counted, whichever API they came by; times are those of the clock."""
+    """Statistics count requests, rows and runs of both APIs, and their times are those of the clock."""
     batcher = service.repository.find("lstm").batcher
     batcher._scheduled = True
     asked = [asyncio.create_task(client.post(INFER, json=body(random_inputs(1), n, start=True))) for n in (1, 2, 3)]
@@ -170,7 +170,7 @@ async def test_statistics_are_true(client: httpx.AsyncClient, service: Service, 
 
 @pytest.fixture
 async def controlled(artifacts: Path, tmp_path: Path) -> AsyncIterator[tuple[Service, httpx.AsyncClient, Path]]:
-    """A service over a folder of its own, whose models clients may load and unload."""
+    """Run a service over a folder of its own, whose models clients may load and unload."""
     for name in ("lstm", "rnn-tanh"):
         shutil.copytree(artifacts / name, tmp_path / name)
     service = Service(Settings(artifacts=tmp_path, max_sessions=9, model_control=True, watch=0))
@@ -180,8 +180,8 @@ async def controlled(artifacts: Path, tmp_path: Path) -> AsyncIterator[tuple[Ser
     service.close()
 
 
-async def test_models_come_and_go(controlled: tuple[Service, httpx.AsyncClient, Path]) -> None:
-    """Unload ends the sequences and says so; load brings the model back, or its newer version."""
+async def test_models_are_unloaded_and_loaded(controlled: tuple[Service, httpx.AsyncClient, Path]) -> None:
+    """Unloading ends a model's sequences, and loading serves its newest version again."""
     service, client, folder = controlled
     step = random_inputs(1)
     await client.post(INFER, json=body(step, 1, start=True))
@@ -228,10 +228,10 @@ async def test_models_come_and_go(controlled: tuple[Service, httpx.AsyncClient, 
         ("bad/load", {}, 400, "failed to load 'bad': its artefact was refused"),
     ],
 )
-async def test_refused_control(
+async def test_loads_of_files_and_configurations_are_refused(
     controlled: tuple[Service, httpx.AsyncClient, Path], path: str, content: Any, status: int, text: str
 ) -> None:
-    """No client brings a file, a path or a configuration; and nothing changes."""
+    """A load that names a file, a path or a configuration is refused, and changes nothing."""
     service, client, folder = controlled
     (folder / "bad/1").mkdir(parents=True)
     (folder / "bad/1/model.onnx").write_bytes(b"no model")
@@ -243,7 +243,7 @@ async def test_refused_control(
 
 
 async def test_control_is_off_by_default(artifacts: Path) -> None:
-    """Without the setting, models stay as they are."""
+    """Without --model-control, load and unload are refused."""
     service = Service(Settings(artifacts=artifacts, max_sessions=9))
     service.open()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://service") as client:
@@ -256,11 +256,11 @@ async def test_control_is_off_by_default(artifacts: Path) -> None:
     service.close()
 
 
-async def test_both_lanes_give_the_same_bytes(artifacts: Path, networks: dict[str, Network]) -> None:
-    """The fast path answers what the routes do."""
+async def test_fast_path_and_routes_send_the_same_bytes(artifacts: Path, networks: dict[str, Network]) -> None:
+    """With and without the fast path, an infer request gets the same bytes."""
     answers = []
-    for hot in (True, False):
-        service = Service(Settings(artifacts=artifacts, max_sessions=9, fast_path=hot))
+    for fast_path in (True, False):
+        service = Service(Settings(artifacts=artifacts, max_sessions=9, fast_path=fast_path))
         service.open()
         async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://service") as client:
             sent = [body(np.zeros((1, 3)), 1, start=True), body(np.zeros((1, 3)), 1), {}, [], body(np.zeros((1, 4)), 1)]

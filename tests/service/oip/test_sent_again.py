@@ -1,4 +1,4 @@
-"""A request that is sent again takes effect once, and gets the answer that it got, or would have got, before."""
+"""A request that is sent again takes effect once, and gets the stored answer."""
 
 import asyncio
 import json
@@ -16,10 +16,10 @@ from tests.service.oip.conftest import INFER, binary, body, last_step, outputs
 
 
 @pytest.mark.parametrize("form", ["json", "binary"])
-async def test_every_request_sent_twice(
+async def test_every_request_sent_twice_is_taken_once(
     client: httpx.AsyncClient, networks: dict[str, Network], service: Service, form: str
 ) -> None:
-    """START, steps and END, each sent twice with the same id: the second answer is the first, marked as replayed."""
+    """START, steps and END that are sent twice with the same id get the first answer again, marked as replayed."""
     inputs, got = random_inputs(6), []
     for at in range(6):
         more: dict[str, Any] = {"start": at == 0, "end": at == 5, "id": f"r{at}"}
@@ -35,10 +35,10 @@ async def test_every_request_sent_twice(
     assert len(service.sessions) == 0
 
 
-async def test_copies_under_way_wait_for_the_first(
+async def test_concurrent_copies_are_taken_once(
     client: httpx.AsyncClient, networks: dict[str, Network], service: Service
 ) -> None:
-    """Three copies at once of each request, START and END too, are one step."""
+    """Three copies of a request that are sent at once, START and END included, are taken as one."""
     inputs = random_inputs(4)
     for at in range(4):
         sent = body(inputs[at : at + 1], "s", start=at == 0, end=at == 3, id=f"r{at}")
@@ -50,8 +50,8 @@ async def test_copies_under_way_wait_for_the_first(
     assert len(service.sessions) == 0
 
 
-async def test_one_request_that_starts_and_ends(client: httpx.AsyncClient, service: Service) -> None:
-    """A sequence of one request is remembered as well."""
+async def test_a_request_that_starts_and_ends_is_replayed(client: httpx.AsyncClient, service: Service) -> None:
+    """A request that both starts and ends its sequence is replayed when it is sent again."""
     sent = body(random_inputs(3), 9, start=True, end=True, id="only")
     first, second = await client.post(INFER, json=sent), await client.post(INFER, json=sent)
     assert second.json()["parameters"] == {"step": 3, "replayed": True}
@@ -62,7 +62,7 @@ async def test_one_request_that_starts_and_ends(client: httpx.AsyncClient, servi
 
 
 async def test_other_content_or_no_id_is_another_request(client: httpx.AsyncClient) -> None:
-    """The same id with other numbers or flags, and the same numbers without an id, are steps of their own."""
+    """A request with other numbers, other flags or no id is not a copy, and is taken."""
     step = random_inputs(1)
     await client.post(INFER, json=body(step, 1, start=True, id="x"))
     for sent, expected in (
@@ -76,15 +76,15 @@ async def test_other_content_or_no_id_is_another_request(client: httpx.AsyncClie
         assert last_step(await client.post(INFER, json=sent)) == expected
 
 
-async def test_numbered_steps(client: httpx.AsyncClient, service: Service) -> None:
-    """`step` has the meaning of /v1: taken once, conflicts told, gaps told; and a START may only be step 1."""
+async def test_numbered_steps_are_taken_once(client: httpx.AsyncClient, service: Service) -> None:
+    """Step numbers work as under /v1, and a START can only be step 1."""
     step = random_inputs(1)
     assert (await client.post(INFER, json=body(step, 1, start=True, step=2))).json()["code"] == "step_gap"
     assert len(service.sessions) == 0
     assert last_step(await client.post(INFER, json=body(step, 1, start=True, step=1))) == 1
     again = await client.post(INFER, json=body(step, 1, start=True, step=1, id="named"))
     assert last_step(again) == 1
-    for number, inputs, id_, status, told in (
+    for number, inputs, id_, status, code in (
         (2, step, "a", 200, None),
         (2, step, "b", 200, None),
         (2, step + 1, "a", 409, "step_conflict"),
@@ -92,17 +92,17 @@ async def test_numbered_steps(client: httpx.AsyncClient, service: Service) -> No
         (9, step, "a", 409, "step_gap"),
     ):
         answer = await client.post(INFER, json=body(inputs, 1, step=number, id=id_))
-        assert (answer.status_code, answer.json().get("code")) == (status, told)
+        assert (answer.status_code, answer.json().get("code")) == (status, code)
         if status == 409:
             assert answer.json()["expected_step"] == 3
     stale = await client.post(INFER, json=body(step, 1, epoch=3))
     assert (stale.status_code, stale.json()["code"]) == (409, "epoch_conflict")
 
 
-async def test_a_start_waits_for_what_is_under_way(
+async def test_a_start_waits_for_queued_steps(
     client: httpx.AsyncClient, networks: dict[str, Network], service: Service
 ) -> None:
-    """A new START ends the old sequence behind its steps under way, which are answered."""
+    """A new START ends the old sequence after the steps that are already queued, which are answered."""
     inputs = random_inputs(2)
     await client.post(INFER, json=body(inputs[:1], 1, start=True))
     old, new, after = await asyncio.gather(
@@ -118,7 +118,7 @@ async def test_a_start_waits_for_what_is_under_way(
 
 
 async def test_a_refused_start_changes_nothing(client: httpx.AsyncClient, service: Service) -> None:
-    """Where the queue is full, the sequence that was there goes on under its id."""
+    """A START that is refused because the queue is full leaves the old sequence in use."""
     await client.post(INFER, json=body(random_inputs(3), 1, start=True))
     batcher = service.repository.find("lstm").batcher
     batcher.waiting += 10_000
@@ -133,12 +133,12 @@ async def test_a_refused_start_changes_nothing(client: httpx.AsyncClient, servic
 async def test_a_start_that_is_not_taken_changes_nothing(
     client: httpx.AsyncClient, service: Service, clock: FakeClock
 ) -> None:
-    """A START that comes too late leaves the sequence, and what was ended stays ended."""
+    """A START that misses its deadline leaves the old sequence in use, and an ended one ended."""
     inputs = random_inputs(1)
     await client.post(INFER, json=body(random_inputs(3), 1, start=True))
     await client.post(INFER, json=body(inputs, 2, start=True, end=True, id="e"))
     batcher = service.repository.find("lstm").batcher
-    batcher._scheduled = True  # no turn is taken until this test says so
+    batcher._scheduled = True  # no round runs until this test calls it
     late = [body(inputs, 1, start=True, timeout=5), body(inputs, 1, start=True, end=True, id="x", timeout=5)]
     starts = [asyncio.create_task(client.post(INFER, json=sent)) for sent in late]
     starts.append(asyncio.create_task(client.post(INFER, json=body(inputs, 2, start=True, timeout=5))))
@@ -149,7 +149,7 @@ async def test_a_start_that_is_not_taken_changes_nothing(
     batcher._round()
     for start in starts:
         assert (await start).json()["code"] == "deadline_exceeded"
-    assert (await behind).status_code == 400  # it was meant for the sequence that did not start
+    assert (await behind).status_code == 400  # it was sent to the sequence that did not start
     assert last_step(await client.post(INFER, json=body(inputs, 1))) == 4
     gone = await client.post(INFER, json=body(inputs, 2))
     assert (gone.json()["code"], gone.json()["last_step"]) == ("session_closed", 1)
@@ -158,10 +158,10 @@ async def test_a_start_that_is_not_taken_changes_nothing(
     assert len(service.sessions) == 1
 
 
-async def test_of_several_starts_the_last_that_is_taken_counts(
+async def test_the_last_of_several_starts_is_the_sequence(
     client: httpx.AsyncClient, service: Service, clock: FakeClock
 ) -> None:
-    """Whichever of them come too late, one sequence is left, and it is that of the last good one."""
+    """Of several STARTs, of which any may miss the deadline, the last one that is taken is the sequence."""
     inputs = random_inputs(1)
     for bad in ([], [0], [1], [2], [0, 1], [1, 2], [0, 2], [0, 1, 2]):
         await client.post(INFER, json=body(random_inputs(7), 1, start=True))
@@ -183,8 +183,8 @@ async def test_of_several_starts_the_last_that_is_taken_counts(
         assert service.repository.find("lstm").arena.slots.leased == 1
 
 
-async def test_a_client_that_gives_up_on_a_start(client: httpx.AsyncClient, service: Service) -> None:
-    """The sequence that it was to take the place of goes on."""
+async def test_a_cancelled_start_changes_nothing(client: httpx.AsyncClient, service: Service) -> None:
+    """A START that is cancelled leaves the old sequence in use."""
     await client.post(INFER, json=body(random_inputs(3), 1, start=True))
     batcher = service.repository.find("lstm").batcher
     batcher._scheduled = True
@@ -197,10 +197,10 @@ async def test_a_client_that_gives_up_on_a_start(client: httpx.AsyncClient, serv
     assert len(service.sessions) == 1
 
 
-async def test_ids_that_begin_anew_with_each_sequence(
+async def test_request_ids_may_repeat_in_the_next_sequence(
     client: httpx.AsyncClient, networks: dict[str, Network], service: Service
 ) -> None:
-    """The answer that ended a sequence is not that of the next one of its name, though ids and END are equal."""
+    """A new sequence never gets the answers of an earlier one of the same name and the same request ids."""
     end = random_inputs(1, 99)
     for numbered in (False, True):
         for run in range(3):
@@ -218,8 +218,8 @@ async def test_ids_that_begin_anew_with_each_sequence(
     assert other.json()["parameters"] == {"step": 2}
 
 
-async def test_an_end_is_known_by_its_number(client: httpx.AsyncClient) -> None:
-    """Without an id, too; and not with another number or other content."""
+async def test_an_end_is_recognised_by_its_number(client: httpx.AsyncClient) -> None:
+    """An END without an id is replayed if its step number and content are the same, and refused otherwise."""
     inputs = random_inputs(1)
     await client.post(INFER, json=body(inputs, 7, start=True))
     for _ in range(2):
@@ -228,8 +228,8 @@ async def test_an_end_is_known_by_its_number(client: httpx.AsyncClient) -> None:
         assert (await client.post(INFER, json=sent)).json()["code"] == "session_closed"
 
 
-async def test_a_start_is_known_by_its_id_alone(client: httpx.AsyncClient) -> None:
-    """A START of another id begins anew, though the last step was of the same content, and its number is 1."""
+async def test_a_start_is_recognised_by_its_id_alone(client: httpx.AsyncClient) -> None:
+    """A START with another id begins a new sequence, even with the same content and step number."""
     inputs = random_inputs(1)
     for id_ in ("a", "b"):
         for _ in range(2):
@@ -237,8 +237,10 @@ async def test_a_start_is_known_by_its_id_alone(client: httpx.AsyncClient) -> No
         assert last_step(await client.post(INFER, json=body(inputs, 7))) == 2
 
 
-async def test_a_fleet_s_wait_can_be_bounded(client: httpx.AsyncClient, service: Service, clock: FakeClock) -> None:
-    """A row that waits longer than the timeout is told so, and has not moved."""
+async def test_a_fleet_row_waits_no_longer_than_its_timeout(
+    client: httpx.AsyncClient, service: Service, clock: FakeClock
+) -> None:
+    """A fleet row that waits longer than the timeout is refused, and its sequence is not advanced."""
     await client.post(INFER, json=body(random_inputs(1), "a", start=True))
     batcher = service.repository.find("lstm").batcher
     batcher._scheduled = True
@@ -253,8 +255,8 @@ async def test_a_fleet_s_wait_can_be_bounded(client: httpx.AsyncClient, service:
     assert last_step(await client.post(INFER, json=body(random_inputs(1), "a"))) == 2
 
 
-async def test_final_responses_are_kept_for_a_while(client: httpx.AsyncClient, clock: FakeClock) -> None:
-    """A request that ended a sequence is answered again, each by its own response, until 15 minutes later."""
+async def test_final_responses_are_kept_for_15_minutes(client: httpx.AsyncClient, clock: FakeClock) -> None:
+    """Each request that ended a sequence gets its own answer again for 15 minutes."""
     sent = [body(random_inputs(1), n + 1, start=True, end=True, id="e") for n in range(3)]
     for request in sent:
         await client.post(INFER, json=request)
@@ -264,11 +266,13 @@ async def test_final_responses_are_kept_for_a_while(client: httpx.AsyncClient, c
     assert "replayed" not in (await client.post(INFER, json=sent[2])).json()["parameters"]
 
 
-async def test_the_wait_can_be_bounded(client: httpx.AsyncClient, service: Service, clock: FakeClock) -> None:
-    """A request that waits longer than its timeout of µs is refused, and its sequence has not moved."""
+async def test_a_request_waits_no_longer_than_its_timeout(
+    client: httpx.AsyncClient, service: Service, clock: FakeClock
+) -> None:
+    """A request that waits longer than its timeout, in µs, is refused, and its sequence is not advanced."""
     await client.post(INFER, json=body(random_inputs(1), 1, start=True))
     batcher = service.repository.find("lstm").batcher
-    batcher._scheduled = True  # no turn is taken until this test says so
+    batcher._scheduled = True  # no round runs until this test calls it
     waiting = [asyncio.create_task(client.post(INFER, json=body(random_inputs(1), 1, timeout=t))) for t in (500, 0)]
     await asyncio.sleep(0.05)
     clock.advance(0.001)

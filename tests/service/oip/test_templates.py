@@ -1,4 +1,4 @@
-"""What is read by a template is what is read without one, however a body is written."""
+"""Reading a body by a template gives what reading it as a whole gives."""
 
 import json
 from typing import Any
@@ -31,13 +31,13 @@ texts = st.sampled_from(["a", "b", '"data":[1]', "]", "\\", "é", "", "id", '"id
 
 @st.composite
 def keys(draw: st.DrawFn, name: str) -> str:
-    """Write a key, now and then with an escape that says the same."""
+    """Draw the key of an object, sometimes with an escape of the same meaning."""
     return f'"{name[0]}\\u{ord(name[1]):04x}{name[2:]}"' if draw(st.integers(0, 15)) == 0 else f'"{name}"'
 
 
 @st.composite
 def objects(draw: st.DrawFn, fields: list[tuple[str, str]]) -> str:
-    """Write an object with its fields in any order, and blanks."""
+    """Draw an object with its fields in any sequence, and with blanks."""
     if draw(st.booleans()):
         fields = draw(st.permutations(fields))
     written = [f"{draw(keys(name))}:{draw(blanks)}{value}" for name, value in fields]
@@ -46,7 +46,7 @@ def objects(draw: st.DrawFn, fields: list[tuple[str, str]]) -> str:
 
 @st.composite
 def bodies(draw: st.DrawFn) -> str:
-    """Write a request for one step, with whatever else a client may say."""
+    """Draw a request for one step, with other fields that a client may send."""
     tensor = [("name", '"x"'), ("shape", "[1,1,3]"), ("datatype", '"FP32"'), ("data", draw(steps))]
     parameters = [("sequence_id", draw(st.sampled_from(["42", '"a"'])))]
     if draw(st.booleans()):
@@ -62,11 +62,11 @@ def bodies(draw: st.DrawFn) -> str:
 
 @st.composite
 def others(draw: st.DrawFn, body: str) -> str:
-    """Write another body much like this one: another array, another id, another byte."""
+    """Draw a body that differs from this one in an array, in the id or in a byte."""
     kind = draw(st.sampled_from(["array", "id", "byte", "same"]))
     if kind == "array":
-        places = [at for at, mark in enumerate(body) if mark == "["]
-        start = draw(st.sampled_from(places))
+        starts = [at for at, mark in enumerate(body) if mark == "["]
+        start = draw(st.sampled_from(starts))
         return body[:start] + draw(arrays) + body[body.index("]", start) + 1 :]
     if kind == "id":
         rest = body.partition(",")[2] if body.startswith('{"id"') else body[1:]
@@ -83,7 +83,7 @@ def io(service: Service, networks: dict[str, Network]) -> ModelIO:
 
 
 def read(io: ModelIO, body: bytes, length: bytes | None, templates: Templates | None = None) -> Any:
-    """Return all that a request says, read as a whole; None where it is refused."""
+    """Return all that a request says, read as a whole; None if it is refused."""
     try:
         fields, head, tail = _split(body, length)
         asked = Parameters(fields)
@@ -102,7 +102,7 @@ def read(io: ModelIO, body: bytes, length: bytes | None, templates: Templates | 
 
 
 def check(io: ModelIO, templates: Templates, body: bytes, length: bytes | None) -> bool:
-    """Compare the two ways to read a body; return whether the templates know it."""
+    """Compare the two ways to read a body; return whether a template matched it."""
     found = templates.read(body, length)
     if found is not None:
         assert (*found, False, False, 0) == read(io, body, length), body
@@ -110,8 +110,8 @@ def check(io: ModelIO, templates: Templates, body: bytes, length: bytes | None) 
 
 
 @pytest.mark.parametrize("settings", ["fast path", pytest.param("routes", marks=pytest.mark.slow)], indirect=True)
-def test_a_template_reads_what_is_there(io: ModelIO) -> None:
-    """Whatever body is learned from, any other reads by it as it reads without."""
+def test_a_template_reads_what_a_whole_reading_does(io: ModelIO) -> None:
+    """A template that was learned from any body reads every other body as it is read without it."""
     known = 0
 
     @settings(max_examples=1500, deadline=None)
@@ -142,8 +142,10 @@ def test_a_template_reads_what_is_there(io: ModelIO) -> None:
 )
 @pytest.mark.parametrize("name", ['"data"', '"d\\u0061ta"'])
 @pytest.mark.parametrize("blank", ["", " "])
-def test_bodies_made_to_mislead(io: ModelIO, learned: str, sent: str | None, name: str, blank: str) -> None:
-    """Other arrays before the numbers, keys with escapes and second ids are read for what they are."""
+def test_misleading_bodies_are_read_correctly(
+    io: ModelIO, learned: str, sent: str | None, name: str, blank: str
+) -> None:
+    """Bodies with several arrays, escaped keys or repeated ids are read correctly."""
     tensor = f'{{"name":"x","shape":[1,1,3],"datatype":"FP32",{name}:{blank}[1,2,3]}}'
     body = learned.replace("T", tensor).encode()
     templates = Templates(io.codec, io.pack_step)
@@ -153,8 +155,8 @@ def test_bodies_made_to_mislead(io: ModelIO, learned: str, sent: str | None, nam
     check(io, templates, other.replace(b"[7,8,9]", b"[1,1,1]"), None)
 
 
-def test_both_ways_to_write_a_colon_are_known(io: ModelIO) -> None:
-    """Bodies of json.dumps and of compact writers are read by their numbers when they come again."""
+def test_both_ways_to_write_a_colon_are_recognised(io: ModelIO) -> None:
+    """Bodies with and without a space after the colon are both recognised."""
     for separators in ((",", ":"), (", ", ": ")):
         templates = Templates(io.codec, io.pack_step)
         tensor = {"name": "x", "shape": [1, 1, 3], "datatype": "FP32", "data": [1.5, 2, 3]}

@@ -1,4 +1,4 @@
-"""The unmodified tritonclient works: sequences in every form, questions, errors, and requests that it sends again."""
+"""The unmodified tritonclient works: sequences, metadata, errors, and requests that it sends again."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.service.conftest import RunningServer, offline, random_inputs
 CALLS = Path(__file__).with_name("triton_calls.py")
 ROOT = Path(__file__).resolve().parents[3]
 OLD = "geventhttpclient==2.5.1"
-"""The last one that sends a POST again when the connection is lost."""
+"""The last version that sends a POST again when the connection is lost."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def call(test: str, address: str, inputs: np.ndarray, python: str = sys.executab
 
 @pytest.mark.parametrize(("test", "count"), [("sequences", 6), ("together", 4), ("with_asyncio", 2), ("fleet", 2)])
 def test_sequences_equal_the_offline_run(address: str, networks: dict[str, Network], test: str, count: int) -> None:
-    """Sync, async and asyncio; binary and JSON; compressed; ids that are numbers and text; many in one request."""
+    """Sequences of every kind of client, in JSON, binary or compressed, equal the offline run."""
     inputs = random_inputs(9)
     made = call(test, address, inputs)
     assert len(made) == count
@@ -60,10 +60,10 @@ def test_sequences_equal_the_offline_run(address: str, networks: dict[str, Netwo
         np.testing.assert_allclose(np.array(outputs), offline(networks["lstm"], inputs), atol=1e-5)
 
 
-def test_questions(address: str) -> None:
-    """Health, metadata, configuration, statistics, the index, loading and unloading."""
-    told = call("questions", address, random_inputs(2))
-    assert [told[key] for key in ("live", "ready", "model", "nobody", "unloaded", "loaded")] == [
+def test_metadata_calls_work(address: str) -> None:
+    """The client's calls for health, metadata, configuration, statistics, index, load and unload work."""
+    answers = call("metadata", address, random_inputs(2))
+    assert [answers[key] for key in ("live", "ready", "model", "nobody", "unloaded", "loaded")] == [
         True,
         True,
         True,
@@ -71,27 +71,27 @@ def test_questions(address: str) -> None:
         False,
         True,
     ]
-    assert told["server"]["name"] == "cellstream"
-    assert told["metadata"]["inputs"][0]["name"] == "x"
-    assert told["config"]["sequence_batching"]["state"]
-    assert {one["name"] for one in told["index"]} >= {"lstm", "tokens"}
-    assert told["statistics"]["model_stats"][0]["inference_stats"]["success"]["count"] > 0
-    assert len(told["all"]["model_stats"]) == len(told["index"])
+    assert answers["server"]["name"] == "cellstream"
+    assert answers["metadata"]["inputs"][0]["name"] == "x"
+    assert answers["config"]["sequence_batching"]["state"]
+    assert {one["name"] for one in answers["index"]} >= {"lstm", "tokens"}
+    assert answers["statistics"]["model_stats"][0]["inference_stats"]["success"]["count"] > 0
+    assert len(answers["all"]["model_stats"]) == len(answers["index"])
 
 
-def test_errors(address: str) -> None:
-    """Statuses and texts are those that programs for Triton match on."""
-    told = call("errors", address, random_inputs(1))
-    assert told["no id"] == [
+def test_errors_are_those_of_triton(address: str) -> None:
+    """The statuses and sentences of errors are those of Triton."""
+    answers = call("errors", address, random_inputs(1))
+    assert answers["no id"] == [
         "400",
         "inference request to model 'lstm' must specify a non-zero or non-empty correlation ID",
     ]
-    assert told["no start"] == [
+    assert answers["no start"] == [
         "400",
         "inference request for sequence 999 to model 'lstm' must specify the START flag on the first request of the "
         "sequence",
     ]
-    assert told["no model"] == ["404", "Request for unknown model: 'nobody' is not found"]
+    assert answers["no model"] == ["404", "Request for unknown model: 'nobody' is not found"]
     for name, status, text in (
         ("priority", "400", "priority"),
         ("config", "400", "config"),
@@ -99,12 +99,12 @@ def test_errors(address: str) -> None:
         ("shared memory", "501", "shared memory"),
         ("trace", "501", "trace"),
     ):
-        assert told[name][0] == status
-        assert text in told[name][1]
+        assert answers[name][0] == status
+        assert text in answers[name][1]
 
 
-class Lossy(threading.Thread):
-    """A proxy that passes on each request whole, and loses the answers of the first `lost` ones."""
+class LossyProxy(threading.Thread):
+    """A proxy that forwards each request, and drops the responses to the first `lost` ones."""
 
     def __init__(self, address: str, lost: int) -> None:
         super().__init__(daemon=True)
@@ -153,7 +153,7 @@ def _whole_message(source: socket.socket) -> bytes:
 
 
 def old_client() -> str:
-    """Return a Python with a client that sends again, made under build/ when it is not there; skip where it cannot."""
+    """Return a Python whose client sends requests again; install it under build/ if missing, or skip the test."""
     python = Path(os.environ.get("CELLSTREAM_OLD_TRITONCLIENT", ROOT / "build/old-tritonclient")) / "bin/python"
     if not python.exists():
         venv.create(python.parents[1], with_pip=True)
@@ -171,13 +171,13 @@ def old_client() -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_client_that_sends_again_takes_one_step(address: str, networks: dict[str, Network]) -> None:
-    """An answer that is lost twice makes an old client send the same START three times: one step, one answer."""
+    """A START that an old client sends three times, as its answer is lost twice, is taken once."""
     inputs = random_inputs(3)
     python = old_client()
-    proxy = Lossy(address, lost=2)
-    told = call("once", proxy.address, inputs, python)
+    proxy = LossyProxy(address, lost=2)
+    answers = call("once", proxy.address, inputs, python)
     proxy.stop()
     assert len(proxy.bodies) == 3
     assert len(set(proxy.bodies)) == 1
-    assert told["parameters"] == {"step": 3, "replayed": True}
-    np.testing.assert_allclose(told["y"], offline(networks["lstm"], inputs), atol=1e-5)
+    assert answers["parameters"] == {"step": 3, "replayed": True}
+    np.testing.assert_allclose(answers["y"], offline(networks["lstm"], inputs), atol=1e-5)

@@ -1,6 +1,6 @@
-"""Calls of the unmodified tritonclient, in a process of its own, as gevent would change the others' sockets.
+"""Calls of the unmodified tritonclient, in a process of its own, since gevent patches the sockets of its process.
 
-python triton_calls.py TEST HOST:PORT; needs nothing but tritonclient and numpy. Prints JSON.
+Run it as python triton_calls.py TEST HOST:PORT; it needs only tritonclient and numpy, and prints JSON.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def sequence(address: str, sequence_id: Any, inputs: list[Any], binary: bool, **
 
 
 def sequences(address: str, inputs: list[Any]) -> dict[str, Any]:
-    """Run the sequence in every form."""
+    """Run the sequence with every encoding and both kinds of ids."""
     made = {}
     for binary in (True, False):
         for sequence_id in (binary + 1, f"name-{binary}"):
@@ -91,7 +91,7 @@ def with_asyncio(address: str, inputs: list[Any]) -> dict[str, Any]:
 
 
 def fleet(address: str, inputs: list[Any]) -> dict[str, Any]:
-    """Advance two sequences in one request, opened by name."""
+    """Advance two sequences, which are opened by name, in one request."""
     client = triton.InferenceServerClient(address)
     names = triton.InferInput("session_id", [2], "BYTES")
     names.set_data_from_numpy(np.array(["left", "right"], dtype=object))
@@ -103,8 +103,8 @@ def fleet(address: str, inputs: list[Any]) -> dict[str, Any]:
     return {"left": left, "right": right}
 
 
-def questions(address: str, inputs: list[Any]) -> dict[str, Any]:
-    """Ask everything that is not infer; load and unload."""
+def metadata(address: str, inputs: list[Any]) -> dict[str, Any]:
+    """Call everything but infer, including load and unload."""
     client = triton.InferenceServerClient(address)
     client.infer("lstm", [tensor(triton, inputs)], sequence_id=7, sequence_start=True, sequence_end=True)
     made = {
@@ -128,7 +128,7 @@ def questions(address: str, inputs: list[Any]) -> dict[str, Any]:
 
 
 def errors(address: str, inputs: list[Any]) -> dict[str, Any]:
-    """Return the status and text of what goes wrong."""
+    """Return the status and sentence of each error."""
     client = triton.InferenceServerClient(address)
     made: dict[str, Any] = {}
 
@@ -152,14 +152,14 @@ def errors(address: str, inputs: list[Any]) -> dict[str, Any]:
 
 
 def once(address: str, inputs: list[Any]) -> dict[str, Any]:
-    """Send one request that starts a sequence; the proxy between may lose its answer."""
+    """Send one request that starts a sequence."""
     client = triton.InferenceServerClient(address)
     result = client.infer("lstm", [tensor(triton, inputs)], sequence_id=42, sequence_start=True, request_id="r1")
     client.close()
     return {"parameters": result.get_response()["parameters"], "y": result.as_numpy("y")[0].tolist()}
 
 
-TESTS = {test.__name__: test for test in (sequences, together, with_asyncio, fleet, questions, errors, once)}
+TESTS = {test.__name__: test for test in (sequences, together, with_asyncio, fleet, metadata, errors, once)}
 
 if __name__ == "__main__":
     print(json.dumps(TESTS[sys.argv[1]](sys.argv[2], json.load(sys.stdin))))

@@ -24,7 +24,7 @@ def load(folder: Path, **settings: object) -> Repository:
 
 @pytest.fixture
 def rewrite(artifacts: Path, tmp_path: Path) -> Rewrite:
-    """Return a function that changes the lstm's file, seals it anew and returns the folder to load."""
+    """Return a function that changes the file of the model lstm, seals it again, and returns the folder to load."""
 
     def change(edit: Callable[[onnx.ModelProto], None]) -> Path:
         model = onnx.load(artifacts / "lstm/1/model.onnx")

@@ -1,4 +1,4 @@
-"""A model file that is damaged, or not what its card says, is refused with a sentence; the service does not start."""
+"""A model file that is damaged, or that its card does not describe, is refused with the reason."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def edit_card(model: onnx.ModelProto, **changes: object) -> None:
 
 
 def test_the_highest_version_is_served(artifacts: Path, tmp_path: Path) -> None:
-    """Versions are compared as numbers; folders that are none are passed over."""
+    """The highest version number is served, and folders whose name is no number are ignored."""
     for version in ("1", "9", "10", "latest", ".tmp"):
         shutil.copytree(artifacts / "lstm/1", tmp_path / "lstm" / version)
     assert newest_artefacts(tmp_path)["lstm"][0] == 10
@@ -30,7 +30,7 @@ def test_the_highest_version_is_served(artifacts: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, -1])
 def test_a_truncated_file_is_refused(artifacts: Path, tmp_path: Path, keep: int) -> None:
-    """Any missing byte is noticed."""
+    """A file that ends too early is refused, wherever it ends."""
     target = tmp_path / "lstm/1/model.onnx"
     target.parent.mkdir(parents=True)
     target.write_bytes((artifacts / "lstm/1/model.onnx").read_bytes()[:keep])
@@ -39,7 +39,7 @@ def test_a_truncated_file_is_refused(artifacts: Path, tmp_path: Path, keep: int)
 
 
 def test_flipped_bits_are_refused(artifacts: Path, tmp_path: Path) -> None:
-    """Wherever a bit flips, in a weight too, the file is refused."""
+    """A file with a flipped bit is refused, wherever the bit is."""
     data = (artifacts / "lstm/1/model.onnx").read_bytes()
     target = tmp_path / "lstm/1/model.onnx"
     target.parent.mkdir(parents=True)
@@ -63,14 +63,14 @@ def test_flipped_bits_are_refused(artifacts: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_card_that_disagrees_is_refused(rewrite: Rewrite, changes: dict[str, object], said: str) -> None:
-    """The sentence says what was expected and what came."""
+    """A card that does not match the graph is refused with what was expected."""
     folder = rewrite(lambda model: edit_card(model, **changes))
     with pytest.raises(ArtefactRefused, match=said):
         load(folder)
 
 
 def test_a_file_without_a_card_is_refused(rewrite: Rewrite) -> None:
-    """An ONNX file that is sealed but tells nothing of itself is no artefact."""
+    """A sealed ONNX file without a card is refused."""
 
     def drop(model: onnx.ModelProto) -> None:
         kept = [prop for prop in model.metadata_props if prop.key != CARD_KEY]
@@ -82,7 +82,7 @@ def test_a_file_without_a_card_is_refused(rewrite: Rewrite) -> None:
 
 
 def test_a_missing_provider_is_refused() -> None:
-    """CUDA is asked for by name, and its absence is one sentence."""
+    """CUDA is refused if the installed onnxruntime does not have it."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         check_provider("cuda")
     else:

@@ -1,4 +1,4 @@
-"""A tensor whose values are elsewhere is found wherever an ONNX file can hold one."""
+"""A tensor whose values are outside the file is found wherever an ONNX file can contain one."""
 
 import onnx
 import pytest
@@ -15,7 +15,7 @@ def tensor(external: bool) -> TensorProto:
 
 
 def model_with(initializer: TensorProto, constant: TensorProto) -> bytes:
-    """Write a model with one tensor among its initializers, and one in a graph that is an attribute of a node."""
+    """Write a model with one tensor as an initializer, and one in a graph that is an attribute of a node."""
     inner = helper.make_graph([helper.make_node("Constant", [], ["c"], value=constant)], "inner", [], [])
     node = helper.make_node("If", ["condition"], ["out"], then_branch=inner, else_branch=inner)
     graph = helper.make_graph([node], "graph", [], [], [initializer])
@@ -24,19 +24,19 @@ def model_with(initializer: TensorProto, constant: TensorProto) -> bytes:
 
 @pytest.mark.parametrize(("initializer", "constant"), [(False, False), (True, False), (False, True)])
 def test_external_data_is_found(initializer: bool, constant: bool) -> None:
-    """In the graph itself as in the graphs inside its nodes."""
+    """External data is found in the graph and in the graphs inside its nodes."""
     assert has_external_data(model_with(tensor(initializer), tensor(constant))) == (initializer or constant)
 
 
-def test_a_location_is_enough() -> None:
-    """A tensor that names a file has external data, whatever it says of where its values are."""
+def test_a_location_alone_is_external_data() -> None:
+    """A tensor that names a file has external data, whatever its data_location says."""
     named = tensor(external=False)
     named.external_data.append(onnx.StringStringEntryProto(key="location", value="elsewhere"))
     assert has_external_data(model_with(named, tensor(external=False)))
 
 
-def test_bytes_that_end_too_early_are_no_model() -> None:
-    """A message that is cut short is told from a whole one."""
+def test_truncated_bytes_are_refused() -> None:
+    """A file that ends within a field raises WireError."""
     data = model_with(tensor(external=False), tensor(external=False))
     with pytest.raises(WireError):
         has_external_data(data[:-1])

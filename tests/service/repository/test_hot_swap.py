@@ -1,4 +1,4 @@
-"""A new version takes the new sessions; the live ones stay on theirs until they end, or have had long enough."""
+"""A new version takes the new sessions; existing ones stay on theirs until they end or the version is retired."""
 
 import asyncio
 import shutil
@@ -23,7 +23,7 @@ SIZES = {"input_size": FEATURES, "hidden_size": 8, "output_size": 2}
 
 @pytest.fixture(scope="module")
 def versions() -> dict[int, Network]:
-    """Three versions of a model: the second is another network, the third reads other inputs."""
+    """Return three versions of a model: the second has another cell, the third other inputs."""
     torch.manual_seed(5)
     return {
         1: Network(NetworkConfig(cell="lstm", **SIZES)),
@@ -60,7 +60,7 @@ async def step(client: httpx.AsyncClient, session: str, inputs: np.ndarray) -> n
 async def test_live_sessions_stay_on_their_version(
     client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network]
 ) -> None:
-    """An old session equals the old network throughout, a new one the new network; the old version goes with it."""
+    """An existing session gets the outputs of the old version, a new one those of the new version."""
     inputs = random_inputs(6)
     old, _ = await opened(client)
     await step(client, old, inputs[:3])
@@ -82,7 +82,7 @@ async def test_live_sessions_stay_on_their_version(
 async def test_sessions_of_a_replaced_version_end_in_time(
     client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network], clock: FakeClock
 ) -> None:
-    """After --retire-after they answer model_replaced with their last step, for as long as tombstones stand."""
+    """After --retire-after, sessions of a replaced version are answered `model_replaced` with their last step."""
     old, _ = await opened(client)
     await step(client, old, random_inputs(2))
     export_network(versions[2], folder, "m", 2)
@@ -99,10 +99,10 @@ async def test_sessions_of_a_replaced_version_end_in_time(
     assert len(service.sessions) == 0
 
 
-async def test_a_fleet_may_hold_both_versions(
+async def test_a_fleet_step_may_use_both_versions(
     client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network]
 ) -> None:
-    """Each row runs on the version that its session was opened on, in one request."""
+    """In one fleet step, each row runs on the version of its session."""
     inputs = random_inputs(4)
     body = {"sessions": ["old"], "inputs": [inputs[:2].tolist()], "create": True}
     await client.post("/v1/models/m/fleet", json=body)
@@ -115,10 +115,10 @@ async def test_a_fleet_may_hold_both_versions(
     np.testing.assert_allclose(answer["outputs"][1], offline(versions[2], inputs[2:]), atol=1e-5)
 
 
-async def test_a_fleet_refuses_rows_that_read_other_inputs(
+async def test_a_fleet_refuses_rows_with_other_inputs(
     client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network]
 ) -> None:
-    """A session whose version takes other tensors is refused in its row, and has not moved."""
+    """A fleet row whose session's version has other inputs is refused, and its session is not advanced."""
     await client.post("/v1/models/m/fleet", json={"sessions": ["old"], "inputs": [[[1, 2, 3]]], "create": True})
     export_network(versions[3], folder, "m", 3)
     await service.repository.refresh()
@@ -129,8 +129,8 @@ async def test_a_fleet_refuses_rows_that_read_other_inputs(
     assert [session.step for session in service.sessions] == [1, 1]
 
 
-async def test_a_bad_version_is_not_taken(client: httpx.AsyncClient, service: Service, folder: Path) -> None:
-    """What is served stays; the file is looked at again when it has changed."""
+async def test_a_damaged_version_is_not_served(client: httpx.AsyncClient, service: Service, folder: Path) -> None:
+    """A damaged version is not served, and is tried again when the file has changed."""
     (folder / "m/2").mkdir()
     (folder / "m/2/model.onnx").write_bytes(b"no model")
     await service.repository.refresh()
@@ -143,7 +143,7 @@ async def test_a_bad_version_is_not_taken(client: httpx.AsyncClient, service: Se
 async def test_two_versions_fit_the_state_memory_three_do_not(
     folder: Path, versions: dict[int, Network], clock: FakeClock
 ) -> None:
-    """A version that does not fit beside those in use waits until one of them has gone."""
+    """A version that does not fit beside those in use is loaded when one of them has been unloaded."""
     made = Service(Settings(artifacts=folder, state_memory=2_000_000, retire_after=100, watch=0), clock)
     made.open()
     model = made.repository.find("m")
@@ -162,8 +162,10 @@ async def test_two_versions_fit_the_state_memory_three_do_not(
     made.close()
 
 
-async def test_a_new_version_is_noticed(folder: Path, versions: dict[int, Network], clock: FakeClock) -> None:
-    """Nobody has to say so: the folder is looked at again and again."""
+async def test_a_new_version_is_served_without_a_signal(
+    folder: Path, versions: dict[int, Network], clock: FakeClock
+) -> None:
+    """With --watch, a new version is served without a signal."""
     made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
     made.open()
     export_network(versions[2], folder, "m", 2)
@@ -175,10 +177,10 @@ async def test_a_new_version_is_noticed(folder: Path, versions: dict[int, Networ
     made.close()
 
 
-async def test_a_body_that_comes_late_meets_the_version_in_service(
+async def test_a_late_body_uses_the_version_in_service(
     service: Service, folder: Path, versions: dict[int, Network]
 ) -> None:
-    """What was asked for of a version that went meanwhile is opened, predicted or stepped on the new one."""
+    """A request whose model is replaced before its body has arrived uses the new version."""
     for path, body, status in (
         ("/v1/models/m/sessions", b"{}", 201),
         ("/v1/models/m/predict", b'{"inputs":[[[1,2,3]]]}', 200),
@@ -205,10 +207,10 @@ async def test_a_body_that_comes_late_meets_the_version_in_service(
     assert {session.model.card.version for session in service.sessions} == {4}
 
 
-async def test_a_page_after_retirement_is_bounded(
+async def test_sessions_of_a_retired_version_are_not_listed(
     client: httpx.AsyncClient, service: Service, folder: Path, versions: dict[int, Network], clock: FakeClock
 ) -> None:
-    """Those that are over are ended a page at a time, and their version's last numbers tell how many were lost."""
+    """Sessions of a retired version are not listed, and metrics count them as lost."""
     ids = [(await opened(client))[0] for _ in range(5)]
     export_network(versions[2], folder, "m", 2)
     await service.repository.refresh()
@@ -221,21 +223,21 @@ async def test_a_page_after_retirement_is_bounded(
     assert lost == {1: len(ids), 2: 0}
 
 
-async def test_the_watcher_survives_what_it_meets(
+async def test_errors_do_not_stop_the_watcher(
     folder: Path, versions: dict[int, Network], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that goes while it is looked into, or any other surprise, does not end the looking."""
+    """Errors while the folder is checked do not stop the checks."""
     made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
     made.open()
-    surprises = [FileNotFoundError("gone"), MemoryError(), RuntimeError("what")]
+    failures = [FileNotFoundError("gone"), MemoryError(), RuntimeError("what")]
     look = artefact.newest_artefacts
 
-    def surprising(path: Path) -> dict[str, tuple[int, Path]]:
-        if surprises:
-            raise surprises.pop()
+    def failing(path: Path) -> dict[str, tuple[int, Path]]:
+        if failures:
+            raise failures.pop()
         return look(path)
 
-    monkeypatch.setattr(repository, "newest_artefacts", surprising)
+    monkeypatch.setattr(repository, "newest_artefacts", failing)
     export_network(versions[2], folder, "m", 2)
     for _ in range(500):
         await asyncio.sleep(0.01)

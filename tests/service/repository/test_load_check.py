@@ -1,4 +1,4 @@
-"""A graph that does not work on its arena in place is found when it is loaded, not by its sessions."""
+"""A graph that does not update its arena in place, or writes to other rows, is refused when it is loaded."""
 
 import onnx
 import pytest
@@ -11,7 +11,7 @@ from tests.service.repository.conftest import Rewrite, load
 def test_a_graph_that_copies_its_arena_is_refused(
     rewrite: Rewrite,
 ) -> None:
-    """An arena that passes through another node is copied at every step; measuring shows it."""
+    """A graph that copies its arena at every step is refused, as its steps take longer on a large arena."""
 
     def copy_arena(model: onnx.ModelProto) -> None:
         scatter = next(node for node in model.graph.node if node.op_type == "ScatterND")
@@ -27,10 +27,10 @@ def test_a_graph_that_copies_its_arena_is_refused(
         load(rewrite(copy_arena))
 
 
-def test_a_graph_that_writes_elsewhere_is_refused(
+def test_a_graph_that_changes_other_rows_is_refused(
     rewrite: Rewrite,
 ) -> None:
-    """A step that would change another session's row is found before anybody has one."""
+    """A graph whose step changes other rows is refused."""
 
     def shift(model: onnx.ModelProto) -> None:
         model.graph.initializer.append(helper.make_tensor("two", onnx.TensorProto.INT64, [1], [2]))

@@ -1,4 +1,4 @@
-"""A repository loads every model of its folder, or none, and lets versions go that are not served any more."""
+"""A repository loads every model of its folder or none, and unloads versions that are no longer served."""
 
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from tests.service.repository.conftest import load
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    """A mistyped mount is told, not served as nothing."""
+    """A folder without an artefact is refused with the path that was expected."""
     with pytest.raises(RefusedToStart, match=r"MODEL/VERSION/model\.onnx"):
         load(tmp_path)
 
 
-def test_memory_for_not_one_session_is_refused(artifacts: Path) -> None:
-    """Too little state memory is told with the figures."""
+def test_too_little_memory_for_one_session_is_refused(artifacts: Path) -> None:
+    """State memory that is too small for one session is refused with the flag to change."""
     with pytest.raises(RefusedToStart, match="raise --state-memory"):
         load(artifacts, state_memory=100_000)
 
 
-async def test_an_unloaded_model_is_kept_out_until_it_is_loaded(artifacts: Path) -> None:
-    """It is closed at once, and the folder is looked at in vain until its name is asked for."""
+async def test_an_unloaded_model_stays_unloaded_until_it_is_loaded(artifacts: Path) -> None:
+    """An unloaded model is closed at once, and is served again only when it is loaded by name."""
     repository = load(artifacts)
     model = repository.find("lstm")
     await repository.unload("lstm")
@@ -39,8 +39,8 @@ async def test_an_unloaded_model_is_kept_out_until_it_is_loaded(artifacts: Path)
     repository.close()
 
 
-async def test_an_unloaded_model_does_the_work_that_waits(artifacts: Path) -> None:
-    """It has ended its sessions, and is closed when the last chunk has been answered."""
+async def test_an_unloaded_model_answers_queued_work(artifacts: Path) -> None:
+    """An unloaded model answers the chunks that are queued, and is closed after the last one."""
     repository = load(artifacts)
     model = repository.find("lstm")
     chunk = Chunk(None, (bytes(12),), 1, keep=False)

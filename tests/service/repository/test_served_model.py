@@ -1,4 +1,4 @@
-"""A version of a model goes from state to state, each once, and never back."""
+"""A served model goes through its states in one direction."""
 
 import pytest
 
@@ -10,12 +10,12 @@ from service.repository.served_model import ModelState, ServedModel
 
 @pytest.fixture
 def model(service: Service) -> ServedModel:
-    """A model that is in no repository any more."""
+    """Return a model that has been taken out of its repository."""
     return service.repository.models.pop("lstm")
 
 
 def test_a_model_is_served_replaced_retired_and_closed(model: ServedModel) -> None:
-    """Its sessions are over from its retirement on."""
+    """A model can be served, replaced, retired and closed in this sequence, and is retired in the last two."""
     states = [(model.state, model.retired)]
     for change in (model.replace, model.retire, lambda: model.close(ModelReplaced(None))):
         change()
@@ -29,7 +29,7 @@ def test_a_model_is_served_replaced_retired_and_closed(model: ServedModel) -> No
 
 
 def test_an_illegal_transition_says_what_was_found(model: ServedModel) -> None:
-    """No state follows on itself or on a later one; nothing has changed then."""
+    """A transition that is not allowed raises ValueError with the state that was found, and changes nothing."""
     model.retire()
     with pytest.raises(
         ValueError, match="REPLACED: expected a model that is SERVING, found <ServedModel lstm 1 RETIRED"
@@ -44,7 +44,7 @@ def test_an_illegal_transition_says_what_was_found(model: ServedModel) -> None:
 
 
 def test_a_model_knows_its_memory(model: ServedModel) -> None:
-    """It is as many rows as the arena has slots; counts tell what is leased of it."""
+    """A model's memory is that of its arena, and its state bytes are those of the leased rows."""
     assert model.state_bytes == row_bytes(model.card.states) > 0
     assert model.memory == sum(rows.nbytes for rows in model.arena.rows.values())
     model.arena.slots.lease()

@@ -1,4 +1,4 @@
-"""Every session is found when its idle limit may have passed, and hardly ever before; nothing is kept of the others."""
+"""The schedule of expiry returns each session soon after its idle limit may have passed, and keeps no others."""
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -21,7 +21,7 @@ def session_of(model: ServedModel, idle_limit: float, now: float = 0.0) -> Sessi
 
 
 def test_a_session_is_due_once_its_limit_has_passed(model: ServedModel) -> None:
-    """Within a second of it, never before, and once."""
+    """A session is due once, within a second after its idle limit, and never before."""
     expiry, session = Expiry(0.0), session_of(model, 2.5)
     expiry.add(session)
     assert expiry.due(2.4, 10) == []
@@ -32,7 +32,7 @@ def test_a_session_is_due_once_its_limit_has_passed(model: ServedModel) -> None:
 
 
 def test_a_removed_session_is_never_due(model: ServedModel) -> None:
-    """Nor is its removal forgotten where others stay; removing it again does nothing."""
+    """A removed session is never due, and removing it again has no effect."""
     expiry, sessions = Expiry(0.0), [session_of(model, 5) for _ in range(10)]
     for session in sessions:
         expiry.add(session)
@@ -43,8 +43,8 @@ def test_a_removed_session_is_never_due(model: ServedModel) -> None:
     assert sorted(map(sessions.index, expiry.due(10.0, 100))) == [1, 3, 5, 7, 9]
 
 
-def test_no_call_looks_at_more_than_it_may(model: ServedModel) -> None:
-    """What is left is for the next call, and `pending` says so."""
+def test_a_call_returns_no_more_than_allowed(model: ServedModel) -> None:
+    """A call returns at most as many sessions as allowed, and `pending` tells whether more are due."""
     expiry, sessions = Expiry(0.0), [session_of(model, 1) for _ in range(5)]
     for session in sessions:
         expiry.add(session)
@@ -52,8 +52,8 @@ def test_no_call_looks_at_more_than_it_may(model: ServedModel) -> None:
     assert counts == [2, True, 2, 1, False]
 
 
-def test_removing_leaves_nothing_behind(model: ServedModel) -> None:
-    """However often sessions come and go, the lists are no longer than twice what is scheduled."""
+def test_removed_sessions_are_not_kept(model: ServedModel) -> None:
+    """The lists stay at most about twice as long as the number of scheduled sessions."""
     expiry, stays = Expiry(0.0), session_of(model, 60)
     expiry.add(stays)
     for _ in range(1000):
@@ -68,7 +68,7 @@ def test_removing_leaves_nothing_behind(model: ServedModel) -> None:
 
 
 def test_a_session_is_scheduled_once(model: ServedModel) -> None:
-    """An illegal transition names what was expected and what was found."""
+    """Scheduling a session twice raises ValueError with the session that was found."""
     expiry, session = Expiry(0.0), session_of(model, 60)
     expiry.add(session)
     with pytest.raises(ValueError, match="expected a session that is not scheduled, found <Session"):
@@ -86,8 +86,8 @@ steps = st.lists(
 
 @given(steps)
 @examples(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_schedule_does_what_a_plain_set_does(model: ServedModel, steps: list[tuple[str, int]]) -> None:
-    """Whatever is added, removed and used: what is due has been scheduled, and what is overdue is given."""
+def test_the_schedule_agrees_with_a_plain_set(model: ServedModel, steps: list[tuple[str, int]]) -> None:
+    """For any sequence of operations, the schedule returns only scheduled sessions, and all that are overdue."""
     sessions = [session_of(model, 0.7 * number + 0.5) for number in range(8)]
     expiry, scheduled, now = Expiry(0.0), set[Session](), 0.0
     for action, number in steps:

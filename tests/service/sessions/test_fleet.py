@@ -1,4 +1,4 @@
-"""A fleet step advances many sessions at once, and each row answers for itself."""
+"""A fleet step advances many sessions in one request, and each row has its own outputs or its own error."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def settings(request: pytest.FixtureRequest, artifacts: Path) -> Settings:
 
 
 def framed(names: list[str], inputs: np.ndarray, head: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return content and headers of a framed request; `head` overrides parts of its head."""
+    """Return the content and headers of a framed request; `head` overrides parts of its head."""
     raw = inputs.astype("<f4").tobytes()
     tensor = {
         "name": "x",
@@ -48,7 +48,7 @@ def unframed(answer: httpx.Response) -> tuple[dict[str, Any], np.ndarray]:
 
 
 async def advance(client: httpx.AsyncClient, form: str, names: list[str], inputs: np.ndarray, create: bool) -> Any:
-    """Send a fleet step in either form; return outputs and the notes beside them."""
+    """Send a fleet step in JSON or framed; return its outputs, and what the answer says besides."""
     path = "/v1/models/lstm/fleet"
     if form == "json":
         body = {"sessions": names, "inputs": inputs.tolist(), "create": create}
@@ -63,7 +63,7 @@ async def advance(client: httpx.AsyncClient, form: str, names: list[str], inputs
 async def test_rows_equal_the_offline_run(
     client: httpx.AsyncClient, networks: dict[str, Network], form: str, rows: int
 ) -> None:
-    """Fleets of any size, opened by name and advanced by pieces of different lengths, stay exact."""
+    """Fleets of any size, opened by name and advanced by chunks of several lengths, equal the offline run."""
     names = [f"unit {n}" for n in range(rows)]
     sequences = np.stack([random_inputs(9, seed) for seed in range(rows)])
     got, at = [], 0
@@ -82,7 +82,7 @@ async def test_rows_equal_the_offline_run(
 async def test_a_row_fails_alone(
     client: httpx.AsyncClient, service: Service, networks: dict[str, Network], form: str
 ) -> None:
-    """Unknown and ended sessions are reported by row; the others advance."""
+    """Rows of unknown or ended sessions are listed with their error, and the others are advanced."""
     model = service.repository.find("lstm")
     names = [service.sessions.create("public", model, 900).id for _ in range(10)]
     ended = service.sessions.find(names[4], "public")
@@ -99,8 +99,8 @@ async def test_a_row_fails_alone(
             np.testing.assert_allclose(outputs[row], offline(networks["lstm"], inputs[row]), atol=1e-5)
 
 
-async def test_failed_rows_are_not_numbers(client: httpx.AsyncClient) -> None:
-    """In a framed answer a row that was not taken is NaN, not zero."""
+async def test_failed_rows_are_nan(client: httpx.AsyncClient) -> None:
+    """A row that was not taken is NaN in a framed answer, and not zero."""
     answer = await client.post("/v1/models/lstm/fleet", **framed(["a", "b"], np.ones((2, 1, FEATURES))))
     head, tensor = unframed(answer)
     assert np.isnan(tensor).all()
@@ -108,7 +108,7 @@ async def test_failed_rows_are_not_numbers(client: httpx.AsyncClient) -> None:
 
 
 async def test_rows_that_overflow_are_refused_alone(client: httpx.AsyncClient) -> None:
-    """A row whose state would not be finite is 422 for itself."""
+    """A row whose state would not be finite is refused, and the others are advanced."""
     names = [f"n{row}" for row in range(12)]
     inputs = np.full((12, 1, FEATURES), 0.1)
     inputs[5] = 3e38
@@ -118,8 +118,10 @@ async def test_rows_that_overflow_are_refused_alone(client: httpx.AsyncClient) -
     assert answer["steps"] == [None if row == 5 else 1 for row in range(12)]
 
 
-async def test_mixed_lengths_and_repeated_names(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
-    """Chunks of a JSON fleet may differ in length, and a session may stand in several rows: they run in order."""
+async def test_rows_may_differ_in_length_and_repeat_a_session(
+    client: httpx.AsyncClient, networks: dict[str, Network]
+) -> None:
+    """Rows may differ in length and may repeat a session, whose rows are then run in order."""
     inputs = random_inputs(9)
     body = {
         "sessions": ["a", "b", "a"],
@@ -134,10 +136,10 @@ async def test_mixed_lengths_and_repeated_names(client: httpx.AsyncClient, netwo
         np.testing.assert_allclose(np.array(outputs), part, atol=1e-5)
 
 
-async def test_a_fleet_and_single_steps_of_its_sessions_keep_order(
+async def test_steps_behind_a_fleet_step_are_taken_after_it(
     client: httpx.AsyncClient, service: Service, networks: dict[str, Network]
 ) -> None:
-    """Steps that come while a fleet step waits are taken behind it."""
+    """Steps that arrive while a fleet step waits are taken after it."""
     model = service.repository.find("lstm")
     sessions = [service.sessions.create("public", model, 900) for _ in range(20)]
     inputs = random_inputs(3)
@@ -160,7 +162,7 @@ async def test_a_fleet_and_single_steps_of_its_sessions_keep_order(
 async def test_names_belong_to_a_model_and_end_with_their_session(
     client: httpx.AsyncClient, service: Service, clock: FakeClock
 ) -> None:
-    """The same name in two models is two sessions; an expired name starts anew, and the answer says it was created."""
+    """A name belongs to one model, and can be used for a new session when the old one has expired."""
     for model in ("lstm", "rnn-tanh"):
         body = {"sessions": ["x"], "inputs": [[[0, 0, 0]]], "create": True}
         assert (await client.post(f"/v1/models/{model}/fleet", json=body)).json()["created"] == [0]
@@ -172,8 +174,8 @@ async def test_names_belong_to_a_model_and_end_with_their_session(
     assert (again["created"], again["steps"]) == ([0], [1])
 
 
-async def test_the_table_fills_by_rows(client: httpx.AsyncClient) -> None:
-    """Rows beyond the limit are refused, those within are opened."""
+async def test_rows_beyond_the_tables_limit_are_refused(client: httpx.AsyncClient) -> None:
+    """Rows beyond the table's limit are refused, and those within it are opened."""
     body = {"sessions": [f"n{n}" for n in range(60)], "inputs": [[[0, 0, 0]]] * 60, "create": True}
     answer = (await client.post("/v1/models/lstm/fleet", json=body)).json()
     assert len(answer["created"]) == 50
@@ -181,7 +183,7 @@ async def test_the_table_fills_by_rows(client: httpx.AsyncClient) -> None:
 
 
 async def test_ids_cannot_be_chosen_as_names(client: httpx.AsyncClient, service: Service) -> None:
-    """A key of the form of our ids is never opened as a name."""
+    """A name that looks like a session id is never opened."""
     key = "r0-abcd-" + "0" * 22
     body = {"sessions": [key], "inputs": [[[0, 0, 0]]], "create": True}
     answer = (await client.post("/v1/models/lstm/fleet", json=body)).json()
@@ -206,7 +208,7 @@ async def test_ids_cannot_be_chosen_as_names(client: httpx.AsyncClient, service:
     ],
 )
 async def test_bad_fleets_are_refused_whole(client: httpx.AsyncClient, service: Service, body: bytes) -> None:
-    """Nothing is opened and nothing moves."""
+    """An invalid fleet request is refused as a whole, and opens no session."""
     answer = await client.post("/v1/models/lstm/fleet", content=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input"), answer.text
     assert len(service.sessions) == 0
@@ -227,7 +229,7 @@ async def test_bad_fleets_are_refused_whole(client: httpx.AsyncClient, service: 
     ],
 )
 async def test_bad_frames_are_refused(client: httpx.AsyncClient, change: dict[str, Any]) -> None:
-    """Shape, datatype and size have to say what the bytes are."""
+    """A framed request whose shape, datatype or size does not match its bytes is refused."""
     request = framed(["a", "b"], np.zeros((2, 1, FEATURES)), change)
     answer = await client.post("/v1/models/lstm/fleet", **request)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input"), answer.text
@@ -235,20 +237,20 @@ async def test_bad_frames_are_refused(client: httpx.AsyncClient, change: dict[st
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999999", "1e3", ""])
 async def test_a_wrong_head_length_is_refused(client: httpx.AsyncClient, length: str) -> None:
-    """The head has to lie within the body."""
+    """A head length that is no number within the body is refused."""
     request = framed(["a"], np.zeros((1, 1, FEATURES)))
     request["headers"] = {"Inference-Header-Content-Length": length}
     assert (await client.post("/v1/models/lstm/fleet", **request)).status_code == 422
 
 
 async def test_framed_nan_is_refused(client: httpx.AsyncClient) -> None:
-    """Raw bytes are checked as JSON numbers are."""
+    """A framed request with NaN is refused."""
     request = framed(["a"], np.full((1, 1, FEATURES), np.nan), {"create": True})
     assert (await client.post("/v1/models/lstm/fleet", **request)).status_code == 422
 
 
 async def test_one_session_does_not_fill_the_queue(client: httpx.AsyncClient) -> None:
-    """Rows of one session beyond its limit are refused by row."""
+    """Rows of one session beyond the limit of its queue are refused."""
     body = {"sessions": ["a"] * 100, "inputs": [[[0, 0, 0]]] * 100, "create": True}
     answer = (await client.post("/v1/models/lstm/fleet", json=body)).json()
     assert answer["steps"][:64] == list(range(1, 65))
@@ -257,7 +259,7 @@ async def test_one_session_does_not_fill_the_queue(client: httpx.AsyncClient) ->
 
 
 async def test_a_fleet_of_busy_sessions_is_answered(client: httpx.AsyncClient, service: Service) -> None:
-    """Where every row is refused, the answer says so at once."""
+    """A fleet request whose rows are all refused is answered at once."""
     session = service.sessions.create("public", service.repository.find("lstm"), 900)
     session.waiting = deque([Chunk(session, (bytes(12),), 1)] * 64)
     body = {"sessions": [session.id, session.id], "inputs": [[[0, 0, 0]]] * 2}

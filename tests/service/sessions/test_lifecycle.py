@@ -1,4 +1,4 @@
-"""What a client does with a whole session: open it warm, fork, rewind, peek, snapshot, restore, extend, list."""
+"""What a client does with a whole session: open, fork, rewind, peek, snapshot, restore, extend, list."""
 
 import asyncio
 import base64
@@ -18,14 +18,14 @@ from tests.service.conftest import offline, random_inputs
 Answer = dict[str, object]
 
 
-async def opened(client: httpx.AsyncClient, model: str = "lstm", **wish: object) -> str:
-    answer = await client.post(f"/v1/models/{model}/sessions", json=wish)
+async def opened(client: httpx.AsyncClient, model: str = "lstm", **options: object) -> str:
+    answer = await client.post(f"/v1/models/{model}/sessions", json=options)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["session_id"])
 
 
-async def stepped(client: httpx.AsyncClient, session: str, inputs: np.ndarray, **order: object) -> np.ndarray:
-    answer = await client.post(f"/v1/sessions/{session}/steps", json={"inputs": inputs.tolist(), **order})
+async def stepped(client: httpx.AsyncClient, session: str, inputs: np.ndarray, **numbers: object) -> np.ndarray:
+    answer = await client.post(f"/v1/sessions/{session}/steps", json={"inputs": inputs.tolist(), **numbers})
     assert answer.status_code == 200, answer.text
     return np.array(answer.json()["outputs"], np.float32)
 
@@ -40,8 +40,8 @@ def held(service: Service, model: str = "lstm") -> int:
 
 
 @pytest.mark.parametrize("model", ["lstm", "gru-reset-after", "rnn-tanh"])
-async def test_a_fork_goes_its_own_way(client: httpx.AsyncClient, networks: dict[str, Network], model: str) -> None:
-    """Both sessions equal the uninterrupted run of what each was given."""
+async def test_a_fork_is_independent(client: httpx.AsyncClient, networks: dict[str, Network], model: str) -> None:
+    """A session and its fork each give the outputs of an offline run over their own steps."""
     common, ours, theirs = random_inputs(5), random_inputs(4, 1), random_inputs(4, 2)
     session = await opened(client, model)
     await stepped(client, session, common)
@@ -53,7 +53,7 @@ async def test_a_fork_goes_its_own_way(client: httpx.AsyncClient, networks: dict
 
 
 async def test_a_fork_shares_its_row_until_it_steps(client: httpx.AsyncClient, service: Service) -> None:
-    """Fifty forks take no row; whoever ends last gives the shared one back."""
+    """Forks hold no row of their own until they step, and the shared row is released by its last holder."""
     session = await opened(client)
     await stepped(client, session, random_inputs(1))
     forks = [(await client.post(f"/v1/sessions/{session}/fork")).json()["session_id"] for _ in range(20)]
@@ -67,7 +67,7 @@ async def test_a_fork_shares_its_row_until_it_steps(client: httpx.AsyncClient, s
 
 
 async def test_a_fork_answers_the_last_request_again(client: httpx.AsyncClient) -> None:
-    """What was stored for the first is stored for its fork."""
+    """A fork can replay the last request that its parent answered."""
     session, inputs = await opened(client), random_inputs(2)
     first = await stepped(client, session, inputs, step=1)
     fork = (await client.post(f"/v1/sessions/{session}/fork")).json()["session_id"]
@@ -75,8 +75,8 @@ async def test_a_fork_answers_the_last_request_again(client: httpx.AsyncClient) 
     assert (await described(client, fork))["step"] == 2
 
 
-async def test_requests_are_taken_back(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
-    """After a rewind the session is as it was before those requests; each rewind raises the epoch."""
+async def test_a_rewind_restores_the_earlier_state(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
+    """After a rewind, a session goes on from the state before those requests, in the next epoch."""
     inputs = random_inputs(6)
     session = await opened(client, keep=2)
     for row in inputs[:4]:
@@ -88,7 +88,7 @@ async def test_requests_are_taken_back(client: httpx.AsyncClient, networks: dict
 
 
 async def test_a_rewind_goes_no_further_than_what_is_kept(client: httpx.AsyncClient, service: Service) -> None:
-    """One request more than are kept is refused, with their number, and nothing moves."""
+    """A rewind of more requests than are kept is refused with their number, and changes nothing."""
     session = await opened(client, keep=3)
     for _ in range(5):
         await stepped(client, session, random_inputs(1))
@@ -101,7 +101,7 @@ async def test_a_rewind_goes_no_further_than_what_is_kept(client: httpx.AsyncCli
 
 
 async def test_the_request_before_a_rewind_is_replayed(client: httpx.AsyncClient) -> None:
-    """A session that was rewound answers again what it answered last then."""
+    """After a rewind, the request that led to the present state can be replayed."""
     session, inputs = await opened(client, keep=1), random_inputs(2)
     first = await stepped(client, session, inputs[:1], step=1)
     await stepped(client, session, inputs[1:], step=2)
@@ -110,7 +110,7 @@ async def test_the_request_before_a_rewind_is_replayed(client: httpx.AsyncClient
 
 
 async def test_a_step_for_another_epoch_is_refused(client: httpx.AsyncClient) -> None:
-    """A client that has not heard of a rewind does not step on what it does not know."""
+    """A step that names an older epoch is refused with the present one."""
     session = await opened(client, keep=1)
     await stepped(client, session, random_inputs(1))
     await client.post(f"/v1/sessions/{session}/rewind", json={"requests": 1})
@@ -119,8 +119,10 @@ async def test_a_step_for_another_epoch_is_refused(client: httpx.AsyncClient) ->
     assert (answer.status_code, answer.json()["code"], answer.json()["epoch"]) == (409, "epoch_conflict", 1)
 
 
-async def test_a_peek_keeps_nothing(client: httpx.AsyncClient, networks: dict[str, Network], service: Service) -> None:
-    """It answers what the step would, as often as it is asked, and the step is then taken as if never peeked."""
+async def test_a_peek_changes_nothing(
+    client: httpx.AsyncClient, networks: dict[str, Network], service: Service
+) -> None:
+    """A peek gives the outputs of the step, each time it is sent, and does not advance the session."""
     inputs = random_inputs(40)
     expected = offline(networks["lstm"], inputs)
     session = await opened(client)
@@ -133,8 +135,8 @@ async def test_a_peek_keeps_nothing(client: httpx.AsyncClient, networks: dict[st
     np.testing.assert_allclose(await stepped(client, session, inputs[3:]), expected[3:], atol=1e-5)
 
 
-async def test_a_session_starts_behind_a_history(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
-    """Thousands of steps are taken first, in pieces, and count as steps."""
+async def test_a_session_starts_after_a_history(client: httpx.AsyncClient, networks: dict[str, Network]) -> None:
+    """A session that is opened with a history of thousands of steps continues after its last step."""
     inputs = random_inputs(3000)
     session = await opened(client, history=inputs[:2995].tolist())
     assert (await described(client, session))["step"] == 2995
@@ -143,7 +145,7 @@ async def test_a_session_starts_behind_a_history(client: httpx.AsyncClient, netw
 
 
 async def test_a_history_that_cannot_be_taken_leaves_no_session(client: httpx.AsyncClient, service: Service) -> None:
-    """It is refused like the step it is."""
+    """A history that cannot be taken is refused as a step would be, and opens no session."""
     for history, code in (([[1, 2]], "invalid_input"), ([[1e30, 1e30, 1e30]] * 40, "state_not_finite")):
         answer = await client.post("/v1/models/explosive/sessions", json={"history": history})
         assert (answer.status_code, answer.json()["code"]) == (422, code)
@@ -157,8 +159,10 @@ async def snapshot(client: httpx.AsyncClient, session: str) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["put", "body", "base64"])
-async def test_a_snapshot_goes_on_elsewhere(client: httpx.AsyncClient, networks: dict[str, Network], how: str) -> None:
-    """A session that was put where another one was goes on as that one would have."""
+async def test_a_session_continues_from_a_snapshot(
+    client: httpx.AsyncClient, networks: dict[str, Network], how: str
+) -> None:
+    """A session that is opened or restored from a snapshot continues from its state and step."""
     inputs = random_inputs(8)
     session = await opened(client)
     await stepped(client, session, inputs[:5])
@@ -180,7 +184,7 @@ async def test_a_snapshot_goes_on_elsewhere(client: httpx.AsyncClient, networks:
 
 
 async def test_a_snapshot_is_a_safetensors_file(client: httpx.AsyncClient, service: Service) -> None:
-    """Its tensors are the states, by name; taken twice it is the same to the bit."""
+    """A snapshot is a safetensors file of the states by name, and is the same each time it is taken."""
     session = await opened(client)
     await stepped(client, session, random_inputs(1))
     taken = await snapshot(client, session)
@@ -191,19 +195,19 @@ async def test_a_snapshot_is_a_safetensors_file(client: httpx.AsyncClient, servi
     assert await snapshot(client, session) == taken
 
 
-async def test_no_flipped_bit_is_accepted(client: httpx.AsyncClient) -> None:
-    """Every byte of a snapshot counts: with any bit of it turned, cut short or made longer, it is refused."""
+async def test_a_damaged_snapshot_is_refused(client: httpx.AsyncClient) -> None:
+    """A snapshot with a flipped bit, or of another length, is refused, and changes nothing."""
     session = await opened(client)
     await stepped(client, session, random_inputs(2))
     taken = await snapshot(client, session)
     before = await described(client, session)
     random = np.random.default_rng(0)
-    evil = [taken[:-1], taken + b"\0", b"", taken[:8], b"\xff" * len(taken), b"\x80\x04N." + taken]
+    damaged = [taken[:-1], taken + b"\0", b"", taken[:8], b"\xff" * len(taken), b"\x80\x04N." + taken]
     for at in random.permutation(len(taken))[:300]:
         turned = bytearray(taken)
         turned[at] ^= 1 << int(random.integers(8))
-        evil.append(bytes(turned))
-    for body in evil:
+        damaged.append(bytes(turned))
+    for body in damaged:
         answer = await client.put(f"/v1/sessions/{session}/state", content=body)
         assert answer.status_code in (409, 422), answer.text
         assert answer.json()["code"] in ("snapshot_corrupt", "snapshot_mismatch")
@@ -214,22 +218,22 @@ async def test_no_flipped_bit_is_accepted(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_snapshot_of_another_model_is_refused(client: httpx.AsyncClient) -> None:
-    """The answer says what differs."""
+    """A snapshot of another model is refused with the field that differs."""
     taken = await snapshot(client, await opened(client, "gru-reset-after"))
     answer = await client.put(f"/v1/sessions/{await opened(client, 'lstm')}/state", content=taken)
     assert (answer.status_code, answer.json()["code"], answer.json()["where"]) == (409, "snapshot_mismatch", "model")
 
 
 async def test_sessions_are_listed_page_by_page(client: httpx.AsyncClient, clock: FakeClock) -> None:
-    """Each is listed once, in the order of opening, though the one that marks the page ends meanwhile."""
+    """Each session is listed once, in the sequence of opening, even if the one that ends a page is deleted."""
     ids = [await opened(client) for _ in range(10)]
     await client.delete(f"/v1/sessions/{ids[2]}")
     del ids[2]
     listed: list[str] = []
     page: dict[str, object] = {"next": None}
     while True:
-        place = {"after": str(page["next"])} if page["next"] else {}
-        page = (await client.get("/v1/sessions", params={"limit": "4", **place})).json()
+        after = {"after": str(page["next"])} if page["next"] else {}
+        page = (await client.get("/v1/sessions", params={"limit": "4", **after})).json()
         sessions = page["sessions"]
         assert isinstance(sessions, list)
         listed += [session["session_id"] for session in sessions]
@@ -241,13 +245,13 @@ async def test_sessions_are_listed_page_by_page(client: httpx.AsyncClient, clock
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after=nobody", "page=2"])
 async def test_a_bad_page_is_refused(client: httpx.AsyncClient, query: str) -> None:
-    """What was expected is said."""
+    """A query with an invalid limit, an unknown session or an unknown parameter is refused."""
     answer = await client.get(f"/v1/sessions?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
 
 
 async def test_an_idle_limit_is_extended(client: httpx.AsyncClient, clock: FakeClock, service: Service) -> None:
-    """A session stays as long as it was last told to, longer or shorter, from then on."""
+    """A new idle limit, longer or shorter, applies from the time of the request."""
     session, short = await opened(client, idle_limit=10), await opened(client, idle_limit=1000)
     clock.advance(9)
     for name, limit in ((session, 100), (short, 5)):
@@ -260,7 +264,7 @@ async def test_an_idle_limit_is_extended(client: httpx.AsyncClient, clock: FakeC
 
 
 async def test_a_creation_sent_again_opens_one_session(client: httpx.AsyncClient, service: Service) -> None:
-    """The same Idempotency-Key gives the same session; with another body it is refused."""
+    """The same Idempotency-Key gives the same session, and is refused with another body."""
     key = {"idempotency-key": "k1"}
     answers = [(await client.post("/v1/models/lstm/sessions", headers=key, json={"keep": 1})).json() for _ in range(3)]
     assert len({answer["session_id"] for answer in answers}) == len(service.sessions) == 1
@@ -285,8 +289,8 @@ async def test_a_creation_sent_again_opens_one_session(client: httpx.AsyncClient
         ("PATCH", "", {}),
     ],
 )
-async def test_bad_wishes_change_nothing(client: httpx.AsyncClient, method: str, path: str, body: object) -> None:
-    """Each is a typed 422, and the session is as it was."""
+async def test_bad_options_change_nothing(client: httpx.AsyncClient, method: str, path: str, body: object) -> None:
+    """Invalid options are refused with 422, and the session stays as it is."""
     session = await opened(client, keep=1)
     await stepped(client, session, random_inputs(1))
     before = await described(client, session)
@@ -296,32 +300,32 @@ async def test_bad_wishes_change_nothing(client: httpx.AsyncClient, method: str,
 
 
 @pytest.fixture
-async def small(artifacts: object) -> AsyncIterator[Service]:
-    """A service whose table holds ten rows of a model."""
+async def small_service(artifacts: object) -> AsyncIterator[Service]:
+    """Return a service whose table holds ten rows of a model."""
     made = Service(Settings(artifacts=artifacts, max_sessions=10), FakeClock())
     made.open()
     yield made
     made.close()
 
 
-async def test_what_may_be_kept_counts_as_taken(small: Service) -> None:
-    """A session that keeps four requests may hold five rows, and takes as many places."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(small.app), base_url="http://service") as client:
+async def test_kept_requests_count_as_sessions(small_service: Service) -> None:
+    """A session that keeps four requests counts as five sessions."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(small_service.app), base_url="http://service") as client:
         for _ in range(2):
             session = await opened(client, keep=4)
             for _ in range(8):
                 await stepped(client, session, random_inputs(1))
         full = await client.post("/v1/models/lstm/sessions", json={})
         assert (full.status_code, full.json()["code"]) == (429, "table_full")
-        assert held(small) == 10
+        assert held(small_service) == 10
 
 
 async def test_a_creation_sent_again_waits_for_the_history(client: httpx.AsyncClient, service: Service) -> None:
-    """Whoever repeats an opening whose history is under way gets the session when it is ready, and there is one."""
-    wish = {"history": random_inputs(20_000).tolist()}
+    """A creation that is repeated while its history runs waits for it, and gets the same session."""
+    options = {"history": random_inputs(20_000).tolist()}
 
     async def open_once() -> dict[str, object]:
-        answer = await client.post("/v1/models/lstm/sessions", headers={"idempotency-key": "long"}, json=wish)
+        answer = await client.post("/v1/models/lstm/sessions", headers={"idempotency-key": "long"}, json=options)
         told: dict[str, object] = answer.json()
         return told
 
@@ -331,7 +335,7 @@ async def test_a_creation_sent_again_waits_for_the_history(client: httpx.AsyncCl
 
 
 async def test_a_fork_and_a_rewind_sent_again_are_done_once(client: httpx.AsyncClient, service: Service) -> None:
-    """A fork is known by its key, a rewind by the epoch that it names."""
+    """A fork repeated with its key, and a rewind repeated with its epoch, take effect once."""
     session = await opened(client, keep=4)
     for _ in range(4):
         await stepped(client, session, random_inputs(1))

@@ -1,4 +1,4 @@
-"""What is kept for requests that are sent again is bounded; a creation that is sent again gives the same session."""
+"""What is stored for repeated requests is bounded, and a repeated creation gives the same session."""
 
 import asyncio
 from collections.abc import Callable
@@ -33,7 +33,7 @@ operations = st.lists(
 
 
 class PlainMap:
-    """A list of (key, value, time put), the oldest first, searched from end to end."""
+    """A list of (key, value, time of put), the oldest first, which is searched from end to end."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[int, bytes, float]] = []
@@ -59,8 +59,8 @@ class PlainMap:
 
 
 @given(operations)
-def test_the_map_does_what_a_plain_list_does(steps: list[tuple[str, int, bytes]]) -> None:
-    """Whatever is put, read, popped and expired, both hold the same, and have dropped the same in the same sequence."""
+def test_the_map_agrees_with_a_plain_list(steps: list[tuple[str, int, bytes]]) -> None:
+    """For any sequence of operations, the map holds and drops the same values as a plain list."""
     clock, plain, dropped = FakeClock(), PlainMap(), list[tuple[int, bytes]]()
     tested: ExpiringMap[int, bytes] = ExpiringMap(
         MOST, SECONDS, clock=clock, most_bytes=MOST_BYTES, size=len, dropped=lambda *gone: dropped.append(gone)
@@ -86,7 +86,7 @@ def test_the_map_does_what_a_plain_list_does(steps: list[tuple[str, int, bytes]]
 
 
 def test_a_value_too_large_is_not_kept() -> None:
-    """It goes at once, and the others with it, as they are older."""
+    """A value over the limit of bytes is dropped at once, after all older ones."""
     tested: ExpiringMap[str, bytes] = ExpiringMap(9, most_bytes=3, size=len)
     tested.put("small", b"12")
     tested.put("large", b"1234")
@@ -94,7 +94,7 @@ def test_a_value_too_large_is_not_kept() -> None:
 
 
 def test_a_key_opens_one_session_for_an_hour(clock: FakeClock) -> None:
-    """The same creation again gives the id; after an hour, or when it came to nothing, the key is free."""
+    """A creation key gives its session for an hour, unless it is forgotten, and only for the same content."""
     creations = Creations(clock)
     for _ in range(2):
         assert creations.recall("t", "lstm", b"once", b"{}") is None
@@ -114,14 +114,14 @@ def test_a_key_opens_one_session_for_an_hour(clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("key", [b"", b"a b", b"x" * 129, b"\xc3\xa9"])
 def test_a_key_is_short_and_visible(clock: FakeClock, key: bytes) -> None:
-    """Anything else is refused."""
+    """A creation key that is empty, too long or not of visible ASCII characters is refused."""
     with pytest.raises(InvalidInput):
         Creations(clock).recall("t", "lstm", key, b"{}")
 
 
 @pytest.fixture
 def answered(service: Service) -> Callable[[str], Chunk]:
-    """Return a function that gives an answered request, known by a name, of a session of that name."""
+    """Return a function that makes an answered chunk, named like its session."""
     model = service.repository.find("lstm")
 
     def answer(name: str) -> Chunk:
@@ -143,7 +143,7 @@ def replayed(responses: FinalResponses, chunk: Chunk, **other: str) -> bool:
 
 
 def test_a_final_response_is_replayed_to_its_own_request(clock: FakeClock, answered: Callable[[str], Chunk]) -> None:
-    """Another request gets none; once another sequence of that name has ended, nor does this one."""
+    """A final response is replayed only to its own request, and only until another sequence has its name."""
     responses, chunk = FinalResponses(clock), answered("a")
     assert not replayed(responses, chunk)
     remember(responses, chunk)
@@ -157,7 +157,7 @@ def test_a_final_response_is_replayed_to_its_own_request(clock: FakeClock, answe
 def test_final_responses_are_bounded(
     clock: FakeClock, answered: Callable[[str], Chunk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In number, in bytes and in time: the oldest go first."""
+    """Final responses are bounded in number, in bytes and in age, and the oldest are dropped first."""
     monkeypatch.setattr(replay, "MOST_RESPONSES", 2)
     chunks = [answered(name) for name in "abc"]
     responses = FinalResponses(clock)
@@ -180,8 +180,8 @@ def remember(responses: FinalResponses, chunk: Chunk) -> None:
 
 
 @pytest.mark.parametrize("copies", [2, 4])
-async def test_creations_that_race_wait_for_the_history(client: httpx.AsyncClient, copies: int) -> None:
-    """All are told of one session, behind its history."""
+async def test_concurrent_creations_wait_for_the_history(client: httpx.AsyncClient, copies: int) -> None:
+    """Creations that are sent at once with one key get one session, after its history has been taken."""
     body = {"history": [[0.1] * FEATURES] * 3}
     answers = await asyncio.gather(*(client.post(PATH, json=body, headers=HEADERS) for _ in range(copies)))
     assert [(answer.status_code, answer.json()["step"]) for answer in answers] == [(201, 3)] * copies
@@ -189,8 +189,8 @@ async def test_creations_that_race_wait_for_the_history(client: httpx.AsyncClien
     assert len((await client.get("/v1/sessions")).json()["sessions"]) == 1
 
 
-async def test_creations_that_race_to_a_bad_history_all_fail(client: httpx.AsyncClient) -> None:
-    """Each is refused as if it were the only one; no session is left, and the key is free."""
+async def test_concurrent_creations_with_a_bad_history_all_fail(client: httpx.AsyncClient) -> None:
+    """Creations that are sent at once with a bad history all fail, open no session, and leave the key unused."""
     body = {"history": [[3e38] * FEATURES] * 3}
     answers = await asyncio.gather(*(client.post(PATH, json=body, headers=HEADERS) for _ in range(3)))
     assert [answer.json()["code"] for answer in answers] == ["state_not_finite"] * 3
@@ -198,8 +198,8 @@ async def test_creations_that_race_to_a_bad_history_all_fail(client: httpx.Async
     assert (await client.post(PATH, json={}, headers=HEADERS)).status_code == 201
 
 
-async def test_a_creation_again_succeeds_where_the_first_was_given_up(client: httpx.AsyncClient) -> None:
-    """A client that went away has not used up its key."""
+async def test_a_creation_succeeds_after_a_cancelled_copy(client: httpx.AsyncClient) -> None:
+    """A creation whose first copy is cancelled still succeeds when it is sent again."""
     body = {"history": [[0.1] * FEATURES] * 3}
     first = asyncio.ensure_future(client.post(PATH, json=body, headers=HEADERS))
     second = asyncio.ensure_future(client.post(PATH, json=body, headers=HEADERS))

@@ -1,4 +1,4 @@
-"""A session outlives its sockets: it is continued, taken over, and told where to go on when the service leaves."""
+"""A session outlives its sockets: it can be resumed, taken over, and continued where the service says on its stop."""
 
 import json
 import struct
@@ -28,8 +28,8 @@ def session_of(socket: ClientConnection) -> str:
     return str(socket.response.headers["x-session-id"])
 
 
-def farewell(socket: ClientConnection) -> tuple[int, str]:
-    """Return the code and the reason with which the server closed a socket, whose answers are read up to there."""
+def closed_with(socket: ClientConnection) -> tuple[int, str]:
+    """Read a socket until the server closes it, and return the code and the reason."""
     with suppress(ConnectionClosed):
         for _ in socket:
             pass
@@ -42,8 +42,8 @@ def framed(inputs: np.ndarray, number: int = 0, flags: int = 0, size: int | None
     return HEAD.pack(number, flags, len(raw) if size is None else size) + raw
 
 
-def test_a_cut_stream_is_continued(server: RunningServer, networks: dict[str, Network]) -> None:
-    """A new socket goes on at the step after the last one, which the handshake's answer tells."""
+def test_an_interrupted_stream_is_continued(server: RunningServer, networks: dict[str, Network]) -> None:
+    """A new socket continues at the step after the last one, which its handshake states."""
     inputs = random_inputs(6)
     expected = offline(networks["lstm"], inputs)
     with stream(server, "models/lstm/stream") as first:
@@ -63,7 +63,7 @@ def test_a_cut_stream_is_continued(server: RunningServer, networks: dict[str, Ne
 
 
 def test_framed_messages_carry_step_numbers(server: RunningServer, networks: dict[str, Network]) -> None:
-    """The head of an answer holds the last step and whether it is a replay; errors are JSON text frames."""
+    """A framed answer has the last step and the replay flag in its head, and errors are JSON text frames."""
     inputs = random_inputs(3)
     expected = offline(networks["lstm"], inputs)
     with stream(server, "models/lstm/stream?format=framed") as socket:
@@ -94,7 +94,7 @@ def test_framed_messages_carry_step_numbers(server: RunningServer, networks: dic
 
 
 def test_one_socket_at_a_time(server: RunningServer) -> None:
-    """A second socket is refused while the first is there, and free to come when it has gone."""
+    """A second socket of a session is refused while the first is open, and accepted afterwards."""
     with stream(server, "models/lstm/stream") as first:
         session = session_of(first)
         with pytest.raises(InvalidStatus) as refused, stream(server, f"sessions/{session}/stream"):
@@ -103,7 +103,7 @@ def test_one_socket_at_a_time(server: RunningServer) -> None:
         assert json.loads(refused.value.response.body or b"")["code"] == "stream_taken"
         first.send('{"inputs":[[1,2,3]]}')
         assert json.loads(first.recv())["step"] == 1
-    for _ in range(100):  # until the server has heard that the first has gone
+    for _ in range(100):  # until the server has seen that the first one is closed
         try:
             with stream(server, f"sessions/{session}/stream") as second:
                 second.send('{"inputs":[[1,2,3]]}')
@@ -112,17 +112,17 @@ def test_one_socket_at_a_time(server: RunningServer) -> None:
         except InvalidStatus:
             time.sleep(0.01)
     else:
-        raise AssertionError("the first socket was never let go")
+        raise AssertionError("the first socket was never released")
 
 
 def test_a_stream_is_taken_over(server: RunningServer) -> None:
-    """The first socket gets the answers it is owed, then is closed with 4409; the second goes on."""
+    """A takeover closes the first socket with 4409, and the second one continues the session."""
     with stream(server, "models/lstm/stream") as first:
         session = session_of(first)
         first.send('{"inputs":[[1,2,3]]}')
         assert json.loads(first.recv())["step"] == 1
         with stream(server, f"sessions/{session}/stream?takeover=1") as second:
-            assert farewell(first) == (4409, "stream_taken")
+            assert closed_with(first) == (4409, "stream_taken")
             second.send('{"inputs":[[1,2,3]],"step":2}')
             assert json.loads(second.recv())["step"] == 2
 
@@ -136,8 +136,8 @@ def test_a_stream_is_taken_over(server: RunningServer) -> None:
         ("models/lstm/stream?takeover=1", 422, "invalid_input"),
     ],
 )
-def test_a_handshake_that_asks_for_nothing_we_have(server: RunningServer, path: str, status: int, code: str) -> None:
-    """It is refused with the typed HTTP answer."""
+def test_an_invalid_handshake_is_refused(server: RunningServer, path: str, status: int, code: str) -> None:
+    """A handshake that cannot be accepted is answered with the status and code of its error."""
     with pytest.raises(InvalidStatus) as refused, stream(server, path):
         pass
     assert refused.value.response.status_code == status
@@ -145,8 +145,8 @@ def test_a_handshake_that_asks_for_nothing_we_have(server: RunningServer, path: 
 
 
 @pytest.mark.alone
-def test_a_leaving_service_says_where_to_go_on(artifacts: Path) -> None:
-    """On SIGTERM a frame under way is answered, and each socket is closed with 1012 and the step to resume at."""
+def test_a_stopping_service_says_where_to_resume(artifacts: Path) -> None:
+    """On SIGTERM running frames are answered, and each socket is closed with 1012 and the step to resume at."""
     server = RunningServer(artifacts, "--grace", "5")
     with ExitStack() as stack:
         sockets = [stack.enter_context(stream(server, "models/lstm/stream")) for _ in range(4)]
@@ -157,9 +157,9 @@ def test_a_leaving_service_says_where_to_go_on(artifacts: Path) -> None:
         busy = sockets[0]
         busy.send(json.dumps({"inputs": random_inputs(1000).tolist()}))
         server.process.terminate()
-        assert farewell(busy) in ((1012, "1001"), (1012, "1"))  # the frame was taken whole, or not at all
+        assert closed_with(busy) in ((1012, "1001"), (1012, "1"))  # the frame was taken whole, or not at all
         for number, socket in enumerate(sockets[1:], start=1):
-            assert farewell(socket) == (1012, str(number + 1))
+            assert closed_with(socket) == (1012, str(number + 1))
         start = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - start < 5
@@ -167,17 +167,17 @@ def test_a_leaving_service_says_where_to_go_on(artifacts: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_client_that_does_not_hang_up_is_left(artifacts: Path) -> None:
-    """The service waits for it a moment, and not at all for connections that are idle."""
+def test_a_client_that_does_not_close_delays_no_stop(artifacts: Path) -> None:
+    """The service stops although a client does not close its socket, and does not wait for idle connections."""
     server = RunningServer(artifacts, "--grace", "10")
     host, port = server.url.removeprefix("http://").split(":")
-    with httpx.Client(base_url=server.url) as client, create_connection((host, int(port))) as deaf:
+    with httpx.Client(base_url=server.url) as client, create_connection((host, int(port))) as not_reading:
         client.get("/readyz")
-        deaf.sendall(
+        not_reading.sendall(
             b"GET /v1/models/lstm/stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
             b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
-        assert b" 101 " in deaf.recv(4096)
+        assert b" 101 " in not_reading.recv(4096)
         start = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - start < 6
@@ -185,31 +185,31 @@ def test_a_client_that_does_not_hang_up_is_left(artifacts: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_client_that_does_not_read_keeps_nobody_waiting(artifacts: Path) -> None:
-    """Sockets beside one whose answers pile up are told where to resume at once, and may even take its session over."""
+def test_a_client_that_does_not_read_delays_no_other(artifacts: Path) -> None:
+    """A client that does not read delays neither a takeover of its session nor the closing of other sockets."""
     server = RunningServer(artifacts, "--grace", "6", "--frame-size", "1MiB")
     host, port = server.url.removeprefix("http://").split(":")
-    with create_connection((host, int(port))) as deaf, ExitStack() as stack:
-        deaf.sendall(
+    with create_connection((host, int(port))) as not_reading, ExitStack() as stack:
+        not_reading.sendall(
             b"GET /v1/models/lstm/stream?format=binary HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
             b"connection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
-        head = deaf.recv(4096)
+        head = not_reading.recv(4096)
         session = next(line.split(b": ")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"x-session-id"))
-        deaf.settimeout(0.5)
+        not_reading.settimeout(0.5)
         payload = bytes(1000 * 12)
         frame = b"\x82\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
         with suppress(TimeoutError):
             for _ in range(5000):  # until neither side's buffers take any more
-                deaf.sendall(frame)
+                not_reading.sendall(frame)
         others = [stack.enter_context(stream(server, "models/lstm/stream")) for _ in range(3)]
         path = f"sessions/{session.decode()}/stream?takeover=1"
-        taker = stack.enter_context(stream(server, path))
-        taker.send('{"inputs":[[1,2,3]]}')
-        assert json.loads(taker.recv(timeout=10))["replayed"] is False
+        second = stack.enter_context(stream(server, path))
+        second.send('{"inputs":[[1,2,3]]}')
+        assert json.loads(second.recv(timeout=10))["replayed"] is False
         start = time.monotonic()
         server.process.terminate()
         for other in others:
-            assert farewell(other) == (1012, "1")
+            assert closed_with(other) == (1012, "1")
         assert time.monotonic() - start < 2
         assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""A snapshot is read only where the session can go on from it."""
+"""A snapshot is accepted only if the session can go on from it."""
 
 import httpx
 
@@ -9,8 +9,8 @@ from tests.service.conftest import FEATURES
 OCTETS = {"content-type": "application/octet-stream"}
 
 
-async def test_a_step_beyond_counting_is_refused(client: httpx.AsyncClient, service: Service) -> None:
-    """The checksum is no secret, so a file may claim any step; one that leaves no number for the next is not taken."""
+async def test_a_snapshot_with_too_large_a_step_is_refused(client: httpx.AsyncClient, service: Service) -> None:
+    """A snapshot with a valid checksum is refused if its step is too large to count on from."""
     session = (await client.post("/v1/models/lstm/sessions")).json()["session_id"]
     good = (await client.get(f"/v1/sessions/{session}/state")).content
     model = service.repository.find("lstm")

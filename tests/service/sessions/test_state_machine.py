@@ -1,4 +1,4 @@
-"""Whatever is asked in whatever order, the service answers what a plain model answers, and holds no row too many."""
+"""For any sequence of requests, the service answers what the reference model answers, and holds the same rows."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 import torch
 from hypothesis import HealthCheck, Phase
-from hypothesis import settings as effort
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -27,52 +27,52 @@ from service.app import Service
 from service.engine.chunk import Chunk
 from service.settings import Settings
 from tests.fakes import FakeClock
-from tests.service.numpy_model import Moment, Twin, World
-from tests.service.ways_in import (
+from tests.service.reference_model import Checkpoint, ReferenceModel, ReferenceSession
+from tests.service.step_clients import (
+    ENCODINGS,
     OCTETS,
-    WAYS,
     Answer,
+    ApiClient,
     FleetAnswer,
-    Order,
     Refused,
-    Taken,
-    Wire,
-    by_json,
-    by_octets,
-    fleet,
+    StepAnswer,
+    StepSpec,
+    send_fleet,
+    send_json,
+    send_raw,
 )
 
 MODEL = "halving"
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
-"""All but the one that explains a failure, which takes longer than finding it."""
+"""All phases but the one that explains a failure, which takes longer than finding it."""
 NOTHING = np.zeros(1, "<f4").tobytes()
 TENANTS = ("ann", "bob")
-MOST_ROWS = 14
-"""So few that the table is full now and then."""
+MAX_ROWS = 14
+"""So few that the table is sometimes full."""
 
 _T = TypeVar("_T")
 
 tenants = st.sampled_from(TENANTS)
 picks = st.integers(0, 999)
-"""Which of those that are there, counted round."""
-ways = st.sampled_from(sorted(WAYS))
+"""The index, modulo their number, of the session or snapshot that is used."""
+encodings = st.sampled_from(sorted(ENCODINGS))
 numbers = st.sampled_from([1.0, 2.0, 3.0, 0.0, -1.0, 3e38])
 """3e38 twice gives a state that is not finite."""
 chunks = st.lists(numbers, min_size=1, max_size=4).map(lambda values: np.array(values, "<f4").tobytes())
-tame_chunks = st.lists(numbers.filter(lambda x: x < 1e9), min_size=1, max_size=4).map(
+small_chunks = st.lists(numbers.filter(lambda x: x < 1e9), min_size=1, max_size=4).map(
     lambda values: np.array(values, "<f4").tobytes()
 )
-places = st.sampled_from(["next", "none", "again", "older", "gap"])
+numberings = st.sampled_from(["next", "none", "again", "older", "gap"])
 epochs = st.sampled_from(["none", "none", "right", "wrong"])
 idle_limits = st.sampled_from([None, None, 1, 1, 30.5, 7200])
 keeps = st.sampled_from([None, 0, 1, 3, 3])
 pauses = st.integers(0, 4)
-"""So many turns the loop takes before what comes next comes."""
+"""Iterations of the event loop before the next request is sent."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The one artefact, h ← relu(h / 2 + x) and y = h, and the file of the two tenants' keys."""
+    """Export the one model, h ← relu(h / 2 + x) and y = h, and write the file of the two tenants' keys."""
     made = tmp_path_factory.mktemp("halving")
     network = Network(NetworkConfig(cell="rnn_relu", input_size=1, hidden_size=1, output_size=1))
     values = {"gates.W": 1.0, "gates.R": 0.5, "gates.b": 0.0, "head.weight": 1.0, "head.bias": 0.0}
@@ -85,31 +85,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-class Later(Executor):
-    """Stands for the engine's thread: a run ends so many turns of the loop later, the same each time it is tried."""
+class DelayedExecutor(Executor):
+    """Replaces the engine's thread: a run ends a fixed number of event loop iterations later, so it is reproducible."""
 
-    TURNS = 3
+    ITERATIONS = 3
 
     def submit(self, run: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run in a few turns' time; a failure is the future's."""
+        """Run after a few iterations of the event loop; the future gets the result or the exception."""
         future: Future[Any] = Future()
         loop = asyncio.get_running_loop()
 
-        def wait(turns: int) -> None:
-            if turns:
-                loop.call_soon(wait, turns - 1)
+        def wait(iterations: int) -> None:
+            if iterations:
+                loop.call_soon(wait, iterations - 1)
                 return
             try:
                 future.set_result(run(*args, **kwargs))
             except Exception as exc:
                 future.set_exception(exc)
 
-        wait(self.TURNS)
+        wait(self.ITERATIONS)
         return future
 
 
-class Bench:
-    """A service to try things on. Making one takes longer than an example, so it is used again where it is as new."""
+class ReusedService:
+    """A service for many examples; it is used again if nothing but tombstones is left, as making one takes long."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -124,12 +124,12 @@ class Bench:
         batcher = self.service.repository.find(MODEL).batcher
         if batcher._thread is not None:
             batcher._thread.shutdown()
-            batcher._thread = Later()  # type: ignore[assignment]
+            batcher._thread = DelayedExecutor()  # type: ignore[assignment]
 
     def renew(self) -> None:
-        """End all sessions; where anything is left of them but tombstones, take another service.
+        """End all sessions; if anything but tombstones is left of them, make another service.
 
-        What is to come must not depend on what was: it begins long after, at a whole second, behind a lone step.
+        An example must not depend on earlier ones: it begins long after them, at a whole second, after a single step.
         """
         model, sessions = self.service.repository.find(MODEL), self.service.sessions
         for session in list(sessions):
@@ -154,32 +154,32 @@ class Bench:
 
 
 @pytest.fixture(params=[2.0, pytest.param(1e-6, marks=pytest.mark.slow)], ids=["on the loop", "beside the loop"])
-def bench(request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench]:
-    """The same is true wherever the engine runs: a turn of 1 ns makes it run beside the loop, a time step at a time."""
+def reused(request: pytest.FixtureRequest, folder: Path) -> Iterator[ReusedService]:
+    """Run the engine on the event loop, and beside it: rounds of 1 ns run a single time step each."""
     settings = Settings(
-        artifacts=folder, api_key_file=folder / "keys", max_sessions=MOST_ROWS, turn_ms=request.param, watch=0
+        artifacts=folder, api_key_file=folder / "keys", max_sessions=MAX_ROWS, turn_ms=request.param, watch=0
     )
-    made = Bench(settings)
+    made = ReusedService(settings)
     yield made
     made.close()
 
 
 class SessionApi(RuleBasedStateMachine):
-    """Asks the service and the model the same, one rule at a time, and compares what they say and hold."""
+    """Sends the same requests to the service and to the reference model, and compares answers and state."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, reused: ReusedService) -> None:
         super().__init__()
-        bench.renew()
-        self.bench, self.clock, self.service = bench, bench.clock, bench.service
+        reused.renew()
+        self.reused, self.clock, self.service = reused, reused.clock, reused.service
         self.served = self.service.repository.find(MODEL)
-        self.world = World(bench.settings.max_sessions, bench.settings.idle_limit, self.clock())
-        self.wires = {tenant: Wire(self.service.app, MODEL, headers={"x-api-key": tenant}) for tenant in TENANTS}
-        self.snapshots: list[tuple[bytes, Moment]] = []
+        self.reference = ReferenceModel(reused.settings.max_sessions, reused.settings.idle_limit, self.clock())
+        self.clients = {tenant: ApiClient(self.service.app, MODEL, headers={"x-api-key": tenant}) for tenant in TENANTS}
+        self.snapshots: list[tuple[bytes, Checkpoint]] = []
         self.creations: list[tuple[str, str, bytes, dict[str, str]]] = []
         self.fresh_keys = itertools.count()
 
     def wait(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return self.bench.runner.run(work)
+        return self.reused.runner.run(work)
 
     def expect(self, work: Callable[[], _T]) -> _T | Refused:
         try:
@@ -187,85 +187,87 @@ class SessionApi(RuleBasedStateMachine):
         except Refused as refused:
             return refused
 
-    def pick(self, pick: int) -> Twin:
-        """Return a live session: now and then one that is overdue, and for every other pick the newest few."""
-        live = self.world.live
-        fit = [twin for twin in live if not self.world.overdue(twin)]
+    def pick(self, pick: int) -> ReferenceSession:
+        """Return a live session, sometimes one that is overdue, and for every other number one of the newest."""
+        live = self.reference.live
+        fit = [ref for ref in live if not self.reference.overdue(ref)]
         among = fit if fit and pick % 5 else live
         return among[-1 - pick % min(3, len(among))] if pick % 2 else among[pick % len(among)]
 
     def send(self, tenant: str, method: str, path: str, body: object = None, **more: Any) -> Answer:
-        return self.wait(self.wires[tenant].send(method, path, body, **more))
+        return self.wait(self.clients[tenant].send(method, path, body, **more))
 
-    def described(self, answer: Answer, twin: Twin, status: int = 200) -> None:
-        """Check a session's description, and learn the id of a new one."""
+    def described(self, answer: Answer, ref: ReferenceSession, status: int = 200) -> None:
+        """Check a session's description, and store the id of a new one."""
         assert answer.status == status, answer
         fields = answer.json()
-        if not twin.id:
-            twin.id = fields["session_id"]
+        if not ref.id:
+            ref.id = fields["session_id"]
         if status == 201:
-            assert answer.headers["location"] == f"/v1/sessions/{twin.id}"
+            assert answer.headers["location"] == f"/v1/sessions/{ref.id}"
         del fields["expires_at"]
-        same = {"session_id": twin.id, "model": MODEL, "version": 1, "durability": "memory"}
-        assert fields == {**same, **twin.described()}
+        same = {"session_id": ref.id, "model": MODEL, "version": 1, "durability": "memory"}
+        assert fields == {**same, **ref.described()}
 
-    def checked(self, answer: Answer, expected: Twin | Refused, status: int = 200) -> None:
-        """Check an answer that is to be a session's description, or an error."""
+    def checked(self, answer: Answer, expected: ReferenceSession | Refused, status: int = 200) -> None:
+        """Check an answer that is expected to be a session's description, or an error."""
         if isinstance(expected, Refused):
             assert answer.refusal() == expected
         else:
             self.described(answer, expected, status)
 
-    def order(self, twin: Twin, inputs: bytes, place: str, epoch: str) -> Order:
-        """Number a step as the model's present state has it."""
-        now = twin.now
+    def spec(self, ref: ReferenceSession, inputs: bytes, numbering: str, epoch: str) -> StepSpec:
+        """Return a step whose number fits the reference model's present state."""
+        now = ref.now
         number = {
             "next": now.step + 1,
             "again": now.first or now.step + 1,
             "older": max(1, now.first - 1),
             "gap": now.step + 2,
-        }.get(place)
-        if place == "again" and inputs.startswith(b"\0\0\x80?"):  # 1.0: in every third or so, the same content
+        }.get(numbering)
+        if numbering == "again" and inputs.startswith(b"\0\0\x80?"):  # 1.0, in about a third: the same content
             inputs = now.inputs or inputs
-        return Order(inputs, number, {"right": twin.epoch, "wrong": twin.epoch + 1}.get(epoch))
+        return StepSpec(inputs, number, {"right": ref.epoch, "wrong": ref.epoch + 1}.get(epoch))
 
-    # opening and ending
+    # open and end sessions
 
     @rule(tenant=tenants, idle_limit=idle_limits, keep=keeps, key=st.sampled_from([None, "k1", "k2"]))
     def create(self, tenant: str, idle_limit: float | None, keep: int | None, key: str | None) -> None:
         fields = {"idle_limit": idle_limit, "keep": keep}
-        self._create(tenant, fields, key, lambda: self.world.create(tenant, idle_limit, keep))
+        self._create(tenant, fields, key, lambda: self.reference.create(tenant, idle_limit, keep))
 
     @rule(tenant=tenants, keep=keeps, history=chunks, key=st.sampled_from([None, "k1"]))
-    def create_behind_a_history(self, tenant: str, keep: int | None, history: bytes, key: str | None) -> None:
-        fields = {"keep": keep, "history": Order(history).rows(1)}
-        self._create(tenant, fields, key, lambda: self.world.create_behind(tenant, history, None, keep))
+    def create_with_a_history(self, tenant: str, keep: int | None, history: bytes, key: str | None) -> None:
+        fields = {"keep": keep, "history": StepSpec(history).rows(1)}
+        self._create(tenant, fields, key, lambda: self.reference.create_with_history(tenant, history, None, keep))
 
     @precondition(lambda self: self.snapshots)
     @rule(tenant=tenants, keep=keeps, pick=picks, raw=st.booleans(), key=st.sampled_from([None, "k1"]))
-    def create_at_a_snapshot(self, tenant: str, keep: int | None, pick: int, raw: bool, key: str | None) -> None:
+    def create_from_a_snapshot(self, tenant: str, keep: int | None, pick: int, raw: bool, key: str | None) -> None:
         snapshot, state = self.snapshots[pick % len(self.snapshots)]
         if raw:
-            self._create(tenant, snapshot, key, lambda: self.world.create_at(tenant, state, None, None))
+            self._create(tenant, snapshot, key, lambda: self.reference.create_from_snapshot(tenant, state, None, None))
         else:
             fields = {"keep": keep, "state": base64.b64encode(snapshot).decode()}
-            self._create(tenant, fields, key, lambda: self.world.create_at(tenant, state, None, keep))
+            self._create(tenant, fields, key, lambda: self.reference.create_from_snapshot(tenant, state, None, keep))
 
-    def _create(self, tenant: str, wish: bytes | dict[str, Any], key: str | None, expected: Callable[[], Twin]) -> None:
-        body = wish if isinstance(wish, bytes) else json.dumps(wish).encode()
-        headers = {"content-type": OCTETS} if isinstance(wish, bytes) else {}
+    def _create(
+        self, tenant: str, content: bytes | dict[str, Any], key: str | None, expected: Callable[[], ReferenceSession]
+    ) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        headers = {"content-type": OCTETS} if isinstance(content, bytes) else {}
 
-        def create() -> Twin:
+        def create() -> ReferenceSession:
             if key is None:
                 return expected()
-            twin = self.world.recall(tenant, key, body)
-            if twin is None:
-                twin = expected()
-                self.world.keys[tenant, key] = (body, twin, self.world.time)
-            return twin
+            ref = self.reference.session_of_key(tenant, key, body)
+            if ref is None:
+                ref = expected()
+                self.reference.keys[tenant, key] = (body, ref, self.reference.time)
+            return ref
 
         if key is not None:
-            key = f"{key}-of-{self.bench.examples}"
+            key = f"{key}-of-{self.reused.examples}"
             headers["idempotency-key"] = key
             self.creations.append((tenant, key, body, headers))
         answer = self.send(tenant, "POST", f"/v1/models/{MODEL}/sessions", body, headers=headers)
@@ -275,149 +277,153 @@ class SessionApi(RuleBasedStateMachine):
     @rule(pick=picks)
     def create_again(self, pick: int) -> None:
         tenant, key, body, headers = self.creations[pick % len(self.creations)]
-        twin = self.expect(lambda: self.world.recall(tenant, key, body))
-        if twin is not None:
-            self.checked(self.send(tenant, "POST", f"/v1/models/{MODEL}/sessions", body, headers=headers), twin, 201)
+        ref = self.expect(lambda: self.reference.session_of_key(tenant, key, body))
+        if ref is not None:
+            self.checked(self.send(tenant, "POST", f"/v1/models/{MODEL}/sessions", body, headers=headers), ref, 201)
 
-    @rule(tenant=tenants, history=tame_chunks, copies=st.integers(2, 3))
+    @rule(tenant=tenants, history=small_chunks, copies=st.integers(2, 3))
     def create_twice_at_once(self, tenant: str, history: bytes, copies: int) -> None:
-        body = json.dumps({"history": Order(history).rows(1)}).encode()
-        key = f"{next(self.fresh_keys)}-of-{self.bench.examples}"
-        expected = self.expect(lambda: self.world.create_behind(tenant, history, None, None))
+        body = json.dumps({"history": StepSpec(history).rows(1)}).encode()
+        key = f"{next(self.fresh_keys)}-of-{self.reused.examples}"
+        expected = self.expect(lambda: self.reference.create_with_history(tenant, history, None, None))
         path, headers = f"/v1/models/{MODEL}/sessions", {"idempotency-key": key}
 
         async def all_at_once() -> list[Answer]:
-            return await asyncio.gather(*(self.wires[tenant].send("POST", path, body, headers) for _ in range(copies)))
+            return await asyncio.gather(
+                *(self.clients[tenant].send("POST", path, body, headers) for _ in range(copies))
+            )
 
         for answer in self.wait(all_at_once()):
             self.checked(answer, expected, 201)
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: self.reference.live)
     @rule(pick=picks, idle_limit=idle_limits, keep=keeps)
     def fork(self, pick: int, idle_limit: float | None, keep: int | None) -> None:
-        twin = self.pick(pick)
-        wish = {"idle_limit": idle_limit, "keep": keep}
-        answer = self.send(twin.tenant, "POST", f"/v1/sessions/{twin.id}/fork", wish)
-        self.checked(answer, self.expect(lambda: self.world.fork(twin, twin.tenant, idle_limit, keep)), 201)
+        ref = self.pick(pick)
+        body = {"idle_limit": idle_limit, "keep": keep}
+        answer = self.send(ref.tenant, "POST", f"/v1/sessions/{ref.id}/fork", body)
+        self.checked(answer, self.expect(lambda: self.reference.fork(ref, ref.tenant, idle_limit, keep)), 201)
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: self.reference.live)
     @rule(pick=picks, idle_limit=st.sampled_from([1, 30.5, 7200]))
     def extend(self, pick: int, idle_limit: float) -> None:
-        twin = self.pick(pick)
-        answer = self.send(twin.tenant, "PATCH", f"/v1/sessions/{twin.id}", {"idle_limit": idle_limit})
-        self.checked(answer, self.expect(lambda: self.world.extend(twin, twin.tenant, idle_limit)))
+        ref = self.pick(pick)
+        answer = self.send(ref.tenant, "PATCH", f"/v1/sessions/{ref.id}", {"idle_limit": idle_limit})
+        self.checked(answer, self.expect(lambda: self.reference.extend(ref, ref.tenant, idle_limit)))
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: self.reference.live)
     @rule(pick=picks)
     def delete(self, pick: int) -> None:
-        twin = self.pick(pick)
-        answer = self.send(twin.tenant, "DELETE", f"/v1/sessions/{twin.id}")
-        refused = self.expect(lambda: self.world.close(twin, twin.tenant))
+        ref = self.pick(pick)
+        answer = self.send(ref.tenant, "DELETE", f"/v1/sessions/{ref.id}")
+        refused = self.expect(lambda: self.reference.close(ref, ref.tenant))
         assert answer.refusal() == refused
         assert refused is not None or (answer.status, answer.body) == (204, b"")
 
     @rule(seconds=st.sampled_from([0.5, 0.5, 1, 1, 1, 30, 30, 900, 3599]), sweep=st.booleans())
     def let_time_pass(self, seconds: float, sweep: bool) -> None:
         self.clock.advance(seconds)
-        self.world.time += seconds
+        self.reference.time += seconds
         if sweep:
             self.sweep()
 
     @rule()
     def sweep(self) -> None:
         ended = self.service.sessions.sweep()
-        assert ended == self.world.sweep({session.id for session in self.service.sessions})
+        assert ended == self.reference.sweep({session.id for session in self.service.sessions})
 
-    @precondition(lambda self: self.world.twins)
+    @precondition(lambda self: self.reference.sessions)
     @rule(pick=picks, verb=st.sampled_from(["", "/steps", "/peek", "/fork", "/rewind", "/state"]), own=st.booleans())
     def touch(self, pick: int, verb: str, own: bool) -> None:
-        """What has ended says so to its tenant; to others, there never was anything."""
-        twin = self.world.twins[pick % len(self.world.twins)]
-        if own and twin.live and not self.world.overdue(twin):
+        """An ended session is reported as such to its tenant, and as unknown to others."""
+        ref = self.reference.sessions[pick % len(self.reference.sessions)]
+        if own and ref.live and not self.reference.overdue(ref):
             return
-        tenant = twin.tenant if own else TENANTS[twin.tenant == TENANTS[0]]
+        tenant = ref.tenant if own else TENANTS[ref.tenant == TENANTS[0]]
         body = {"/steps": {"inputs": [[1]]}, "/peek": {"inputs": [[1]]}, "/rewind": {"requests": 1}}.get(verb)
-        answer = self.send(tenant, "GET" if verb in ("", "/state") else "POST", f"/v1/sessions/{twin.id}{verb}", body)
-        assert answer.refusal() == self.expect(lambda: self.world.find(twin, tenant))
+        answer = self.send(tenant, "GET" if verb in ("", "/state") else "POST", f"/v1/sessions/{ref.id}{verb}", body)
+        assert answer.refusal() == self.expect(lambda: self.reference.find(ref, tenant))
 
     @rule(tenant=tenants, limit=st.integers(1, 4))
     def list_all(self, tenant: str, limit: int) -> None:
-        """All pages together name every session once, in the order in which they were opened."""
-        after: Twin | None = None
+        """All pages together contain each session once, in the sequence of opening."""
+        after: ReferenceSession | None = None
         while True:
             after = self._list(tenant, limit, after)
             if after is None:
                 break
 
-    @precondition(lambda self: self.world.twins)
+    @precondition(lambda self: self.reference.sessions)
     @rule(tenant=tenants, limit=st.integers(1, 4), pick=picks)
-    def list_behind(self, tenant: str, limit: int, pick: int) -> None:
-        """A page can follow on any session, live or ended."""
-        self._list(tenant, limit, self.world.twins[pick % len(self.world.twins)])
+    def list_after(self, tenant: str, limit: int, pick: int) -> None:
+        """A page can begin after any session, live or ended."""
+        self._list(tenant, limit, self.reference.sessions[pick % len(self.reference.sessions)])
 
-    def _list(self, tenant: str, limit: int, after: Twin | None) -> Twin | None:
+    def _list(self, tenant: str, limit: int, after: ReferenceSession | None) -> ReferenceSession | None:
         query = f"limit={limit}" + (f"&after={after.id}" if after is not None else "")
         answer = self.send(tenant, "GET", "/v1/sessions", query=query)
-        expected = self.expect(lambda: self.world.page(tenant, limit, after))
+        expected = self.expect(lambda: self.reference.page(tenant, limit, after))
         if isinstance(expected, Refused):
             assert answer.refusal() == expected
             return None
         listed, more = expected
         fields = answer.json()
-        assert [one["session_id"] for one in fields["sessions"]] == [twin.id for twin in listed]
-        assert [one["step"] for one in fields["sessions"]] == [twin.now.step for twin in listed]
+        assert [one["session_id"] for one in fields["sessions"]] == [ref.id for ref in listed]
+        assert [one["step"] for one in fields["sessions"]] == [ref.now.step for ref in listed]
         assert fields["next"] == (listed[-1].id if more else None)
         return listed[-1] if more else None
 
     # steps
 
-    @precondition(lambda self: self.world.live)
-    @rule(pick=picks, way=ways, inputs=chunks, place=places, epoch=epochs, requests=st.integers(1, 4))
-    def step(self, pick: int, way: str, inputs: bytes, place: str, epoch: str, requests: int) -> None:
-        twin = self.pick(pick)
+    @precondition(lambda self: self.reference.live)
+    @rule(pick=picks, encoding=encodings, inputs=chunks, numbering=numberings, epoch=epochs, requests=st.integers(1, 4))
+    def step(self, pick: int, encoding: str, inputs: bytes, numbering: str, epoch: str, requests: int) -> None:
+        ref = self.pick(pick)
         for _ in range(requests):
-            order = self.order(twin, inputs, place, epoch)
-            got = self.wait(WAYS[way](self.wires[twin.tenant], twin.id, order))
-            assert got == self._step(twin, order)
+            spec = self.spec(ref, inputs, numbering, epoch)
+            got = self.wait(ENCODINGS[encoding](self.clients[ref.tenant], ref.id, spec))
+            assert got == self._step(ref, spec)
 
-    @precondition(lambda self: any(twin.now.first for twin in self.world.live))
-    @rule(pick=picks, way=ways, epoch=epochs, change=st.sampled_from(["none", "none", "value", "length"]))
-    def retry(self, pick: int, way: str, epoch: str, change: str) -> None:
-        """The last request again: the stored answer, or a conflict where its content is another."""
-        stepped = [twin for twin in self.world.live if twin.now.first]
-        twin = stepped[pick % len(stepped)]
-        inputs = twin.now.inputs
+    @precondition(lambda self: any(ref.now.first for ref in self.reference.live))
+    @rule(pick=picks, encoding=encodings, epoch=epochs, change=st.sampled_from(["none", "none", "value", "length"]))
+    def retry(self, pick: int, encoding: str, epoch: str, change: str) -> None:
+        """The last request again gets the stored answer, or a conflict if its content differs."""
+        stepped = [ref for ref in self.reference.live if ref.now.first]
+        ref = stepped[pick % len(stepped)]
+        inputs = ref.now.inputs
         if change != "none":
             inputs = inputs + inputs[:4] if change == "length" else inputs[:-1] + bytes([inputs[-1] ^ 0x80])
-        order = Order(inputs, twin.now.first, {"right": twin.epoch, "wrong": twin.epoch + 1}.get(epoch))
-        got = self.wait(WAYS[way](self.wires[twin.tenant], twin.id, order))
-        assert got == self.expect(lambda: self.world.step(twin, twin.tenant, order))
+        spec = StepSpec(inputs, ref.now.first, {"right": ref.epoch, "wrong": ref.epoch + 1}.get(epoch))
+        got = self.wait(ENCODINGS[encoding](self.clients[ref.tenant], ref.id, spec))
+        assert got == self.expect(lambda: self.reference.step(ref, ref.tenant, spec))
 
-    @precondition(lambda self: self.world.live)
-    @rule(pick=picks, way=st.sampled_from([by_json, by_octets]), inputs=chunks, place=places, epoch=epochs)
-    def peek(self, pick: int, way: Any, inputs: bytes, place: str, epoch: str) -> None:
-        twin = self.pick(pick)
-        order = self.order(twin, inputs, place, epoch)
-        got = self.wait(way(self.wires[twin.tenant], twin.id, order, "peek"))
-        assert got == self.expect(lambda: self.world.step(twin, twin.tenant, order, commit=False))
+    @precondition(lambda self: self.reference.live)
+    @rule(
+        pick=picks, send_step=st.sampled_from([send_json, send_raw]), inputs=chunks, numbering=numberings, epoch=epochs
+    )
+    def peek(self, pick: int, send_step: Any, inputs: bytes, numbering: str, epoch: str) -> None:
+        ref = self.pick(pick)
+        spec = self.spec(ref, inputs, numbering, epoch)
+        got = self.wait(send_step(self.clients[ref.tenant], ref.id, spec, "peek"))
+        assert got == self.expect(lambda: self.reference.step(ref, ref.tenant, spec, commit=False))
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: self.reference.live)
     @rule(pick=picks, raw=st.booleans(), values=st.sampled_from([[], [[]], [[1, 2]], [[float("nan")]], [["1"]], [1]]))
     def bad_input(self, pick: int, raw: bool, values: Any) -> None:
-        """Nothing of it is taken."""
-        twin = self.pick(pick)
+        """Invalid inputs are refused, and nothing is taken."""
+        ref = self.pick(pick)
         body: object = b'{"inputs":%b}' % json.dumps(values).encode().replace(b"NaN", b"1e39")
         headers = {}
         if raw:
             body, headers = (np.array([np.nan], "<f4").tobytes() if values else b"123"), {"content-type": OCTETS}
-        answer = self.send(twin.tenant, "POST", f"/v1/sessions/{twin.id}/steps", body, headers=headers)
-        found = self.expect(lambda: self.world.find(twin, twin.tenant))
+        answer = self.send(ref.tenant, "POST", f"/v1/sessions/{ref.id}/steps", body, headers=headers)
+        found = self.expect(lambda: self.reference.find(ref, ref.tenant))
         refused = answer.refusal()
         assert refused == (found if isinstance(found, Refused) else Refused("invalid_input"))
 
     @rule(
         tenant=tenants,
-        rows=st.lists(st.tuples(picks, places, epochs, chunks), min_size=1, max_size=5),
+        rows=st.lists(st.tuples(picks, numberings, epochs, chunks), min_size=1, max_size=5),
         even=st.booleans(),
         framed=st.booleans(),
         create=st.booleans(),
@@ -425,137 +431,137 @@ class SessionApi(RuleBasedStateMachine):
     def fleet(
         self, tenant: str, rows: list[tuple[int, str, str, bytes]], even: bool, framed: bool, create: bool
     ) -> None:
-        """Many rows at once: by id or by name, numbered or not, one session in several rows or each in its own."""
-        keys: list[Twin | str] = []
-        orders = []
-        for pick, place, epoch, inputs in rows:
-            known: list[Twin] = self.world.twins
-            twin = known[pick // 2 % len(known)] if known and pick % 2 else None
-            name = f"n{pick % 5}-of-{self.bench.examples}"
-            named = next((one for one in self.world.live if (one.tenant, one.name) == (tenant, name)), None)
-            keys.append(twin or name)
-            orders.append(self.order(twin or named or Twin(tenant, 0, 0, 0), inputs, place, epoch))
+        """A fleet step may name its rows by id or by name, number them or not, and repeat a session."""
+        keys: list[ReferenceSession | str] = []
+        specs = []
+        for pick, numbering, epoch, inputs in rows:
+            known: list[ReferenceSession] = self.reference.sessions
+            ref = known[pick // 2 % len(known)] if known and pick % 2 else None
+            name = f"n{pick % 5}-of-{self.reused.examples}"
+            named = next((one for one in self.reference.live if (one.tenant, one.name) == (tenant, name)), None)
+            keys.append(ref or name)
+            specs.append(self.spec(ref or named or ReferenceSession(tenant, 0, 0, 0), inputs, numbering, epoch))
         if even or framed:
-            orders = [Order(order.inputs[:4], order.number, order.epoch) for order in orders]
-        ids = [key.id if isinstance(key, Twin) else key for key in keys]
-        got = self.wait(fleet(self.wires[tenant], ids, orders, framed=framed, create=create))
-        expected, created, opened = self.world.fleet(tenant, keys, orders, create)
+            specs = [StepSpec(spec.inputs[:4], spec.number, spec.epoch) for spec in specs]
+        ids = [key.id if isinstance(key, ReferenceSession) else key for key in keys]
+        got = self.wait(send_fleet(self.clients[tenant], ids, specs, framed=framed, create=create))
+        expected, created, opened = self.reference.fleet(tenant, keys, specs, create)
         assert got == FleetAnswer(expected, created)
-        for twin in opened:
-            assert twin.name is not None
-            twin.id = self.service.sessions._tenants[tenant].named[MODEL][twin.name].id
+        for ref in opened:
+            assert ref.name is not None
+            ref.id = self.service.sessions._tenants[tenant].named[MODEL][ref.name].id
 
-    @precondition(lambda self: self.world.live)
-    @rule(rows=st.lists(st.tuples(picks, ways, places, epochs, chunks, st.booleans()), min_size=2, max_size=6))
+    @precondition(lambda self: self.reference.live)
+    @rule(rows=st.lists(st.tuples(picks, encodings, numberings, epochs, chunks, st.booleans()), min_size=2, max_size=6))
     def several_at_once(self, rows: list[tuple[int, str, str, str, bytes, bool]]) -> None:
-        """Requests of one session are taken in the order in which they came; a retry waits for its original."""
-        expected: list[Taken | Refused] = []
-        calls: list[Awaitable[Taken | Refused]] = []
-        for pick, way, place, epoch, inputs, peek in rows:
-            twin = self.pick(pick % 3)
-            wire, order = self.wires[twin.tenant], self.order(twin, inputs, place, epoch)
-            if peek and way in ("json", "octets"):
-                calls.append((by_json if way == "json" else by_octets)(wire, twin.id, order, "peek"))
-                expected.append(self._step(twin, order, commit=False))
+        """Requests of one session are taken in the order in which they arrive, and a retry waits for its original."""
+        expected: list[StepAnswer | Refused] = []
+        calls: list[Awaitable[StepAnswer | Refused]] = []
+        for pick, encoding, numbering, epoch, inputs, peek in rows:
+            ref = self.pick(pick % 3)
+            client, spec = self.clients[ref.tenant], self.spec(ref, inputs, numbering, epoch)
+            if peek and encoding in ("json", "octets"):
+                calls.append((send_json if encoding == "json" else send_raw)(client, ref.id, spec, "peek"))
+                expected.append(self._step(ref, spec, commit=False))
             else:
-                calls.append(WAYS[way](wire, twin.id, order))
-                expected.append(self._step(twin, order))
-            if not self.world.live:
+                calls.append(ENCODINGS[encoding](client, ref.id, spec))
+                expected.append(self._step(ref, spec))
+            if not self.reference.live:
                 break
 
-        async def all_at_once() -> list[Taken | Refused]:
+        async def all_at_once() -> list[StepAnswer | Refused]:
             return await asyncio.gather(*calls)
 
         assert self.wait(all_at_once()) == expected
 
-    def _step(self, twin: Twin, order: Order, commit: bool = True) -> Taken | Refused:
-        return self.expect(lambda: self.world.step(twin, twin.tenant, order, commit))
+    def _step(self, ref: ReferenceSession, spec: StepSpec, commit: bool = True) -> StepAnswer | Refused:
+        return self.expect(lambda: self.reference.step(ref, ref.tenant, spec, commit))
 
-    @precondition(lambda self: self.world.live)
-    @rule(pick=picks, way=ways, inputs=tame_chunks, numbered=st.booleans(), pause=pauses)
-    def cancel(self, pick: int, way: str, inputs: bytes, numbered: bool, pause: int) -> None:
-        """A step whose client went away was taken or not; sent again with its number, it is taken once."""
-        twin = self.pick(pick)
-        wire, before = self.wires[twin.tenant], twin.now.step
-        order = Order(inputs, before + 1 if numbered else None)
-        if self.world.overdue(twin):
+    @precondition(lambda self: self.reference.live)
+    @rule(pick=picks, encoding=encodings, inputs=small_chunks, numbered=st.booleans(), pause=pauses)
+    def cancel(self, pick: int, encoding: str, inputs: bytes, numbered: bool, pause: int) -> None:
+        """A step whose request is cancelled was taken or not; sent again with its number, it is taken once."""
+        ref = self.pick(pick)
+        client, before = self.clients[ref.tenant], ref.now.step
+        spec = StepSpec(inputs, before + 1 if numbered else None)
+        if self.reference.overdue(ref):
             return
 
         async def give_up() -> int:
-            task = asyncio.ensure_future(WAYS[way](wire, twin.id, order))
+            task = asyncio.ensure_future(ENCODINGS[encoding](client, ref.id, spec))
             for _ in range(pause):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
-            peeked = await by_octets(wire, twin.id, Order(NOTHING), "peek")  # comes behind what is still under way
-            assert isinstance(peeked, Taken)
+            peeked = await send_raw(client, ref.id, StepSpec(NOTHING), "peek")  # taken after what still runs
+            assert isinstance(peeked, StepAnswer)
             return peeked.step - 1
 
         step = self.wait(give_up())
-        again = Order(inputs, before + 1)
+        again = StepSpec(inputs, before + 1)
         if step != before:
-            self.expect(lambda: self.world.step(twin, twin.tenant, order))
-            assert step == twin.now.step
-        got = self.wait(WAYS[way](wire, twin.id, again))
-        assert got == self.expect(lambda: self.world.step(twin, twin.tenant, again))
+            self.expect(lambda: self.reference.step(ref, ref.tenant, spec))
+            assert step == ref.now.step
+        got = self.wait(ENCODINGS[encoding](client, ref.id, again))
+        assert got == self.expect(lambda: self.reference.step(ref, ref.tenant, again))
 
-    # exchanging the state
+    # replace the state
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: self.reference.live)
     @rule(pick=picks, requests=st.sampled_from([1, 1, 2, 3, 4]))
     def rewind(self, pick: int, requests: int) -> None:
-        able = [twin for twin in self.world.live if twin.kept]
-        twin = able[pick % len(able)] if able and pick % 4 else self.pick(pick)
-        answer = self.send(twin.tenant, "POST", f"/v1/sessions/{twin.id}/rewind", {"requests": requests})
-        self.checked(answer, self.expect(lambda: self.world.rewind(twin, twin.tenant, requests)))
+        rewindable = [ref for ref in self.reference.live if ref.kept]
+        ref = rewindable[pick % len(rewindable)] if rewindable and pick % 4 else self.pick(pick)
+        answer = self.send(ref.tenant, "POST", f"/v1/sessions/{ref.id}/rewind", {"requests": requests})
+        self.checked(answer, self.expect(lambda: self.reference.rewind(ref, ref.tenant, requests)))
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: self.reference.live)
     @rule(pick=picks)
     def snapshot(self, pick: int) -> None:
-        twin = self.pick(pick)
-        answer = self.send(twin.tenant, "GET", f"/v1/sessions/{twin.id}/state")
-        found = self.expect(lambda: self.world.find(twin, twin.tenant))
+        ref = self.pick(pick)
+        answer = self.send(ref.tenant, "GET", f"/v1/sessions/{ref.id}/state")
+        found = self.expect(lambda: self.reference.find(ref, ref.tenant))
         if isinstance(found, Refused):
             assert answer.refusal() == found
             return
         assert answer.headers["content-type"] == OCTETS
-        assert answer.headers["x-step"] == str(twin.now.step)
+        assert answer.headers["x-step"] == str(ref.now.step)
         (state,) = safetensors.numpy.load(answer.body).values()
-        assert state.ravel().tolist() == [twin.now.value]
-        self.snapshots.append((answer.body, twin.now))
+        assert state.ravel().tolist() == [ref.now.value]
+        self.snapshots.append((answer.body, ref.now))
 
-    @precondition(lambda self: self.snapshots and self.world.live)
+    @precondition(lambda self: self.snapshots and self.reference.live)
     @rule(pick=picks, snapshot=picks, harm=st.sampled_from(["none", "none", "flipped", "cut", "empty"]))
     def restore(self, pick: int, snapshot: int, harm: str) -> None:
-        twin = self.pick(pick)
+        ref = self.pick(pick)
         body, state = self.snapshots[snapshot % len(self.snapshots)]
         if harm != "none":
             at = snapshot % len(body)
             flipped = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
             body = {"flipped": flipped, "cut": body[:-1], "empty": b""}[harm]
-        answer = self.send(twin.tenant, "PUT", f"/v1/sessions/{twin.id}/state", body, headers={"content-type": OCTETS})
-        expected = self.expect(lambda: self.world.find(twin, twin.tenant))
+        answer = self.send(ref.tenant, "PUT", f"/v1/sessions/{ref.id}/state", body, headers={"content-type": OCTETS})
+        expected = self.expect(lambda: self.reference.find(ref, ref.tenant))
         if not isinstance(expected, Refused):
-            expected = self.world.restore(twin, twin.tenant, state) if harm == "none" else Refused("snapshot_corrupt")
+            expected = self.reference.restore(ref, ref.tenant, state) if harm == "none" else Refused("snapshot_corrupt")
         self.checked(answer, expected)
 
-    @precondition(lambda self: self.world.live)
+    @precondition(lambda self: self.reference.live)
     @rule(
         pick=picks,
-        way=ways,
+        encoding=encodings,
         inputs=chunks,
-        place=places,
+        numbering=numberings,
         pause=pauses,
         verb=st.sampled_from(["rewind", "restore", "fork", "delete", "extend"]),
     )
-    def meanwhile(self, pick: int, way: str, inputs: bytes, place: str, pause: int, verb: str) -> None:
-        """What comes while a step is under way happens before it or after it, or is told that it cannot now."""
-        twin = self.pick(pick)
-        tenant, wire, path = twin.tenant, self.wires[twin.tenant], f"/v1/sessions/{twin.id}"
+    def meanwhile(self, pick: int, encoding: str, inputs: bytes, numbering: str, pause: int, verb: str) -> None:
+        """A request that arrives while a step runs takes effect before it or after it, or is refused."""
+        ref = self.pick(pick)
+        tenant, client, path = ref.tenant, self.clients[ref.tenant], f"/v1/sessions/{ref.id}"
         if verb == "restore" and not self.snapshots:
             return
-        order = self.order(twin, inputs, place, "none")
-        body, state = self.snapshots[-1] if self.snapshots else (b"", Moment())
+        spec = self.spec(ref, inputs, numbering, "none")
+        body, state = self.snapshots[-1] if self.snapshots else (b"", Checkpoint())
         request: tuple[str, str, object] = {
             "rewind": ("POST", f"{path}/rewind", {"requests": 1}),
             "restore": ("PUT", f"{path}/state", body),
@@ -564,80 +570,80 @@ class SessionApi(RuleBasedStateMachine):
             "extend": ("PATCH", path, {"idle_limit": 60}),
         }[verb]
 
-        async def both() -> tuple[Taken | Refused, Answer]:
-            step = asyncio.ensure_future(WAYS[way](wire, twin.id, order))
+        async def both() -> tuple[StepAnswer | Refused, Answer]:
+            step = asyncio.ensure_future(ENCODINGS[encoding](client, ref.id, spec))
             for _ in range(pause):
                 await asyncio.sleep(0)
-            other = await wire.send(*request)
+            other = await client.send(*request)
             return await step, other
 
-        def step(world: World, one: Twin) -> Taken:
-            return world.step(one, tenant, order)
+        def step(reference: ReferenceModel, one: ReferenceSession) -> StepAnswer:
+            return reference.step(one, tenant, spec)
 
-        def exchange(world: World, one: Twin) -> dict[str, object] | None:
+        def change(reference: ReferenceModel, one: ReferenceSession) -> dict[str, object] | None:
             if verb == "delete":
-                world.close(one, tenant)
+                reference.close(one, tenant)
                 return None
             changed = {
-                "rewind": lambda: world.rewind(one, tenant, 1),
-                "restore": lambda: world.restore(one, tenant, state),
-                "fork": lambda: world.fork(one, tenant, None, None),
-                "extend": lambda: world.extend(one, tenant, 60),
+                "rewind": lambda: reference.rewind(one, tenant, 1),
+                "restore": lambda: reference.restore(one, tenant, state),
+                "fork": lambda: reference.fork(one, tenant, None, None),
+                "extend": lambda: reference.extend(one, tenant, 60),
             }[verb]()
             return changed.described()
 
-        def refuse(world: World, one: Twin) -> None:
-            world.find(one, tenant)
+        def refuse(reference: ReferenceModel, one: ReferenceSession) -> None:
+            reference.find(one, tenant)
             if verb in ("rewind", "restore"):
                 raise Refused("session_in_use")
 
         got_step, other = self.wait(both())
         got_other = other.refusal() or (other.json() if other.body else None)
         after = self.send(tenant, "GET", path)
-        at = self.world.twins.index(twin)
-        for order_of in ((step, exchange), (exchange, step), (step, refuse)):
-            world = copy.deepcopy(self.world)
-            said: dict[Any, Any] = {}
-            for act in order_of:
-                said[act is step] = self.expect(lambda: act(world, world.twins[at]))  # noqa: B023
-            seen = self.expect(lambda: world.find(world.twins[at], tenant).described())  # noqa: B023
-            agree = _agree(said[False], got_other) and _agree(seen, after.refusal() or after.json())
-            if said[True] == got_step and agree:
+        at = self.reference.sessions.index(ref)
+        for order in ((step, change), (change, step), (step, refuse)):
+            reference = copy.deepcopy(self.reference)
+            answers: dict[Any, Any] = {}
+            for act in order:
+                answers[act is step] = self.expect(lambda: act(reference, reference.sessions[at]))  # noqa: B023
+            seen = self.expect(lambda: reference.find(reference.sessions[at], tenant).described())  # noqa: B023
+            agree = _agree(answers[False], got_other) and _agree(seen, after.refusal() or after.json())
+            if answers[True] == got_step and agree:
                 if verb == "fork" and isinstance(got_other, dict):
-                    world.twins[-1].id = got_other["session_id"]
-                self.world = world
+                    reference.sessions[-1].id = got_other["session_id"]
+                self.reference = reference
                 return
-        raise AssertionError(f"{got_step} and {got_other} fit no order of {order} and {verb} at {twin}")
+        raise AssertionError(f"{got_step} and {got_other} fit neither {spec} before {verb} nor after it, at {ref}")
 
-    # what is always true
-
-    @invariant()
-    def every_session_is_described_as_it_is(self) -> None:
-        for twin in self.world.live:
-            if not self.world.overdue(twin):
-                self.described(self.send(twin.tenant, "GET", f"/v1/sessions/{twin.id}"), twin)
-                order = Order(NOTHING)
-                got = self.wait(by_octets(self.wires[twin.tenant], twin.id, order, "peek"))
-                assert got == self.expect(lambda: self.world.step(twin, twin.tenant, order, commit=False))  # noqa: B023
+    # invariants
 
     @invariant()
-    def rows_are_held_as_the_model_holds_them(self) -> None:
-        """Two sessions share a slot where the model says that they share a row, and only there."""
+    def every_description_and_peek_agrees(self) -> None:
+        for ref in self.reference.live:
+            if not self.reference.overdue(ref):
+                self.described(self.send(ref.tenant, "GET", f"/v1/sessions/{ref.id}"), ref)
+                spec = StepSpec(NOTHING)
+                got = self.wait(send_raw(self.clients[ref.tenant], ref.id, spec, "peek"))
+                assert got == self.expect(lambda: self.reference.step(ref, ref.tenant, spec, commit=False))  # noqa: B023
+
+    @invariant()
+    def slots_are_shared_as_in_the_model(self) -> None:
+        """Two sessions share a slot exactly if they share a row in the reference model."""
         slot_of, row_of = {0: 0}, {0: 0}
         held = {session.id: session for session in self.service.sessions}
-        for twin in self.world.live:
-            session = held[twin.id]
+        for ref in self.reference.live:
+            session = held[ref.id]
             kept = session.history.checkpoints if session.history is not None else ()
             slots = [session.slot, *(checkpoint.slot for checkpoint in kept)]
-            for row, slot in zip([twin.now.row, *(moment.row for moment in twin.kept)], slots, strict=True):
+            for row, slot in zip([ref.now.row, *(checkpoint.row for checkpoint in ref.kept)], slots, strict=True):
                 assert slot_of.setdefault(row, slot) == slot
                 assert row_of.setdefault(slot, row) == row
         assert self.served.arena.slots.leased == len(slot_of) - 1
 
     @invariant()
-    def nothing_is_left_over(self) -> None:
-        table, live = self.service.sessions, self.world.live
-        assert self.served.promised == self.world.promised <= MOST_ROWS
+    def counts_agree(self) -> None:
+        table, live = self.service.sessions, self.reference.live
+        assert self.served.promised == self.reference.promised <= MAX_ROWS
         assert len(table) == self.served.sessions == len(live)
         assert self.served.batcher.waiting == 0
         assert len(table._expiry) == len(live)
@@ -647,23 +653,23 @@ class SessionApi(RuleBasedStateMachine):
 
 
 def _agree(expected: Any, got: Any) -> bool:
-    """Tell whether a description fits, as far as the model knows it."""
+    """Tell whether an answer contains all fields that are expected."""
     if isinstance(expected, dict) and isinstance(got, dict):
         return all(got[name] == value for name, value in expected.items())
     return bool(expected == got)
 
 
 @pytest.mark.timeout(240)
-def test_the_service_does_what_the_model_does(bench: Bench) -> None:
-    """Every answer is the model's, and every row that is held is one that the model holds."""
+def test_the_service_agrees_with_the_reference_model(reused: ReusedService) -> None:
+    """Every answer equals the reference model's, and the service holds exactly the model's rows."""
 
     class Api(SessionApi):
         def __init__(self) -> None:
-            super().__init__(bench)
+            super().__init__(reused)
 
     run_state_machine_as_test(
         Api,
-        settings=effort(
+        settings=hypothesis_settings(
             max_examples=40,
             stateful_step_count=40,
             deadline=None,

@@ -1,4 +1,4 @@
-"""The table's times and limits are exact, and no pass ever looks at all sessions."""
+"""The table's limits are exact, and no operation iterates over all sessions."""
 
 from base64 import urlsafe_b64decode
 from pathlib import Path
@@ -21,7 +21,7 @@ def table(service: Service) -> SessionTable:
 
 
 def test_each_session_has_its_own_idle_limit(table: SessionTable, service: Service, clock: FakeClock) -> None:
-    """Sessions end when their own limit has passed, to the instant, whether swept or asked for."""
+    """A session ends exactly when its own idle limit has passed, by a sweep or when it is looked up."""
     model = service.repository.find("lstm")
     short, long = table.create("t", model, 2.5), table.create("t", model, 60)
     clock.advance(2.4)
@@ -35,8 +35,8 @@ def test_each_session_has_its_own_idle_limit(table: SessionTable, service: Servi
     assert len(table) == len(table._expiry) == 0
 
 
-def test_a_sweep_looks_only_at_what_is_due(table: SessionTable, service: Service, clock: FakeClock) -> None:
-    """A session that was used since is put off, not ended."""
+def test_a_sweep_ends_no_session_in_use(table: SessionTable, service: Service, clock: FakeClock) -> None:
+    """A sweep does not end a session that was used within its idle limit."""
     model = service.repository.find("lstm")
     session = table.create("t", model, 10)
     clock.advance(9)
@@ -47,10 +47,8 @@ def test_a_sweep_looks_only_at_what_is_due(table: SessionTable, service: Service
     assert table.sweep() == 1
 
 
-def test_an_ended_session_leaves_nothing_but_a_tombstone(
-    table: SessionTable, service: Service, clock: FakeClock
-) -> None:
-    """Closing takes it out of the schedule of expiry at once, and after an hour its id is unknown."""
+def test_an_ended_session_leaves_only_a_tombstone(table: SessionTable, service: Service, clock: FakeClock) -> None:
+    """A closed session leaves only a tombstone, and its id is unknown after an hour."""
     session = table.create("t", service.repository.find("lstm"), 900)
     table.close(session)
     assert len(table) == len(table._expiry) == 0
@@ -65,7 +63,7 @@ def test_an_ended_session_leaves_nothing_but_a_tombstone(
 
 
 def test_tombstones_are_bounded(service: Service, clock: FakeClock) -> None:
-    """Only the newest are kept."""
+    """Only the newest tombstones are kept."""
     table = SessionTable(replica="r0", boot="b", clock=clock, tombstones=3)
     model = service.repository.find("lstm")
     ids = []
@@ -79,7 +77,7 @@ def test_tombstones_are_bounded(service: Service, clock: FakeClock) -> None:
 
 
 def test_the_limit_is_exact(table: SessionTable, service: Service) -> None:
-    """Never one session more than the limit, however they come and go."""
+    """A model never has more sessions than its limit, and a closed one makes room for one."""
     model = service.repository.find("lstm")
     live = [table.create("t", model, 900) for _ in range(model.max_sessions)]
     for _ in range(100):
@@ -91,7 +89,7 @@ def test_the_limit_is_exact(table: SessionTable, service: Service) -> None:
 
 
 def test_a_session_ends_once(table: SessionTable, service: Service) -> None:
-    """An illegal transition names what was expected and what was found."""
+    """Closing a session twice raises ValueError with the session that was found."""
     session = table.create("t", service.repository.find("lstm"), 900)
     table.close(session)
     assert isinstance(session.ended, SessionClosed)
@@ -99,8 +97,8 @@ def test_a_session_ends_once(table: SessionTable, service: Service) -> None:
         table.close(session)
 
 
-async def test_a_session_is_resident_until_it_is_over(table: SessionTable, service: Service, clock: FakeClock) -> None:
-    """Resident sessions are found at once; for others, loading says why there is none, as finding does."""
+async def test_a_session_is_resident_until_it_ends(table: SessionTable, service: Service, clock: FakeClock) -> None:
+    """Live sessions are resident; for any other id, load and find raise the error that says why there is none."""
     session = table.create("t", service.repository.find("lstm"), 5)
     assert table.resident(session.id, "t") is table.find(session.id, "t") is session
     assert table.resident(session.id, "other") is table.resident("unknown", "t") is None
@@ -122,7 +120,7 @@ async def test_a_session_is_resident_until_it_is_over(table: SessionTable, servi
 
 
 def test_a_fleet_is_looked_up_row_by_row(table: SessionTable, service: Service, clock: FakeClock) -> None:
-    """Each row has its session, by id or name, or says why there is none."""
+    """Each row of a fleet has its session, by id or by name, or its own error."""
     model, other = service.repository.find("lstm"), service.repository.find("explosive")
     first, named = table.create("t", model, 900), table.create("t", model, 900, "name")
     idle, closed = table.create("t", model, 5), table.create("t", model, 900, "closed")
@@ -139,14 +137,14 @@ def test_a_fleet_is_looked_up_row_by_row(table: SessionTable, service: Service, 
     assert [type(error) for error in table.find_fleet([first.id], "other", model).errors.values()] == [SessionNotFound]
 
 
-def test_a_uniform_fleet_needs_no_other_look(table: SessionTable, service: Service) -> None:
-    """A lookup is uniform if all rows are different sessions with no work under way, on the very version asked for."""
+def test_a_lookup_of_different_idle_sessions_is_uniform(table: SessionTable, service: Service) -> None:
+    """A lookup is uniform exactly if its rows are different idle sessions on the version that was asked for."""
     model, other = service.repository.find("lstm"), service.repository.find("explosive")
     sessions = [table.create("t", model, 900, f"name {number}") for number in range(3)]
     first, second, third = sessions
     lookup = table.find_fleet([first.id, "name 1", third.id], "t", model)
     assert (lookup.sessions, lookup.errors, lookup.uniform) == (sessions, {}, True)
-    assert not table.find_fleet([first.id, "name 0"], "t", model).uniform  # one session, by its two keys
+    assert not table.find_fleet([first.id, "name 0"], "t", model).uniform  # one session, by its id and its name
     assert not table.find_fleet([first.id, "unknown"], "t", model).uniform
     second.busy = Chunk(second, (bytes(12),), 1)
     lookup = table.find_fleet([first.id, second.id], "t", model)
@@ -157,10 +155,8 @@ def test_a_uniform_fleet_needs_no_other_look(table: SessionTable, service: Servi
     first.model = model
 
 
-def test_a_replaced_session_has_its_name_back_when_its_successor_is_undone(
-    table: SessionTable, service: Service
-) -> None:
-    """Until then the name finds the successor, and the replaced session has none."""
+def test_undoing_a_replacement_gives_the_name_back(table: SessionTable, service: Service) -> None:
+    """Undoing a session that has replaced another one gives the name back to that one."""
     model = service.repository.find("lstm")
     before = table.create("t", model, 900, "name")
     after = table.create("t", model, 900, "name", instead_of=before)
@@ -173,8 +169,8 @@ def test_a_replaced_session_has_its_name_back_when_its_successor_is_undone(
     assert table.last_of_name("name", "t", "lstm") == before.id
 
 
-def test_nothing_is_opened_on_a_version_that_is_over(table: SessionTable, service: Service) -> None:
-    """Its sessions have ended, and so do those found later."""
+def test_a_retired_version_has_no_sessions(table: SessionTable, service: Service) -> None:
+    """A retired version takes no new sessions, and its existing ones end when they are looked up."""
     model = service.repository.find("lstm")
     session: Session = table.create("t", model, 900)
     model.retire()
@@ -186,7 +182,7 @@ def test_nothing_is_opened_on_a_version_that_is_over(table: SessionTable, servic
 
 
 def test_ids_cannot_be_guessed(table: SessionTable, service: Service, artifacts: Path) -> None:
-    """Ids carry 128 random bits behind the replica's and the start's names."""
+    """Ids contain 128 random bits after the names of the replica and of the process."""
     model = service.repository.find("lstm")
     ids = {table.create("t", model, 900).id for _ in range(20)}
     assert len(ids) == 20
@@ -195,8 +191,8 @@ def test_ids_cannot_be_guessed(table: SessionTable, service: Service, artifacts:
     assert Settings(artifacts=artifacts).replica == "r0"
 
 
-def test_a_page_holds_no_session_that_is_over(table: SessionTable, service: Service, clock: FakeClock) -> None:
-    """What a description would refuse is not listed, swept or not, idle for too long or on a version let go."""
+def test_a_page_lists_only_live_sessions(table: SessionTable, service: Service, clock: FakeClock) -> None:
+    """A page lists no session that has expired or whose version is retired."""
     model = service.repository.find("lstm")
     short, long, other = (table.create("t", model, limit) for limit in (5, 60, 5))
     clock.advance(5)
@@ -209,8 +205,8 @@ def test_a_page_holds_no_session_that_is_over(table: SessionTable, service: Serv
     assert len(table) == 0
 
 
-def test_a_page_follows_on_a_session_that_ended_as_the_newest(table: SessionTable, service: Service) -> None:
-    """Sessions opened after it are behind it, whether any was left when they were opened or not."""
+def test_a_page_can_begin_after_an_ended_session(table: SessionTable, service: Service) -> None:
+    """A page can begin after the newest session that has ended, and lists those opened later."""
     model = service.repository.find("lstm")
     first, second = table.create("t", model, 900), table.create("t", model, 900)
     table.close(second)

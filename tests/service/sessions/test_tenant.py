@@ -1,4 +1,4 @@
-"""A tenant's sessions are found by id and by name, and linked as they were opened, whichever of them end."""
+"""A tenant's sessions are found by id and by name, and are linked in the sequence in which they were opened."""
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -23,7 +23,7 @@ def opened(tenant: Tenant, model: ServedModel, session_id: str, name: str | None
 
 
 def linked(tenant: Tenant) -> list[Session]:
-    """Return the sessions from the oldest to the newest, having followed the links both ways."""
+    """Return the sessions from the oldest to the newest, and check the links in both directions."""
     forth, back = [], []
     session = tenant.oldest
     while session is not None:
@@ -38,7 +38,7 @@ def linked(tenant: Tenant) -> list[Session]:
 
 
 def test_a_name_belongs_to_a_model(model: ServedModel, service: Service) -> None:
-    """One name finds the session of the model asked for; an id finds its session under every model."""
+    """A name finds the session of the model that is asked for, and an id finds its session under any model."""
     tenant, other = Tenant(), service.repository.find("explosive")
     first, second = opened(tenant, model, "1", "name"), opened(tenant, other, "2", "name")
     assert tenant.find("lstm", "name") is first
@@ -48,7 +48,7 @@ def test_a_name_belongs_to_a_model(model: ServedModel, service: Service) -> None
 
 
 def test_a_session_can_be_renamed(model: ServedModel) -> None:
-    """The old name finds nothing any more; nothing is kept of names that are gone."""
+    """After a renaming, the old name finds nothing and is not stored any more."""
     tenant = Tenant()
     session = opened(tenant, model, "1", "old")
     tenant.rename(session, "new")
@@ -59,8 +59,8 @@ def test_a_session_can_be_renamed(model: ServedModel) -> None:
     assert tenant.named == {}
 
 
-def test_what_ended_as_the_newest_learns_what_is_opened_next(model: ServedModel) -> None:
-    """All that ended since the last one was opened learn it, and keep it when that one ends."""
+def test_ended_sessions_refer_to_the_next_opened_one(model: ServedModel) -> None:
+    """Sessions that end as the newest refer to the one that is opened next, also after that one has ended."""
     tenant = Tenant()
     first, second = opened(tenant, model, "1"), opened(tenant, model, "2")
     assert tenant.remove(first) == "2"
@@ -78,7 +78,7 @@ def test_what_ended_as_the_newest_learns_what_is_opened_next(model: ServedModel)
 @given(st.lists(st.integers(0, 9), max_size=60))
 @examples(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_links_follow_the_sequence_of_opening(model: ServedModel, numbers: list[int]) -> None:
-    """Whatever is opened and removed, all live sessions are linked as they were opened."""
+    """Live sessions stay linked in the sequence of opening, whichever of them are removed."""
     tenant, live = Tenant(), list[Session]()
     for count, number in enumerate(numbers):
         if number < len(live):

@@ -1,4 +1,4 @@
-"""What is known of sessions that ended is known to their tenant alone, for an hour."""
+"""Tombstones say for an hour why a session ended, and to its tenant only."""
 
 import pytest
 
@@ -15,8 +15,8 @@ def sessions(service: Service, clock: FakeClock) -> list[Session]:
     return [Session(str(number), "t", model, 60, clock()) for number in range(4)]
 
 
-def test_a_tombstone_says_why_to_its_tenant(clock: FakeClock, sessions: list[Session]) -> None:
-    """Others are told that there is no such session."""
+def test_a_tombstone_gives_its_tenant_the_reason(clock: FakeClock, sessions: list[Session]) -> None:
+    """A tombstone gives its tenant the reason, and other tenants SessionNotFound."""
     tombstones = Tombstones(clock)
     for session, end, error in zip(sessions, (End.CLOSED, End.EXPIRED), (SessionClosed, SessionExpired), strict=False):
         tombstones.add(session, end, None, "newer")
@@ -26,8 +26,8 @@ def test_a_tombstone_says_why_to_its_tenant(clock: FakeClock, sessions: list[Ses
         assert tombstone.opened_next() == "newer"
 
 
-def test_a_name_leads_to_the_last_of_its_sessions(clock: FakeClock, sessions: list[Session]) -> None:
-    """When its tombstone goes, the name leads nowhere; when that of an earlier one goes, it stays."""
+def test_a_name_gives_the_last_session_that_had_it(clock: FakeClock, sessions: list[Session]) -> None:
+    """A name gives the last session that had it, as long as that session's tombstone exists."""
     tombstones = Tombstones(clock, most=2)
     for session in sessions[:3]:
         tombstones.add(session, End.CLOSED, "name", "newer")

@@ -1,4 +1,4 @@
-"""The ways in for a step, without a socket: each turns an order into a request, and the answer into what came of it."""
+"""Clients that send steps without a socket, one for each encoding; all return the same kinds of results."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -32,8 +32,8 @@ STATUSES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A step to ask for: float32 inputs (T, features) as raw bytes, and what is said of its place."""
+class StepSpec:
+    """A step to be sent: float32 inputs (T, features) as raw bytes, and its step number and epoch."""
 
     inputs: bytes
     number: Any = None
@@ -45,8 +45,8 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A step that was answered: float32 outputs as raw bytes, the index of its last step, and whether it was stored."""
+class StepAnswer:
+    """The answer to a step: float32 outputs as raw bytes, the index of its last step, and whether it was replayed."""
 
     outputs: bytes
     step: int
@@ -55,7 +55,7 @@ class Taken:
 
 @dataclass(unsafe_hash=True)
 class Refused(Exception):
-    """A request that was not: its code, and the one number that comes with some of them."""
+    """An error: its code, and the number in its details if it has one."""
 
     code: str
     detail: int | None = None
@@ -67,7 +67,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -77,7 +77,7 @@ class Answer:
         return json.loads(self.body)
 
     def refusal(self) -> Refused | None:
-        """Return the error it tells of, which must have the status of its code."""
+        """Return its error, None if it is none; the status must be that of the code."""
         if self.status < 400:
             return None
         refused = Refused.read(self.json())
@@ -86,8 +86,8 @@ class Answer:
 
 
 @dataclass
-class Wire:
-    """Calls a service's ASGI callable for one client; `key` is its API key."""
+class ApiClient:
+    """Calls a service's ASGI callable; `headers` are sent with each request."""
 
     app: App
     model: str
@@ -127,77 +127,77 @@ class Wire:
         return Answer(sent[0]["status"], text, b"".join(part.get("body", b"") for part in sent[1:]))
 
 
-Way = Callable[[Wire, str, Order], Coroutine[Any, Any, Taken | Refused]]
+SendStep = Callable[[ApiClient, str, StepSpec], Coroutine[Any, Any, StepAnswer | Refused]]
 
 
-async def by_json(wire: Wire, session: str, order: Order, verb: str = "steps") -> Taken | Refused:
-    """Send {"inputs", "step", "epoch"}."""
-    body = {"inputs": order.rows(wire.features), **_said(step=order.number, epoch=order.epoch)}
-    answer = await wire.send("POST", f"/v1/sessions/{session}/{verb}", body)
+async def send_json(client: ApiClient, session: str, spec: StepSpec, verb: str = "steps") -> StepAnswer | Refused:
+    """Send a step as a JSON body {"inputs", "step", "epoch"}."""
+    body = {"inputs": spec.rows(client.features), **_given(step=spec.number, epoch=spec.epoch)}
+    answer = await client.send("POST", f"/v1/sessions/{session}/{verb}", body)
     if (refused := answer.refusal()) is not None:
         return refused
     fields = answer.json()
     assert list(fields) == ["outputs", "step", "replayed"]
-    return Taken(_floats(fields["outputs"]), fields["step"], fields["replayed"])
+    return StepAnswer(_floats(fields["outputs"]), fields["step"], fields["replayed"])
 
 
-async def by_octets(wire: Wire, session: str, order: Order, verb: str = "steps") -> Taken | Refused:
-    """Send the raw tensor, and the numbers in headers."""
-    said = _said(**{"x-step": order.number, "x-epoch": order.epoch})
-    headers = {"content-type": OCTETS, **{name: str(value) for name, value in said.items()}}
-    answer = await wire.send("POST", f"/v1/sessions/{session}/{verb}", order.inputs, headers)
+async def send_raw(client: ApiClient, session: str, spec: StepSpec, verb: str = "steps") -> StepAnswer | Refused:
+    """Send a step as a raw tensor, with its number and epoch in headers."""
+    given = _given(**{"x-step": spec.number, "x-epoch": spec.epoch})
+    headers = {"content-type": OCTETS, **{name: str(value) for name, value in given.items()}}
+    answer = await client.send("POST", f"/v1/sessions/{session}/{verb}", spec.inputs, headers)
     if (refused := answer.refusal()) is not None:
         return refused
     assert answer.headers["content-type"] == OCTETS
     assert answer.headers["x-replayed"] in ("true", "false")
-    return Taken(answer.body, int(answer.headers["x-step"]), answer.headers["x-replayed"] == "true")
+    return StepAnswer(answer.body, int(answer.headers["x-step"]), answer.headers["x-replayed"] == "true")
 
 
-async def by_fleet_row(wire: Wire, session: str, order: Order) -> Taken | Refused:
-    """Send a fleet of one, as JSON."""
-    return _only(await fleet(wire, [session], [order]))
+async def send_fleet_row(client: ApiClient, session: str, spec: StepSpec) -> StepAnswer | Refused:
+    """Send a step as the only row of a JSON fleet request."""
+    return _single_row(await send_fleet(client, [session], [spec]))
 
 
-async def by_framed_row(wire: Wire, session: str, order: Order) -> Taken | Refused:
-    """Send a fleet of one, as a JSON head and a raw tensor behind it."""
-    return _only(await fleet(wire, [session], [order], framed=True))
+async def send_framed_row(client: ApiClient, session: str, spec: StepSpec) -> StepAnswer | Refused:
+    """Send a step as the only row of a framed fleet request."""
+    return _single_row(await send_fleet(client, [session], [spec], framed=True))
 
 
-WAYS: dict[str, Way] = {
-    "json": by_json,
-    "octets": by_octets,
-    "fleet row": by_fleet_row,
-    "framed row": by_framed_row,
+ENCODINGS: dict[str, SendStep] = {
+    "json": send_json,
+    "octets": send_raw,
+    "fleet row": send_fleet_row,
+    "framed row": send_framed_row,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class FleetAnswer:
-    """What came of each row, and the rows whose sessions were opened."""
+    """The answer or error of each row, and the rows whose sessions were opened."""
 
-    rows: list[Taken | Refused]
+    rows: list[StepAnswer | Refused]
     created: list[int]
 
 
-async def fleet(
-    wire: Wire, keys: list[str], orders: list[Order], *, framed: bool = False, create: bool = False
+async def send_fleet(
+    client: ApiClient, keys: list[str], specs: list[StepSpec], *, framed: bool = False, create: bool = False
 ) -> FleetAnswer | Refused:
-    """Send a fleet step; framed, its orders must be of the same length."""
-    path, fields = f"/v1/models/{wire.model}/fleet", {"sessions": keys, "create": create}
-    said = {"steps": [order.number for order in orders], "epochs": [order.epoch for order in orders]}
-    fields |= {name: values for name, values in said.items() if any(value is not None for value in values)}
+    """Send a fleet request in JSON or framed; the steps of a framed one must be equally long."""
+    path, fields = f"/v1/models/{client.model}/fleet", {"sessions": keys, "create": create}
+    given = {"steps": [spec.number for spec in specs], "epochs": [spec.epoch for spec in specs]}
+    fields |= {name: values for name, values in given.items() if any(value is not None for value in values)}
     if not framed:
-        fields["inputs"] = [order.rows(wire.features) for order in orders]
-        answer = await wire.send("POST", path, fields)
+        fields["inputs"] = [spec.rows(client.features) for spec in specs]
+        answer = await client.send("POST", path, fields)
         if (refused := answer.refusal()) is not None:
             return refused
         notes = answer.json()
         return _by_row(notes, notes["outputs"])
-    raw = b"".join(order.inputs for order in orders)
-    shape = [len(orders), len(raw) // len(orders) // wire.features // 4, wire.features]
+    raw = b"".join(spec.inputs for spec in specs)
+    shape = [len(specs), len(raw) // len(specs) // client.features // 4, client.features]
     tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": len(raw)}}
     head = json.dumps({**fields, "inputs": [tensor]}).encode()
-    answer = await wire.send("POST", path, head + raw, {HEAD_LENGTH: str(len(head))})
+    answer = await client.send("POST", path, head + raw, {HEAD_LENGTH: str(len(head))})
     if (refused := answer.refusal()) is not None:
         return refused
     length = int(answer.headers[HEAD_LENGTH])
@@ -209,18 +209,18 @@ async def fleet(
 def _by_row(notes: dict[str, Any], outputs: Any) -> FleetAnswer:
     errors = {error["row"]: Refused.read(error) for error in notes["errors"]}
     replayed: list[int] = notes["replayed"]
-    rows: list[Taken | Refused] = []
+    rows: list[StepAnswer | Refused] = []
     for row, (values, step) in enumerate(zip(outputs, notes["steps"], strict=True)):
         assert (step is None) == (row in errors)
-        rows.append(errors[row] if row in errors else Taken(_floats(values), step, row in replayed))
+        rows.append(errors[row] if row in errors else StepAnswer(_floats(values), step, row in replayed))
     return FleetAnswer(rows, notes["created"])
 
 
-def _only(answer: FleetAnswer | Refused) -> Taken | Refused:
+def _single_row(answer: FleetAnswer | Refused) -> StepAnswer | Refused:
     return answer if isinstance(answer, Refused) else answer.rows[0]
 
 
-def _said(**fields: Any) -> dict[str, Any]:
+def _given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
