@@ -211,8 +211,9 @@ class ChunkBatch:
             owner, left = chunk.owner, chunk.steps - chunk.done
             if chunk.done:
                 released.append(chunk.slot)
-            if chunk.waiter.future.done() or (not_finite is not None and not_finite[row]):
-                chunk.refuse(0, StateNotFinite())
+            cancelled = chunk.waiter.future.done()
+            if cancelled or (not_finite is not None and not_finite[row]):
+                chunk.refuse(0, RequestCancelled() if cancelled else StateNotFinite())
                 dropped.append(Dropped(owner, chunk, slot))
             else:
                 taken = steps if steps < left else left

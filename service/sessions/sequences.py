@@ -141,6 +141,7 @@ class Sequences:
         return StepResult(model, chunk)
 
     async def _try(self, tenant: str, request: SequenceRequest) -> tuple[ServedModel, Chunk]:
+        """Return the answered chunk of a request, and the version that took it; the chunk may carry an error."""
         session, why = self._find(tenant, request)
         start = self._starting.get(session) if session is not None else None
         if session is None and (replayed := self._replayed(tenant, request)) is not None:
