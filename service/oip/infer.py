@@ -8,7 +8,7 @@ import orjson
 
 from service.api.request import Call, OperationOf, Reply
 from service.codec.binary import HEAD_LENGTH, split_head
-from service.codec.codec import kind, load_json
+from service.codec.json_values import kind, load_json
 from service.engine.outputs import output_tensor
 from service.errors import InvalidInput, NotStreamable, SequenceNotStarted, SessionGone
 from service.oip.compression import check_encoding, compressed, decompressed

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from service.api.request import Call, Reply, json_reply
-from service.codec.codec import kind, load_json
+from service.codec.json_values import kind, load_json
 from service.errors import InvalidInput, ModelControlOff, ModelNotFound
 from service.oip.errors import Refused, UnknownModel
 from service.repository.repository import Repository

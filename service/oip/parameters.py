@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from service.codec.codec import kind, whole_number
+from service.codec.json_values import kind, whole_number
 from service.errors import InvalidInput
 from service.oip.errors import InvalidRequest, NeedsBinary, Refused, UnexpectedOutput, Unsupported
 from service.oip.model_io import ModelIO

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from service.codec.codec import Codec, load_json
+from service.codec.codec import Codec
+from service.codec.json_values import load_json
 from service.errors import MalformedJson
 from service.sessions.replay import ExpiringMap
 

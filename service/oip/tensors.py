@@ -5,7 +5,7 @@ import struct
 from itertools import chain
 from typing import Any, NamedTuple
 
-from service.codec.codec import kind
+from service.codec.json_values import kind
 from service.errors import InvalidInput
 from service.oip.errors import (
     InvalidRequest,
