@@ -342,5 +342,5 @@ class ArtefactRefused(RefusedToStart):
     """A model file is damaged, or does not do what its card says."""
 
 
-class NoRoomYet(RefusedToStart):
-    """A version that is to be loaded beside others does not fit beside them, until one of them is let go."""
+class InsufficientMemory(RefusedToStart):
+    """A newer version does not fit into the state memory until a version that is in memory is closed."""
