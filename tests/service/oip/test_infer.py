@@ -297,7 +297,7 @@ async def test_what_is_known_of_a_request_is_no_guess(
 
 async def test_templates_are_bounded(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest ones make room."""
-    monkeypatch.setattr("service.oip.templates._MOST", 3)
+    monkeypatch.setattr("service.oip.templates._MAX_TEMPLATES", 3)
     for sequence in range(1, 9):
         for start in (True, False, False):
             assert (await client.post(INFER, json=body(random_inputs(1), sequence, start=start))).status_code == 200
