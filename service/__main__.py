@@ -26,14 +26,15 @@ from service.settings import Settings
 _log = structlog.get_logger()
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than a client's idle time: a server that closes first invites requests to be sent twice."""
+"""Longer than clients keep idle connections: if the server closes one first, a client may send a request twice."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which shows a table of the models once it listens, and goes away well.
+    """uvicorn's server, which prints a table of the models when it listens, and drains the service before it stops.
 
-    The first SIGTERM or SIGINT drains the service and then stops the server, within `grace` seconds; a second one ends
-    the waiting. SIGHUP looks for new versions of the models.
+    The first SIGTERM or SIGINT drains the service and then stops the server, within `grace` seconds; a second one stops
+    it at once. SIGHUP checks for new versions of the models. `_stopping` is whether a drain has begun, `_tasks` has the
+    drains and checks that are running.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -49,7 +50,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Listen to signals as long as the server runs: a clean stop is a success."""
+        """Handle signals while the server runs; after a drain the exit status is 0."""
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._refresh}
         for number, handler in handlers.items():
@@ -65,18 +66,18 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
         else:
             self._stopping = True
-            self._begin(self._drain())
+            self._start_task(self._drain())
 
     def _refresh(self) -> None:
-        self._begin(self._service.refresh())
+        self._start_task(self._service.refresh())
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _drain(self) -> None:
-        """Let the service say farewell, then stop; what is left of the grace is for requests under way."""
+        """Drain the service, then stop the server; running requests have the rest of the `grace` seconds."""
         grace, loop = self._service.settings.grace, asyncio.get_running_loop()
         end = loop.time() + grace
         try:
@@ -94,7 +95,7 @@ def main() -> int:
     except (ValidationError, SettingsError) as exc:
         return refuse(sentence(exc))
     configure_logs(settings.log_level, settings.log_format)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server runs: all models are about to be looked at anyway
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server runs: the models are about to be loaded anyway
     try:
         service = Service(settings)
         service.load()
@@ -118,8 +119,8 @@ def main() -> int:
         lifespan="on",
     )
     gc.collect()
-    gc.freeze()  # what is there at start stays: later collections need not walk through it, 25 ms at a time
-    gc.set_threshold(10_000)  # 64 requests under way are more objects than 700, and no garbage
+    gc.freeze()  # objects of the start are never garbage; later collections would take 25 ms to visit them
+    gc.set_threshold(10_000)  # 64 concurrent requests have more than the default of 700 objects, none of them garbage
     Server(config, service).run([listener])
     return 0
 
@@ -128,7 +129,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket.
 
     Raises:
-        RefusedToStart: The address is not ours, or taken.
+        RefusedToStart: The address is not one of this machine's, or is in use.
     """
     try:
         return socket.create_server(
@@ -139,13 +140,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def refuse(why: str) -> int:
-    """Say in one sentence why the service does not start."""
+    """Print why the service does not start, and return the exit status."""
     print(f"cellstream does not start: {why}", file=sys.stderr)
     return 2
 
 
 def sentence(exc: ValidationError | SettingsError) -> str:
-    """Return the first thing that is wrong with the settings."""
+    """Return the first error in the settings as one sentence."""
     if isinstance(exc, SettingsError):
         return str(exc)
     error = exc.errors(include_url=False)[0]
@@ -155,7 +156,7 @@ def sentence(exc: ValidationError | SettingsError) -> str:
 
 
 def show_start(service: Service, port: int) -> None:
-    """Print what is served, and where."""
+    """Print a table of the models that are served, and the server's address."""
     settings = service.settings
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     table = Table(title=f"cellstream on http://{host}:{port}", title_justify="left")

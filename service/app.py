@@ -1,4 +1,4 @@
-"""The composition root: the only place where the parts are put together."""
+"""The composition root: the only module that connects the parts of the service."""
 
 import asyncio
 import secrets
@@ -45,24 +45,26 @@ from service.sessions.table import SessionTable
 from service.settings import Settings
 
 SWEEP_SECONDS = 1.0
+"""Seconds between two checks for expired sessions and unused versions of models."""
 _LETTERS = string.ascii_letters + string.digits
 
 _log = structlog.get_logger()
 
 
 class Service:
-    """All parts, put together; `app` is the ASGI callable to serve.
+    """The service, composed of its parts; `app` is the ASGI callable to serve.
 
-    The ASGI lifespan opens and closes it; to hear of a refused model before that, call `load` first.
+    The ASGI lifespan opens and closes it. To get the error of a refused model before that, call `load` first. `status`
+    is "starting", then "ready" from `open` on, then "draining" from `drain` or `close` on.
     """
 
     def __init__(
         self, settings: Settings, clock: Callable[[], float] = time.monotonic, committer: Committer | None = None
     ) -> None:
-        """Take a clock in seconds, and what applies the commits of sessions: by default in memory, at once.
+        """Compose the service; `clock` returns seconds, `committer` applies commits of sessions, by default in memory.
 
         Raises:
-            RefusedToStart: The API key file is not one.
+            RefusedToStart: The API key file is not valid.
         """
         boot = "".join(secrets.choice(_LETTERS) for _ in range(4))
         self.settings = settings
@@ -94,11 +96,15 @@ class Service:
         self.app: App = self._fast_path(routes) if settings.fast_path else routes
 
     def load(self) -> None:
-        """Load every model; raises RefusedToStart."""
+        """Load every model.
+
+        Raises:
+            RefusedToStart: A model is refused, or there is none.
+        """
         self.repository.open()
 
     def open(self) -> None:
-        """Load the models unless that is done, and welcome work."""
+        """Load the models unless `load` has done so, and accept work."""
         if not self.repository.models:
             self.load()
         self.status = "ready"
@@ -107,14 +113,14 @@ class Service:
             self._watcher = asyncio.create_task(self._watch())
 
     async def drain(self) -> None:
-        """Take no new session, and end the streams when their frames are answered; steps are still answered."""
+        """Refuse new sessions, and end the streams once their frames are answered; steps are still answered."""
         self.status = "draining"
         self.sessions.accepting = False
         _log.info("draining", sessions=len(self.sessions))
         await self._streams.stop(self.settings.grace / 2)
 
     def close(self) -> None:
-        """Refuse new work and let the models go."""
+        """Refuse all work, and close the models."""
         self.status = "draining"
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -123,25 +129,25 @@ class Service:
         self.repository.close()
 
     async def _watch(self) -> None:
-        """Look for new versions again and again."""
+        """Check for new versions of models every `watch` seconds."""
         while True:
             await asyncio.sleep(self.settings.watch)
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look for new versions; whatever is wrong with them is logged."""
+        """Check for new versions of models; errors are logged."""
         try:
             await self.repository.refresh()
         except Exception:
             _log.exception("refresh_failed")
 
     def _sweep(self) -> None:
-        """End idle sessions now, let go of versions that nobody uses any more, and again in a while."""
+        """End idle sessions, close versions of models that are no longer used, and schedule the next sweep."""
         if ended := self.sessions.sweep():
             _log.info("sessions_expired", count=ended)
         self.repository.retire()
-        pause = 0.0 if self.sessions.sweeping else SWEEP_SECONDS
-        self._sweeper = asyncio.get_running_loop().call_later(pause, self._sweep)
+        delay = 0.0 if self.sessions.sweeping else SWEEP_SECONDS
+        self._sweeper = asyncio.get_running_loop().call_later(delay, self._sweep)
 
     def _fastapi(self) -> FastAPI:
         @asynccontextmanager
@@ -182,7 +188,7 @@ class Service:
 
 
 class RequestIds:
-    """Adds the request id to the responses that FastAPI gives by itself; those of operations have it already."""
+    """Adds the request id to the responses that FastAPI makes itself; those of operations have it already."""
 
     def __init__(self, app: App, handler: Handler) -> None:
         self._app, self._handler = app, handler
@@ -197,6 +203,7 @@ class RequestIds:
 
 
 async def _no_route(request: Request, exc: Exception) -> Response:
+    """Answer a request for which there is no path, or not with its method."""
     error: ServiceError = NotFound()
     headers: Headers = []
     if isinstance(exc, HTTPException) and exc.status_code == 405:

@@ -1,19 +1,19 @@
-"""Everything a client can be told went wrong, each with its code, HTTP status and WebSocket close code.
+"""All errors that a client can receive, each with a code, an HTTP status and a WebSocket close code.
 
-A subclass exists for each thing a client can act on. The sentence is built here, from typed arguments; `details`
-travel beside it in the answer's body, so that a program need not read the sentence.
+There is a subclass for each error that a client can act on. The message is built here, from typed arguments; `details`
+are sent beside it, so that programs need not parse the message.
 """
 
 from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
-    """Base of all errors that are answered to a client."""
+    """Base of all errors that are sent to clients. `retry_after` is in seconds."""
 
     code: ClassVar[str]
     status: ClassVar[int]
     close: ClassVar[int | None] = None
-    """WebSocket close code where the error ends a stream; None where the stream goes on."""
+    """WebSocket close code where the error ends a stream; None where the stream continues."""
 
     def __init__(self, message: str, retry_after: int | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class ServiceError(Exception):
         self.details = details if retry_after is None else {"retry_after": retry_after, **details}
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON object that is answered."""
+        """Return the JSON object that is sent."""
         return {"code": self.code, "message": self.message, **self.details}
 
 
@@ -41,7 +41,7 @@ class MalformedJson(ServiceError):
 
 
 class InvalidInput(ServiceError):
-    """The body is JSON, but not what the model's card asks for."""
+    """A part of the request is not valid, or does not match the model's card."""
 
     code, status = "invalid_input", 422
 
@@ -100,7 +100,7 @@ class ModelNotFound(ServiceError):
 
 
 class ModelNotLoaded(ServiceError):
-    """A model that somebody asked to load could not be; why is in the log too."""
+    """A model that a client asked to load could not be loaded; the log has the cause."""
 
     code, status = "model_not_loaded", 400
 
@@ -123,7 +123,7 @@ class NotStreamable(ServiceError):
 
 
 class SessionNotFound(ServiceError):
-    """Unknown, or another tenant's: the answer is the same."""
+    """The session is unknown, or another tenant's: the response is the same."""
 
     code, status, close = "session_not_found", 404, 4404
 
@@ -132,7 +132,7 @@ class SessionNotFound(ServiceError):
 
 
 class SessionGone(ServiceError):
-    """The session was here once; its state is not."""
+    """The session existed, and its state is no longer kept."""
 
     status, close = 410, 4410
     sentence: ClassVar[str]
@@ -162,7 +162,7 @@ class ModelReplaced(SessionGone):
 
 
 class SequenceNotStarted(ServiceError):
-    """There is no sequence of that id now; the code says what became of it, where that is known."""
+    """There is no sequence with that id; where it is known how the last one ended, the code says so."""
 
     code, status = "invalid_input", 400
 
@@ -175,7 +175,7 @@ class SequenceNotStarted(ServiceError):
 
 
 class StepOutOfOrder(ServiceError):
-    """A numbered step that is not the next one; nothing was taken."""
+    """A numbered step is not the next one; the session was not advanced."""
 
     status = 409
     sentence: ClassVar[str]
@@ -197,7 +197,7 @@ class StepGap(StepOutOfOrder):
 
 
 class EpochConflict(ServiceError):
-    """The session was rewound or restored since the client last heard of it."""
+    """The request names another epoch: the session was rewound or restored in between."""
 
     code, status = "epoch_conflict", 409
 
@@ -301,7 +301,7 @@ class EngineFailed(ServiceError):
 
 
 class InternalError(ServiceError):
-    """A mistake of ours; what it was is in the log, not in the answer."""
+    """An unexpected error in the service; the log has the cause, the response does not."""
 
     code, status, close = "internal_error", 500, 1011
 
@@ -324,7 +324,7 @@ class MethodNotAllowed(ServiceError):
 
 
 class ClientGone(Exception):
-    """The client went away before its request was whole; there is nobody to answer."""
+    """The client closed the connection before its request was complete, so no response is sent."""
 
 
 class ShuttingDown(ServiceError):
@@ -335,12 +335,12 @@ class ShuttingDown(ServiceError):
 
 
 class RefusedToStart(Exception):
-    """The service cannot run as configured; the text is the one sentence to show."""
+    """The service cannot run as configured; the text is one sentence for the operator."""
 
 
 class ArtefactRefused(RefusedToStart):
-    """A model file is damaged, or does not do what its card says."""
+    """A model file is damaged, or does not match its card."""
 
 
-class NoRoomYet(RefusedToStart):
-    """A version that is to be loaded beside others does not fit beside them, until one of them is let go."""
+class InsufficientMemory(RefusedToStart):
+    """A newer version does not fit into the state memory until a version that is in memory is closed."""

@@ -1,4 +1,4 @@
-"""Logs: JSON lines, or coloured ones on a terminal; uvicorn's go the same way."""
+"""Logging of the service and of uvicorn: JSON lines, or coloured text on a terminal."""
 
 import logging
 import sys
@@ -6,9 +6,9 @@ import sys
 import structlog
 
 
-def configure_logs(level: str, form: str) -> None:
-    """Set up structlog and the standard library's logging for the whole process; `form` is auto, json or console."""
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+def configure_logs(level: str, style: str) -> None:
+    """Set up structlog and the standard library's logging for the whole process; `style` is auto, json or console."""
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -25,7 +25,7 @@ def configure_logs(level: str, form: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler()
-    handler.addFilter(_without_traces_of_clients)
+    handler.addFilter(_drop_client_tracebacks)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -38,8 +38,8 @@ def configure_logs(level: str, form: str) -> None:
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, root.level))
 
 
-def _without_traces_of_clients(record: logging.LogRecord) -> bool:
-    """Take the trace from what uvicorn logs of a client's mistake; an error of ours keeps it."""
+def _drop_client_tracebacks(record: logging.LogRecord) -> bool:
+    """Remove the traceback from uvicorn's log of invalid UTF-8 that a client sent, and log it as a warning."""
     if record.name == "uvicorn.error" and str(record.msg).startswith("Invalid UTF-8"):
         record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
     return True

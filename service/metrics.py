@@ -1,6 +1,6 @@
-"""Counts and durations, kept as plain numbers and read by prometheus-client when somebody scrapes.
+"""Metrics: counts and durations, converted by prometheus-client when they are scraped.
 
-No label ever carries a session id or text of a tenant's.
+No label contains a session id or text that a tenant sent.
 """
 
 from bisect import bisect_left
@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from models.card import ModelCard
 
 _BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the histograms of durations, in seconds."""
 
 
 _COUNTERS = {
@@ -32,9 +33,14 @@ _GAUGES = {
 
 
 class Metrics(Collector):
-    """All numbers of the service; `models` gives the card of each model in service and its present counts."""
+    """All metrics of the service.
+
+    `_requests` counts the responses by operation and HTTP status. `_durations` has, by operation, the number of
+    durations up to each bound and above the last one, which are not cumulative, and then their sum in seconds.
+    """
 
     def __init__(self, models: Callable[[], Iterable[tuple[ModelCard, dict[str, int]]]]) -> None:
+        """Take a function that returns the card and the counts of each version of a model."""
         self._models = models
         self._requests: dict[tuple[str, int], int] = {}
         self._durations: dict[str, list[float]] = {}
@@ -42,7 +48,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def answered(self, operation: str, status: int, seconds: float) -> None:
-        """Count one answered request."""
+        """Count a response, and the seconds since its request was received."""
         key = (operation, status)
         self._requests[key] = self._requests.get(key, 0) + 1
         try:
@@ -53,7 +59,7 @@ class Metrics(Collector):
         counts[-1] += seconds
 
     def text(self) -> bytes:
-        """Return the exposition that Prometheus scrapes."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:

@@ -1,4 +1,4 @@
-"""API keys: which tenant a request belongs to."""
+"""Authentication by API keys, each of which belongs to a tenant."""
 
 import hashlib
 import hmac
@@ -9,24 +9,24 @@ from pathlib import Path
 from service.errors import RefusedToStart, Unauthorized
 
 PUBLIC = "public"
-"""The one tenant of a service that runs without keys."""
+"""The only tenant of a service without API keys."""
 
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63}):([0-9a-fA-F]{64})")
 
 
 class Authenticator:
-    """Maps the key in a request's headers to its tenant; without keys, everybody is one tenant."""
+    """Maps the API key in a request's headers to its tenant; without keys, all requests belong to one tenant."""
 
     def __init__(self, keys: tuple[tuple[bytes, str], ...] = ()) -> None:
-        """Take (SHA-256 digest of the key, tenant) pairs."""
+        """Create one from pairs (SHA-256 digest of a key, tenant)."""
         self._keys = keys
 
     @classmethod
     def from_file(cls, path: Path) -> "Authenticator":
-        """Read lines `tenant:sha256`; blank lines and lines that begin with # are passed over.
+        """Read lines `tenant:sha256` from a file; blank lines and lines that begin with # are ignored.
 
         Raises:
-            RefusedToStart: The file cannot be read, a line is of another form, or there is no key in it.
+            RefusedToStart: The file cannot be read, has an invalid line or the same key twice, or has no key.
         """
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -43,7 +43,7 @@ class Authenticator:
                 )
             digest = bytes.fromhex(match[2])
             if any(digest == known for known, _ in keys):
-                raise RefusedToStart(f"{path}, line {number}: the key of this line stands in an earlier one already")
+                raise RefusedToStart(f"{path}, line {number}: the same key is in an earlier line")
             keys.append((digest, match[1]))
         if not keys:
             raise RefusedToStart(f"{path}: expected at least one line tenant:sha256, found none")
@@ -53,7 +53,7 @@ class Authenticator:
         """Return the tenant of a request.
 
         Raises:
-            Unauthorized: There is no key, or not one of ours.
+            Unauthorized: The request has no key, or an unknown one.
         """
         if not self._keys:
             return PUBLIC
@@ -64,7 +64,7 @@ class Authenticator:
                 raise Unauthorized
         digest = hashlib.sha256(key.strip()).digest()
         found = None
-        for known, tenant in self._keys:  # every key is compared, so that the time tells nothing
+        for known, tenant in self._keys:  # all keys are compared, so that the time taken reveals nothing
             if hmac.compare_digest(known, digest):
                 found = tenant
         if found is None:

@@ -7,7 +7,8 @@ import orjson
 
 from service.api.request import CONTENT_TYPE, OCTETS, Reply, json_reply
 from service.codec.binary import DATATYPE_OF, HEAD_LENGTH, declared_shape, split_head
-from service.codec.codec import kind, load_json, to_json, whole_number
+from service.codec.codec import to_json
+from service.codec.json_values import kind, load_json, whole_number
 from service.errors import InvalidInput
 from service.repository.served_model import ServedModel
 from service.sessions.fleet import FleetRequest, FleetResult

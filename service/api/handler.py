@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 class Handler:
-    """Authenticates, receives the body, calls the endpoint, turns errors into replies, and counts."""
+    """Authenticates, receives the body, calls the endpoint, encodes errors as replies, and counts."""
 
     def __init__(self, authenticator: Authenticator, metrics: Metrics, boot: str) -> None:
         """Take the text that begins the ids of requests that bring none: it differs in every process."""

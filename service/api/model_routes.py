@@ -1,4 +1,4 @@
-"""Models: what is served, whole-sequence predictions, new sessions."""
+"""Routes of models: listing, predictions of whole sequences, fleet steps, new sessions."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -28,7 +28,7 @@ def models_router(handler: Handler, operations: ModelOperations) -> APIRouter:
 
     @router.get("/{model}", response_model=ModelAnswer, responses=errors(404))
     async def describe_model(request: Request, model: str) -> Response:
-        """Show a model's card, and how it is run here."""
+        """Return a model's card, and how the service runs it."""
         return await answer(handler, operations.describe, model, request)
 
     @router.post(
@@ -38,9 +38,9 @@ def models_router(handler: Handler, operations: ModelOperations) -> APIRouter:
         openapi_extra=body_of(PredictBody),
     )
     async def predict(request: Request, model: str) -> Response:
-        """Run whole sequences, of any lengths, from the initial state. Nothing is kept of them.
+        """Run whole sequences, of any lengths, from the initial state. No state is kept.
 
-        A body of type application/octet-stream is one sequence as a raw little-endian tensor; so is its answer.
+        A body of type application/octet-stream is one sequence as a raw little-endian tensor; so is its response.
         """
         return await answer(handler, operations.predict, model, request)
 
@@ -52,11 +52,11 @@ def models_router(handler: Handler, operations: ModelOperations) -> APIRouter:
         openapi_extra=body_of(FleetBody),
     )
     async def fleet(request: Request, model: str) -> Response:
-        """Advance many sessions at once; a row that fails does not touch the others.
+        """Advance many sessions by one request; a row that fails does not affect the others.
 
         With the header `Inference-Header-Content-Length` the body is a JSON head of that many bytes, whose `inputs` is
         one tensor {name, shape: [rows, steps, …], datatype, parameters: {binary_data_size}}, and then its raw
-        little-endian bytes; the answer has the same form, and NaN in the rows that failed.
+        little-endian bytes; the response has the same layout, and NaN in the rows that failed.
         """
         return await answer(handler, operations.fleet, model, request)
 
@@ -69,11 +69,11 @@ def models_router(handler: Handler, operations: ModelOperations) -> APIRouter:
         openapi_extra=body_of(OpenSession, required=False),
     )
     async def open_session(request: Request, model: str) -> Response:
-        """Open a session; `Location` is its address.
+        """Open a session; the header `Location` gives its path.
 
-        It begins at the model's initial state, behind a `history`, or at a snapshot: a `state` in base64, or a body of
-        type application/octet-stream. Sent again with the same `Idempotency-Key`, within an hour, it gives the same
-        session.
+        It begins with the model's initial state, with the state after a `history`, or with a snapshot: a `state` in
+        base64, or a body of type application/octet-stream. A request that is sent again within an hour with the same
+        `Idempotency-Key` returns the same session.
         """
         return await answer(handler, operations.open_session, model, request)
 

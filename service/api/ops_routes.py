@@ -1,4 +1,4 @@
-"""Operations of the service itself: is it alive, is it ready, what are its numbers."""
+"""Operations of the service itself: liveness, readiness and metrics."""
 
 from collections.abc import Callable
 
@@ -18,12 +18,12 @@ def ops_router(handler: Handler, metrics: Metrics, status: Callable[[], Status])
 
     @router.get("/livez")
     async def livez() -> Health:
-        """Tell that the process answers."""
+        """Report that the process is running."""
         return Health(status="live")
 
     @router.get("/readyz", responses={503: {"model": Health}})
     async def readyz(response: Response) -> Health:
-        """Tell whether new work is welcome."""
+        """Report whether the service accepts new work."""
         now = status()
         if now != "ready":
             response.status_code = 503
@@ -36,7 +36,7 @@ def ops_router(handler: Handler, metrics: Metrics, status: Callable[[], Status])
 
     @router.get("/metrics", response_class=Response, responses=errors())
     async def show_metrics(request: Request) -> Response:
-        """Give all numbers in the form Prometheus reads; needs an API key where keys are in use."""
+        """Return all metrics in Prometheus' text format; needs an API key where keys are in use."""
         return await answer(handler, show, "", request)
 
     return router

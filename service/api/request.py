@@ -1,4 +1,4 @@
-"""What every front shares: the request under way, the reply to it, operations, ASGI types and header names."""
+"""What every front shares: requests, replies, operations, ASGI types and header names."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ class OperationOf(Generic[Result]):
 
     `endpoint` takes the call and its body. The body is received unless `body_limit`, in bytes, is None; it may be
     `compressed` only where the endpoint decompresses it. `check` looks at the call before its body is received, and
-    returns the limit where that depends on the call. `refuse` gives errors the form that this client expects.
+    returns the limit where that depends on the call. `refuse` encodes errors as this client expects them.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What all FastAPI routes share: how one runs its operation, and how it is documented."""
+"""What all FastAPI routes share: running their operation, and documenting it."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from service.api.schemas import ErrorBody
 from service.errors import ClientGone
 
 BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-"""How OpenAPI describes raw bytes, of a request or of a response."""
+"""OpenAPI's description of a body of raw bytes."""
 
 
 async def answer(handler: Handler, operation: Operation, argument: str, request: Request) -> Response:
-    """Run an operation and return its reply, byte for byte what the fast path sends."""
+    """Run an operation and return its reply, the same bytes that the fast path sends."""
     call = Call(argument, request.scope, request.receive)
     try:
         reply = await handler.run(operation, call)
@@ -34,14 +34,14 @@ def response(reply: Reply) -> Response:
 
 
 def body_of(schema: type[BaseModel], required: bool = True) -> dict[str, Any]:
-    """Document a request body that the operation itself reads, not FastAPI."""
+    """Document a request body that the operation parses itself, without FastAPI."""
     described = schema.model_json_schema()
     content = {"application/json": {"schema": _inlined(described, described.pop("$defs", {}))}}
     return {"requestBody": {"required": required, "content": content}}
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """Return a schema whose references to definitions are replaced by these."""
+    """Return a schema with its references replaced by the definitions."""
     if isinstance(schema, list):
         return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):
@@ -52,5 +52,5 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the errors of a route, beside those of every route."""
+    """Document the error responses of a route, and 401, which every route has."""
     return {status: {"model": ErrorBody} for status in (401, *statuses)}

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers, as the API's documentation shows them."""
+"""Request and response bodies, for the documentation of the API."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ class _Body(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Every error: a code for programs, a sentence for people, and details beside them."""
+    """Body of every error: a code for programs, a message for people, and details."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -28,19 +28,21 @@ class StepBody(_Body):
         examples=[[[5.0], [11.0]]],
     )
     step: int | None = Field(
-        None, description="index of the chunk's first step; sent again with the same inputs, it is taken once", ge=1
+        None,
+        description="index of the chunk's first step; a request sent again with the same inputs is taken once",
+        ge=1,
     )
-    epoch: int | None = Field(None, description="the session's epoch, as its description gives it", ge=0)
+    epoch: int | None = Field(None, description="the session's epoch, as GET gives it", ge=0)
 
 
 class StepAnswer(_Body):
     outputs: Tensor = Field(description="(T, outputs) numbers", examples=[[[7.2], [13.9]]])
     step: int = Field(description="index of the chunk's last step; a session's first step is 1", examples=[2])
-    replayed: bool = Field(description="whether this is the stored answer of a request that was sent again")
+    replayed: bool = Field(description="whether this is the stored response to a request that was sent again")
 
 
 class PredictBody(_Body):
-    """Whole sequences, of any lengths; nothing is kept of them."""
+    """Whole sequences, of any lengths; no state is kept."""
 
     inputs: list[Tensor] = Field(examples=[[[[5.0], [11.0]], [[16.0]]]])
 
@@ -52,15 +54,15 @@ class PredictAnswer(_Body):
 class FleetBody(_Body):
     """One chunk for each of many sessions of a model."""
 
-    sessions: list[str] = Field(description="ids, or names that the client chooses", examples=[["a", "b"]])
+    sessions: list[str] = Field(description="ids of sessions, or names that the client chooses", examples=[["a", "b"]])
     inputs: list[Tensor] = Field(description="a chunk for each session", examples=[[[[5.0]], [[11.0]]]])
-    create: bool = Field(False, description="open a session under each name that has none")
-    steps: list[int | None] | None = Field(None, description="index of each row's first step; null where it has none")
-    epochs: list[int | None] | None = Field(None, description="each session's epoch, likewise")
+    create: bool = Field(False, description="open a session for each name that has none")
+    steps: list[int | None] | None = Field(None, description="index of each row's first step; null for none")
+    epochs: list[int | None] | None = Field(None, description="epoch of each row's session; null for none")
 
 
 class FleetError(BaseModel):
-    """Why a row was not taken."""
+    """A row that failed, and why."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -70,30 +72,33 @@ class FleetError(BaseModel):
 
 
 class FleetAnswer(_Body):
-    outputs: list[Tensor | None] = Field(description="a row's outputs; null where it was not taken")
-    steps: list[int | None] = Field(description="index of each row's last step")
-    replayed: list[int] = Field(description="rows that were given the stored answer of a request sent before")
-    created: list[int] = Field(description="rows whose sessions were opened by this request")
-    errors: list[FleetError] = Field(description="rows that were not taken, and why")
+    outputs: list[Tensor | None] = Field(description="outputs of each row; null where the row failed")
+    steps: list[int | None] = Field(description="index of each row's last step; null where the row failed")
+    replayed: list[int] = Field(description="rows that got the stored response to a request that was sent again")
+    created: list[int] = Field(description="rows whose sessions this request opened")
+    errors: list[FleetError] = Field(description="rows that failed, and why")
 
 
-KEEP_MOST = 64
+_MAX_KEEP = 64
+"""Most requests that a session may be able to rewind."""
 
 _IdleLimit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ForkSession(_Body):
-    """How long a session stays, and how far back it can be rewound; both have defaults."""
+    """How long a session may be idle, and how many requests can be rewound; both have defaults."""
 
     idle_limit: _IdleLimit | None = Field(None, description="seconds after which the idle session ends")
-    keep: int | None = Field(None, ge=0, le=KEEP_MOST, description="so many requests can be rewound")
+    keep: int | None = Field(None, ge=0, le=_MAX_KEEP, description="number of requests that can be rewound")
 
 
 class OpenSession(ForkSession):
-    """How to open a session; everything has a default. A history and a state exclude each other."""
+    """Options of a new session; all have defaults. `history` and `state` exclude each other."""
 
-    history: Tensor | None = Field(None, description="steps to take first, as a step's inputs; no outputs are given")
-    state: str | None = Field(None, description="a snapshot to go on from, in base64")
+    history: Tensor | None = Field(
+        None, description="steps to take first, as the inputs of a step; their outputs are not returned"
+    )
+    state: str | None = Field(None, description="a snapshot to continue from, in base64")
 
 
 class ExtendSession(_Body):
@@ -101,8 +106,10 @@ class ExtendSession(_Body):
 
 
 class RewindSession(_Body):
-    requests: int = Field(ge=1, description="so many of the last requests are taken back", examples=[1])
-    epoch: int | None = Field(None, ge=0, description="the session's epoch; sent again with it, it is done once")
+    requests: int = Field(ge=1, description="number of requests to take back, the last ones", examples=[1])
+    epoch: int | None = Field(
+        None, ge=0, description="the session's epoch; a request sent again with it takes effect once"
+    )
 
 
 class SessionAnswer(_Body):
@@ -110,28 +117,32 @@ class SessionAnswer(_Body):
     model: str
     version: int
     step: int = Field(description="time steps taken so far")
-    epoch: int = Field(description="how often its state was rewound or restored")
-    keep: int = Field(description="so many requests can be rewound at most")
+    epoch: int = Field(description="number of times that its state was rewound or restored")
+    keep: int = Field(description="most requests that can be rewound")
     idle_limit: float = Field(description="seconds after which it ends unless it is used before")
-    durability: Literal["memory"] = Field(description="memory: lost with the process, and then says so")
+    durability: Literal["memory"] = Field(
+        description="memory: lost when the process ends; requests are then answered with session_lost"
+    )
     expires_at: str = Field(description="when it ends unless it is used before (RFC 3339)")
 
 
 class SessionList(_Body):
-    sessions: list[SessionAnswer] = Field(description="in the order in which they were opened")
-    next: str | None = Field(description="give it as `after` to get the next page; null on the last one")
+    sessions: list[SessionAnswer] = Field(description="sessions, the oldest first")
+    next: str | None = Field(description="value of `after` for the next page; null on the last page")
 
 
 class EngineAnswer(_Body):
-    """How a model is run here, as measured when it was loaded."""
+    """How the service runs a model, as measured when it was loaded."""
 
     provider: str
     threads: int
-    runs_on: Literal["loop", "thread"] = Field(description="loop: a run is shorter than a thread hop is worth")
-    run_us: float = Field(description="µs a run takes by itself")
-    step_us: float = Field(description="µs more for each time step")
-    row_us: float = Field(description="µs more for each row and time step")
-    max_batch: int = Field(description="most rows in one run here")
+    runs_on: Literal["loop", "thread"] = Field(
+        description="loop: the event loop, as its runs are short; thread: a thread of its own"
+    )
+    run_us: float = Field(description="fixed duration of a run in µs")
+    step_us: float = Field(description="additional duration for each time step in µs")
+    row_us: float = Field(description="additional duration for each row and time step in µs")
+    max_batch: int = Field(description="most rows in one run")
 
 
 class ModelSummary(_Body):
@@ -150,7 +161,7 @@ class ModelList(_Body):
 class ModelAnswer(ModelSummary):
     card: dict[str, Any] = Field(description="the model card, as exported")
     engine: EngineAnswer
-    state_bytes: int = Field(description="bytes of state a session takes")
+    state_bytes: int = Field(description="size of a session's state in bytes")
 
 
 Status = Literal["live", "starting", "ready", "draining"]

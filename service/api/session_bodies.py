@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from service.api.request import IDEMPOTENCY_KEY, Call, Reply, json_reply
 from service.api.schemas import OpenSession, SessionAnswer, SessionList
-from service.codec.codec import load_json
+from service.codec.json_values import load_json
 from service.errors import InvalidInput
 from service.repository.served_model import ServedModel
 from service.sessions.lifecycle import CreationKey, OpenRequest, SessionDescription, SessionOptions

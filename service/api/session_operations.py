@@ -19,7 +19,7 @@ from service.api.request import (
 from service.api.schemas import ExtendSession, ForkSession, RewindSession
 from service.api.session_bodies import created_reply, creation_key, described_reply, list_reply, read_body
 from service.api.step_bodies import StepBodies
-from service.codec.codec import whole_number
+from service.codec.json_values import whole_number
 from service.errors import InvalidInput
 from service.sessions.lifecycle import Lifecycle, SessionOptions
 from service.sessions.steps import StepRequest, StepResult, Steps

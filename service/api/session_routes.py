@@ -1,4 +1,4 @@
-"""Sessions: describe, list, step, peek, fork, rewind, snapshot, restore, extend, close."""
+"""Routes of sessions: list, describe, extend, close, step, peek, fork, rewind, snapshot and restore."""
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -24,14 +24,14 @@ def sessions_router(handler: Handler, operations: SessionOperations) -> APIRoute
     async def list_sessions(
         request: Request,
         limit: str = Query("100", description="most sessions on a page, up to 1000"),
-        after: str | None = Query(None, description="the last page's `next`"),
+        after: str | None = Query(None, description="`next` of the page before"),
     ) -> Response:
-        """List your sessions in the order in which they were opened, a page at a time."""
+        """List your sessions, the oldest first, one page at a time."""
         return await answer(handler, operations.list, "", request)
 
     @router.get("/{session_id}", response_model=SessionAnswer, responses=errors(404, 410))
     async def describe_session(request: Request, session_id: str) -> Response:
-        """Tell a session's step, and how long it will stay."""
+        """Describe a session: its step, its limits, and when it expires."""
         return await answer(handler, operations.describe, session_id, request)
 
     @router.patch(
@@ -41,12 +41,12 @@ def sessions_router(handler: Handler, operations: SessionOperations) -> APIRoute
         openapi_extra=body_of(ExtendSession),
     )
     async def extend_session(request: Request, session_id: str) -> Response:
-        """Give a session another idle limit, from now on."""
+        """Change the idle limit of a session, counted from now."""
         return await answer(handler, operations.extend, session_id, request)
 
     @router.delete("/{session_id}", status_code=204, response_class=Response, responses=errors(404, 410))
     async def close_session(request: Request, session_id: str) -> Response:
-        """End a session and let its state go."""
+        """End a session and release its state."""
         return await answer(handler, operations.close, session_id, request)
 
     @router.post(
@@ -58,11 +58,11 @@ def sessions_router(handler: Handler, operations: SessionOperations) -> APIRoute
     async def step(request: Request, session_id: str) -> Response:
         """Advance a session by one or more time steps. All of them are taken, or none.
 
-        A request that numbers its first `step` is taken once, however often it is sent: sent again as the last request
-        was, it gets the stored answer.
+        A request that numbers its first `step` takes effect once, however often it is sent: the last request, sent
+        again unchanged, gets the stored response.
 
         A body of type application/octet-stream is the chunk as a raw little-endian tensor (T, features), numbered by
-        the header `x-step`; so is its answer, with the index of the last step in the header `x-step`.
+        the header `x-step`; so is its response, with the index of the last step in the header `x-step`.
         """
         return await answer(handler, operations.step, session_id, request)
 
@@ -73,7 +73,7 @@ def sessions_router(handler: Handler, operations: SessionOperations) -> APIRoute
         openapi_extra=body_of(StepBody),
     )
     async def peek(request: Request, session_id: str) -> Response:
-        """Answer what a step would give. Nothing is kept of it."""
+        """Return what a step would return, without advancing the session."""
         return await answer(handler, operations.peek, session_id, request)
 
     @router.post(
@@ -84,7 +84,7 @@ def sessions_router(handler: Handler, operations: SessionOperations) -> APIRoute
         openapi_extra=body_of(ForkSession, required=False),
     )
     async def fork(request: Request, session_id: str) -> Response:
-        """Open a session that goes on from where this one is; what is not given is as this one's."""
+        """Open a session with the state of this one; options that are not given are copied from this one."""
         return await answer(handler, operations.fork, session_id, request)
 
     @router.post(
@@ -94,7 +94,7 @@ def sessions_router(handler: Handler, operations: SessionOperations) -> APIRoute
         openapi_extra=body_of(RewindSession),
     )
     async def rewind(request: Request, session_id: str) -> Response:
-        """Take the last requests back, as many as the session's `keep` at most; its epoch rises by one."""
+        """Take back the last requests, at most as many as the session's `keep`; its epoch is raised by one."""
         return await answer(handler, operations.rewind, session_id, request)
 
     @router.get(
@@ -103,7 +103,7 @@ def sessions_router(handler: Handler, operations: SessionOperations) -> APIRoute
         responses={200: {"content": BYTES}, **errors(404, 409, 410)},
     )
     async def read_state(request: Request, session_id: str) -> Response:
-        """Give a snapshot of the session's state: a safetensors file with a checksum."""
+        """Return a snapshot of the session's state: a safetensors file with a checksum."""
         return await answer(handler, operations.read_state, session_id, request)
 
     @router.put(
@@ -113,7 +113,7 @@ def sessions_router(handler: Handler, operations: SessionOperations) -> APIRoute
         openapi_extra={"requestBody": {"required": True, "content": BYTES}},
     )
     async def write_state(request: Request, session_id: str) -> Response:
-        """Exchange the session's state for a snapshot's, of the same model and version; its epoch rises by one."""
+        """Replace the session's state by a snapshot of the same model and version; its epoch is raised by one."""
         return await answer(handler, operations.write_state, session_id, request)
 
     return router

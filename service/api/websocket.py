@@ -152,12 +152,12 @@ def _read_query(query: bytes, resume: bool) -> StreamOptions:
     for name in fields:
         if name not in known:
             raise InvalidInput("query", f"no parameter but {' and '.join(known)}", "another one")
-    form, takeover = fields.get("format", ["json"])[-1], fields.get("takeover", ["0"])[-1]
-    if form not in FORMATS:
+    name, takeover = fields.get("format", ["json"])[-1], fields.get("takeover", ["0"])[-1]
+    if name not in FORMATS:
         raise InvalidInput("format", ", ".join(FORMATS), "another form")
     if takeover not in ("0", "1"):
         raise InvalidInput("takeover", "0 or 1", "another value")
-    return StreamOptions(form, takeover == "1")
+    return StreamOptions(name, takeover == "1")
 
 
 def _refused(error: ServiceError) -> _Handshake:

@@ -1,1 +1,1 @@
-"""Bytes ↔ tensors, as a model's card describes them."""
+"""Conversion between bytes and tensors, as a model's card specifies them."""

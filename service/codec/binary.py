@@ -1,12 +1,12 @@
-"""The binary framing of a request or an answer: a small JSON head, then raw little-endian tensors in its order.
+"""Binary bodies of requests and responses: a JSON head, then the raw little-endian tensors that it lists.
 
-The form is that of the Open Inference Protocol's binary tensor extension: the header
-`Inference-Header-Content-Length` gives the bytes of the head, and each tensor's `binary_data_size` its own.
+The layout is that of the Open Inference Protocol's binary tensor extension: the HTTP header
+`Inference-Header-Content-Length` gives the length of the head in bytes, and `binary_data_size` that of each tensor.
 """
 
 from typing import Any
 
-from service.codec.codec import kind, load_json
+from service.codec.json_values import kind, load_json
 from service.errors import InvalidInput
 
 HEAD_LENGTH = b"inference-header-content-length"
@@ -22,10 +22,10 @@ DATATYPE_OF = {dtype: datatype for datatype, dtype in DATATYPES.items()}
 
 
 def split_head(body: bytes, length: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return the head and the bytes behind it.
+    """Split a body into its JSON head and the bytes that follow it.
 
     Raises:
-        InvalidInput, MalformedJson: The length is no number, lies beyond the body, or what it spans is no JSON object.
+        InvalidInput, MalformedJson: `length` is not a number of bytes within the body, or the head not a JSON object.
     """
     if not length.isdigit() or len(length) > 12 or int(length) > len(body):
         raise InvalidInput(HEAD_LENGTH.decode(), f"a number of bytes up to the body's {len(body)}", "another value")
@@ -37,10 +37,10 @@ def split_head(body: bytes, length: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def declared_shape(tensor: Any, where: str, dtype: str, size: int) -> list[int]:
-    """Return the shape that a head gives for a tensor of `size` raw bytes.
+    """Return the shape that a head declares for a tensor of `size` raw bytes.
 
     Raises:
-        InvalidInput: It is not described by shape, datatype and binary_data_size as the protocol asks.
+        InvalidInput: Its shape is not one, or its datatype or binary_data_size is not that of the tensor.
     """
     if type(tensor) is not dict:
         raise InvalidInput(where, "an object with name, shape, datatype and parameters", kind(tensor))

@@ -40,7 +40,7 @@ class JobQueue:
         (self.short if job.short else self.long).append(job)
 
     def put_back(self, jobs: Sequence[Job]) -> None:
-        """Put jobs back that were run in part: chunks at the front, in their order, jobs that run alone at the back."""
+        """Put jobs back that were run in part: chunks at the front, in sequence, jobs that run alone at the back."""
         for job in reversed(jobs):
             line = self.short if job.short else self.long
             if job.alone:
@@ -77,5 +77,5 @@ class JobQueue:
         return max(0.0, self._long_after - now)
 
     def short_are_coming(self, now: float) -> bool:
-        """Tell whether short jobs wait, or did a moment ago."""
+        """Tell whether short jobs wait, or did within the last SHORT_PAUSE seconds."""
         return bool(self.short) or now - self._last_short < SHORT_PAUSE

@@ -19,7 +19,7 @@ from service.errors import ServiceError
 
 
 class Waiter:
-    """A request that awaits its jobs: its place in the queue counts once, however many jobs it has.
+    """A request that awaits its jobs; it counts once in the queue, however many jobs it has.
 
     `open` counts the rows of its jobs that have not been answered; `future` is done when none is left. It was queued at
     `since` (seconds on the batcher's clock) and may wait until `deadline`, which no longer matters once its first job
@@ -136,7 +136,7 @@ class Job(Protocol):
         """Return how it ends without a run; None where it is to be run."""
 
     def drop(self, outcome: Outcome, now: float) -> list[Dropped]:
-        """End all its rows that have not been run in that way, and return them."""
+        """End all rows that have not been run with that outcome, and return them."""
 
     def refuse(self, row: int, error: ServiceError) -> None:
         """Note why a row that was run is not kept."""

@@ -1,4 +1,4 @@
-"""Content encodings: compressed bodies of requests, within a limit, and of responses where a client asks for them."""
+"""Decompression of request bodies, up to a limit, and compression of responses for clients that accept it."""
 
 import asyncio
 import zlib
@@ -8,24 +8,26 @@ from service.errors import BodyTooLarge, UnsupportedEncoding
 from service.oip.errors import InvalidRequest
 
 _WINDOWS = {b"gzip": 31, b"deflate": 15}
-_LEAST = 1024
-"""Responses of fewer bytes are sent as they are: compressing them gains nothing."""
-_AT_ONCE = 256 << 10
-"""Bytes that are inflated or deflated on the event loop; more of them in a thread."""
+"""The window size `wbits` of zlib for each encoding."""
+_MIN_BYTES = 1024
+"""Size in bytes of the smallest response that is compressed."""
+_LOOP_BYTES = 256 << 10
+"""Most bytes that are compressed or decompressed on the event loop; more are in a thread."""
 
 
 def check_encoding(call: Call) -> None:
-    """Raise UnsupportedEncoding where a body is in another encoding than gzip and deflate."""
+    """Check that a body is encoded with gzip, deflate or not at all; raise UnsupportedEncoding otherwise."""
     encoding = _encoding(call)
     if encoding and encoding not in _WINDOWS:
         raise UnsupportedEncoding("gzip or deflate")
 
 
 async def decompressed(call: Call, body: bytes, limit: int) -> bytes:
-    """Return a body without its encoding, which has been checked; the limit is for what it decompresses to.
+    """Decompress a body, whose encoding was checked before, to at most `limit` bytes.
 
     Raises:
-        BodyTooLarge, InvalidRequest: It holds more than `limit` bytes, or is no such stream.
+        BodyTooLarge: It is larger than that.
+        InvalidRequest: It is not exactly one whole stream of its encoding.
     """
     encoding = _encoding(call)
     if not encoding:
@@ -33,7 +35,7 @@ async def decompressed(call: Call, body: bytes, limit: int) -> bytes:
     inflater = zlib.decompressobj(_WINDOWS[encoding])
     packed = body
     try:
-        body = inflater.decompress(packed, min(_AT_ONCE, limit + 1))
+        body = inflater.decompress(packed, min(_LOOP_BYTES, limit + 1))
         if inflater.unconsumed_tail and len(body) <= limit:
             rest = limit + 1 - len(body)
             body += await asyncio.to_thread(inflater.decompress, inflater.unconsumed_tail, rest)
@@ -47,21 +49,21 @@ async def decompressed(call: Call, body: bytes, limit: int) -> bytes:
 
 
 def _encoding(call: Call) -> bytes:
-    """Return a body's content encoding, nothing where it has none."""
+    """Return the content encoding of a body, empty where it has none."""
     encoding = call.headers.get(b"content-encoding", b"").strip().lower()
     return b"" if encoding == b"identity" else encoding
 
 
 async def compressed(reply: Reply, call: Call) -> Reply:
-    """Return a response in the encoding that its request prefers, where it names one and the body is long enough."""
+    """Compress a response with the encoding that its request prefers, if there is one and the body is long enough."""
     accepted = call.headers.get(b"accept-encoding")
-    if accepted is None or len(reply[2]) < _LEAST:
+    if accepted is None or len(reply[2]) < _MIN_BYTES:
         return reply
     encoding = _preferred(accepted)
     if encoding is None:
         return reply
     status, headers, body = reply
-    if len(body) <= _AT_ONCE:
+    if len(body) <= _LOOP_BYTES:
         body = _deflated(body, _WINDOWS[encoding])
     else:
         body = await asyncio.to_thread(_deflated, body, _WINDOWS[encoding])
@@ -74,13 +76,13 @@ def _deflated(body: bytes, window: int) -> bytes:
 
 
 def _preferred(accepted: bytes) -> bytes | None:
-    """Return gzip or deflate, whichever a header Accept-Encoding gives the greater weight; None for neither."""
-    best, most = None, 0.0
+    """Return the one of gzip and deflate with the greater weight in an Accept-Encoding header, None for neither."""
+    best, greatest = None, 0.0
     for part in accepted.lower().split(b","):
         name, _, parameter = part.strip().partition(b";")
         name = b"gzip" if name.strip() == b"*" else name.strip()
-        if name in _WINDOWS and (weight := _weight(parameter)) > most:
-            best, most = name, weight
+        if name in _WINDOWS and (weight := _weight(parameter)) > greatest:
+            best, greatest = name, weight
     return best
 
 

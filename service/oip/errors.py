@@ -1,6 +1,6 @@
-"""Errors as the protocol's clients expect them: `{"error": text}`, with our codes and details beside it.
+"""Errors as the protocol's clients expect them: `{"error": text}`, with the service's codes and details beside it.
 
-Where Triton has a sentence for a situation, it stands here word for word: programs match on it.
+Where Triton has a message for a situation, it is repeated here word for word, as programs compare it.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from service.api.request import Reply, error_reply, json_reply
 from service.errors import MethodNotAllowed, NotFound, ServiceError
 
 _STATUS = {410: 400, 415: 501, 422: 400, 429: 503}
-"""Statuses that the protocol's clients do not know, and what stands for them."""
+"""HTTP statuses that the protocol's clients do not know, and the ones that are sent instead."""
 
 
 def oip_reply(error: ServiceError) -> Reply:
-    """Return the answer that tells of an error."""
+    """Return the response for an error."""
     text = error.message
     if isinstance(error, NotFound):
         text = "Not Found"
@@ -29,12 +29,12 @@ def oip_reply(error: ServiceError) -> Reply:
 
 
 def not_ready(what: str) -> Reply:
-    """Return the answer of a health check that fails."""
+    """Return the response of a health check that fails."""
     return json_reply(orjson.dumps({"error": f"{what} not ready", "code": "not_ready", "retryable": True}), 400)
 
 
 class InvalidRequest(ServiceError):
-    """A request that the protocol or the model does not allow."""
+    """A request that is not valid by the protocol, or for the model."""
 
     code, status = "invalid_input", 400
 
@@ -117,7 +117,7 @@ class NeedsBinary(InvalidRequest):
 
 
 class Unsupported(ServiceError):
-    """Something that the protocol or Triton knows, and this service does not do."""
+    """A feature of the protocol or of Triton that this service does not have."""
 
     code, status = "unsupported", 501
 
@@ -126,7 +126,7 @@ class Unsupported(ServiceError):
 
 
 class Refused(InvalidRequest):
-    """A parameter that must not be given here."""
+    """A parameter that is not allowed in this request."""
 
     code = "parameter_refused"
 

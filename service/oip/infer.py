@@ -1,4 +1,4 @@
-"""The infer operation: requests are decoded, responses encoded."""
+"""The infer operation: decode a request, run it, encode the response."""
 
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ import orjson
 
 from service.api.request import Call, OperationOf, Reply
 from service.codec.binary import HEAD_LENGTH, split_head
-from service.codec.codec import kind, load_json
+from service.codec.json_values import kind, load_json
 from service.engine.outputs import output_tensor
 from service.errors import InvalidInput, NotStreamable, SequenceNotStarted, SessionGone
 from service.oip.compression import check_encoding, compressed, decompressed
@@ -28,7 +28,7 @@ from service.settings import Settings
 
 
 class Inference:
-    """Advances sequences, many at once where a request names them, and runs whole sequences of stateless models."""
+    """Advances one or many sequences, and runs whole sequences of stateless models."""
 
     def __init__(
         self, settings: Settings, repository: Repository, steps: Steps, fleet: Fleet, sequences: Sequences
@@ -50,18 +50,20 @@ class Inference:
         if b"content-encoding" in call.headers:
             body = await decompressed(call, body, self._settings.predict_body)
         head_length = call.headers.get(HEAD_LENGTH)
-        reply = await self._take_known(call, model, body, head_length)
+        reply = await self._take_by_template(call, model, body, head_length)
         if reply is None:
             reply = await self._take(call, model, body, head_length)
         return await compressed(reply, call) if b"accept-encoding" in call.headers else reply
 
-    async def _take_known(self, call: Call, model: ServedModel, body: bytes, head_length: bytes | None) -> Reply | None:
-        """Advance a sequence by a request that differs from an earlier one in its numbers alone; None for another."""
+    async def _take_by_template(
+        self, call: Call, model: ServedModel, body: bytes, head_length: bytes | None
+    ) -> Reply | None:
+        """Advance a sequence by a request that has a stored template; return None for another request."""
         io = self._ios.of(model)
-        known = io.templates.read(body, head_length)
-        if known is None:
+        found = io.templates.read(body, head_length)
+        if found is None:
             return None
-        template, raw, request_id = known
+        template, raw, request_id = found
         session_id = self._sequences.next_session(call.tenant, model, template.sequence)
         if session_id is None:
             return None
@@ -74,7 +76,7 @@ class Inference:
         return sequence_response(io, request_id, template.requested, result)
 
     async def _take(self, call: Call, model: ServedModel, body: bytes, head_length: bytes | None) -> Reply:
-        """Answer a request of any kind."""
+        """Answer a request that has no stored template."""
         io = self._ios.of(model)
         if head_length is not None and head_length.isdigit() and not int(head_length):
             if io.carries_state:
@@ -84,9 +86,9 @@ class Inference:
         parameters = Parameters(fields)
         name, _, version = call.argument.partition("/")
         if (parameters.start or parameters.create) and model is not self._repository.models.get(name):
-            raise UnknownModel(name, version)  # a replaced version takes only the sequences that run on it
+            raise UnknownModel(name, version)  # a replaced version takes no new sequences
         if not parameters.name:
-            return await self._take_nameless(call, model, fields, tail, parameters)
+            return await self._take_without_name(call, model, fields, tail, parameters)
         if not model.card.streams:
             raise NotStreamable(model.name)
         request = parameters.sequence_request(model, version or None)
@@ -104,13 +106,13 @@ class Inference:
         parameters: Parameters,
         request: SequenceRequest,
     ) -> Requested:
-        """Read the steps of one sequence into its request, and return which outputs it asks for."""
+        """Read the steps of one sequence into its request; return the outputs that are asked for."""
         io = self._ios.of(model)
         requested = requested_outputs(io, fields, parameters)
         raw = read_step(io, fields, head, tail, parameters)
         if raw is not None:
             request.inputs, request.steps = (raw,), 1
-            if not (parameters.start or parameters.end or parameters.number):  # these do not come again
+            if not (parameters.start or parameters.end or parameters.number):  # no later request is the same
                 template = Template(parameters.name, parameters.shown, parameters.epoch, parameters.patience, requested)
                 io.templates.learn(template, parameters.id, fields, head, tail)
             return requested
@@ -122,10 +124,10 @@ class Inference:
         request.inputs, request.steps = inputs.raw, inputs.steps
         return requested
 
-    async def _take_nameless(
+    async def _take_without_name(
         self, call: Call, model: ServedModel, fields: dict[str, Any], tail: bytes, parameters: Parameters
     ) -> Reply:
-        """Answer a request that names no sequence: a fleet step, or the run of a model that carries no state."""
+        """Answer a request that names no sequence: a fleet step, or whole sequences of a stateless model."""
         io = self._ios.of(model)
         if io.carries_state and "session_id" not in _input_names(fields):
             raise NoSequence(model.name)
@@ -154,7 +156,7 @@ class Inference:
         parameters: Parameters,
         requested: Requested,
     ) -> Reply:
-        """Advance many sequences, each row for itself."""
+        """Advance many sequences; a row that fails does not affect the others."""
         if not model.card.streams:
             raise NotStreamable(model.name)
         model.codec.needs_one_tensor("inputs")
@@ -174,7 +176,7 @@ class Inference:
         return rows_response(io, parameters.id, requested, [tensor], {"failed": len(result.errors), **notes})
 
     async def _predict(self, model: ServedModel, inputs: Inputs, parameters: Parameters, requested: Requested) -> Reply:
-        """Run each row as a whole sequence from the initial state; nothing is kept."""
+        """Run each row as a whole sequence from the initial state, without keeping a state."""
         rows = zip(*map(partial(_rows, inputs.rows), inputs.raw), strict=True)
         results = await self._steps.predict(model, [(raw, inputs.steps) for raw in rows], parameters.patience)
         io = self._ios.of(model)
@@ -183,7 +185,10 @@ class Inference:
 
 
 def infer_at(inference: Inference, parts: list[str]) -> "tuple[OperationOf[Reply], str] | None":
-    """Return the operation, and the model with its version where that is named, of the path of an infer request."""
+    """Return the operation and its argument, NAME or NAME/VERSION, for the path of an infer request; else None.
+
+    `parts` is the path split at its slashes.
+    """
     if parts[-1] != "infer" or parts[:3] != ["", "v2", "models"]:
         return None
     if len(parts) == 5 and parts[3]:
@@ -194,7 +199,7 @@ def infer_at(inference: Inference, parts: list[str]) -> "tuple[OperationOf[Reply
 
 
 def _split(body: bytes, head_length: bytes | None) -> tuple[dict[str, Any], bytes, bytes]:
-    """Return the fields of a body's JSON head, the bytes of the head, and those behind it."""
+    """Return the fields of a body's JSON head, the bytes of the head, and the bytes after it."""
     if head_length is not None:
         fields, tail = split_head(body, head_length)
         return fields, body[: len(body) - len(tail)], tail
@@ -212,5 +217,6 @@ def _input_names(fields: dict[str, Any]) -> list[Any]:
 
 
 def _rows(rows: int, raw: bytes) -> list[bytes]:
+    """Split the raw bytes of an input into those of each row."""
     size = len(raw) // rows
     return [raw[at : at + size] for at in range(0, len(raw), size)]

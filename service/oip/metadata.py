@@ -1,4 +1,4 @@
-"""What the protocol tells of the server and its models: is it ready, what is served, how it is configured."""
+"""Health, metadata and configuration of the server and its models."""
 
 from collections.abc import Callable
 from importlib.metadata import version
@@ -26,25 +26,25 @@ EXTENSIONS = (
     "session_fleet",
     "exactly_once",
 )
-"""Those of Triton's that are served here, and two of our own."""
+"""The extensions that are supported: those of Triton, then two of this service."""
 
 
 class Metadata:
-    """Answers questions about the server and its models."""
+    """Answers requests for health, metadata and configuration."""
 
     def __init__(self, settings: Settings, repository: Repository, is_ready: Callable[[], bool]) -> None:
         self._settings, self._repository, self._is_ready = settings, repository, is_ready
 
     def live(self) -> Reply:
-        """Tell that the process answers."""
+        """Report that the process is running."""
         return 200, [], b""
 
     def ready(self) -> Reply:
-        """Tell whether new work is welcome."""
+        """Report whether the service accepts new work."""
         return (200, [], b"") if self._is_ready() else not_ready("Server")
 
     async def model_ready(self, call: Call, body: bytes) -> Reply:
-        """Tell whether a model, or a version of it, takes work."""
+        """Report whether a model, or a version of it, accepts work."""
         try:
             model = served_model(self._repository, call.argument)
         except UnknownModel:
@@ -54,7 +54,7 @@ class Metadata:
         return json_reply(orjson.dumps({"name": model.name, "ready": True}))
 
     async def server(self, call: Call, body: bytes) -> Reply:
-        """Name the server and what it can do."""
+        """Return the name, version and extensions of the server."""
         return json_reply(
             orjson.dumps({"name": "cellstream", "version": version("cellstream"), "extensions": EXTENSIONS})
         )
@@ -67,13 +67,13 @@ class Metadata:
             "name": card.name,
             "versions": [str(card.version)],
             "platform": "onnxruntime_onnx",
-            "inputs": [_described(spec) for spec in card.inputs],
-            "outputs": [_described(spec) for spec in card.outputs],
+            "inputs": [_tensor_metadata(spec) for spec in card.inputs],
+            "outputs": [_tensor_metadata(spec) for spec in card.outputs],
         }
         return json_reply(orjson.dumps(described))
 
     async def config(self, call: Call, body: bytes) -> Reply:
-        """Describe a model as Triton's model configuration does."""
+        """Describe a model in the format of Triton's model configuration."""
         return json_reply(orjson.dumps(self._config(served_model(self._repository, call.argument))))
 
     def _config(self, model: ServedModel) -> dict[str, Any]:
@@ -84,8 +84,8 @@ class Metadata:
             "backend": "onnxruntime",
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": model.batcher.max_rows,
-            "input": [_configured(spec) for spec in card.inputs],
-            "output": [_configured(spec) for spec in card.outputs],
+            "input": [_tensor_config(spec) for spec in card.inputs],
+            "output": [_tensor_config(spec) for spec in card.outputs],
             "batch_input": [],
             "batch_output": [],
             "optimization": {"priority": "PRIORITY_DEFAULT"},
@@ -102,20 +102,20 @@ class Metadata:
                 },
                 "max_sequence_idle_microseconds": round(self._settings.idle_limit * 1e6),
                 "control_input": [],
-                "state": [_state(spec) for spec in card.states],
+                "state": [_state_config(spec) for spec in card.states],
             }
         return config
 
 
-def _described(spec: TensorSpec) -> dict[str, Any]:
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": DATATYPE_OF[spec.dtype], "shape": [-1, -1, *spec.shape]}
 
 
-def _configured(spec: TensorSpec) -> dict[str, Any]:
+def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "data_type": f"TYPE_{DATATYPE_OF[spec.dtype]}", "dims": [-1, *spec.shape]}
 
 
-def _state(spec: StateSpec) -> dict[str, Any]:
+def _state_config(spec: StateSpec) -> dict[str, Any]:
     described: dict[str, Any] = {
         "input_name": spec.name,
         "output_name": spec.name,

@@ -1,40 +1,40 @@
-"""The repository's index, and loading and unloading models where the operator allows it."""
+"""The index of the repository, and loading and unloading of models where the operator allows it."""
 
 from typing import Any
 
 import orjson
 
 from service.api.request import Call, Reply, json_reply
-from service.codec.codec import kind, load_json
+from service.codec.json_values import kind, load_json
 from service.errors import InvalidInput, ModelControlOff, ModelNotFound
 from service.oip.errors import Refused, UnknownModel
 from service.repository.repository import Repository
 from service.settings import Settings
 
 MAX_BODY = 1 << 20
-"""Most bytes of a body."""
+"""Largest body of a request in bytes."""
 
 
 class ModelControl:
-    """Answers what the repository holds, and changes what is served; no client gives a path, a file or a config."""
+    """Lists, loads and unloads the models of the repository; no request can give a path, a file or a configuration."""
 
     def __init__(self, settings: Settings, repository: Repository) -> None:
         self._settings, self._repository = settings, repository
 
     async def index(self, call: Call, body: bytes) -> Reply:
-        """List every model of the repository, or those that are ready."""
+        """List every model of the repository, or only those that are ready."""
         only_ready = _fields(body).get("ready", False)
         if type(only_ready) is not bool:
             raise InvalidInput("ready", "true or false", kind(only_ready))
         listed = [
-            {"name": one.name, "version": str(one.version), "state": one.state, "reason": one.reason}
-            for one in await self._repository.index()
-            if one.state == "READY" or not only_ready
+            {"name": known.name, "version": str(known.version), "state": known.state, "reason": known.reason}
+            for known in await self._repository.index()
+            if known.state == "READY" or not only_ready
         ]
         return json_reply(orjson.dumps(listed))
 
     async def load(self, call: Call, body: bytes) -> Reply:
-        """Serve a model's newest version: one that came since, or that had been unloaded."""
+        """Put the newest version of a model in service, even if it was unloaded before."""
         self._check_allowed()
         for parameter in _parameters(_fields(body)):
             if parameter == "config":
@@ -63,7 +63,7 @@ class ModelControl:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    """Read a JSON object, for which an empty body stands as well."""
+    """Parse a body that is a JSON object; an empty body means an empty object."""
     fields = load_json(body) if body.strip() else {}
     if type(fields) is not dict:
         raise InvalidInput("body", "an object", kind(fields))

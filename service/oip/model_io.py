@@ -1,4 +1,4 @@
-"""A model's card as the protocol sees it: tensors by name, and the parts of a response that are always the same."""
+"""The inputs and outputs of a model as the protocol describes them, and the constant parts of its responses."""
 
 import math
 from weakref import WeakKeyDictionary
@@ -13,9 +13,10 @@ from service.repository.served_model import ServedModel
 
 
 class TensorIO:
-    """One input or output; its shape on the wire is (rows, steps, *spec.shape).
+    """One input or output; its shape in requests and responses is (rows, steps, *spec.shape).
 
-    `head` and `tail` are its description in a response before and after the numbers of rows and steps.
+    `width` is the number of elements of a step, `step_bytes` their size in bytes. `in_json` is whether its elements may
+    be sent as JSON. `head` and `tail` are its description in a response before and after the numbers of rows and steps.
     """
 
     def __init__(self, spec: TensorSpec) -> None:
@@ -30,7 +31,7 @@ class TensorIO:
 
 
 class ModelIO:
-    """What reading a model's requests and writing its responses needs."""
+    """What is needed to read the requests for a model and to write its responses; only `templates` changes."""
 
     def __init__(self, model: ServedModel) -> None:
         card = model.card
@@ -42,34 +43,34 @@ class ModelIO:
         self.all_json: Requested = tuple((index, False) for index in range(len(self.outputs)))
         self.all_binary: Requested = tuple((index, True) for index in range(len(self.outputs)))
         self.carries_state = card.streams and bool(card.states)
-        """Whether it carries a state, so that a request has to name a sequence."""
+        """Whether it is a streaming model with states, so that a request has to name a sequence."""
         self.head = b'"model_name":%b,"model_version":"%b"' % (orjson.dumps(self.name), self.version.encode())
         self.pack_step = self.codec.pack_short[1] if self.codec.pack_short and self.inputs[0].in_json else None
-        """Packs one step of plain numbers; None where these need another check."""
+        """Packs the numbers of one step; None where packing does not check all of them."""
         self.templates = Templates(self.codec, self.pack_step)
         first = self.outputs[0]
         start = _literal(b'%b,"parameters":{"step":' % self.head)
         output = _literal(b'},"outputs":[%b1,1%b],' % (first.head, first.tail))
         self.step_json = b'%b%%d%b"data":[%%b]}]}' % (start, output)
-        """A format of the response to one step, one output, JSON, from the model's name on: step index, numbers."""
+        """Format of a response with one step and one JSON output, from the model's name on: step index, numbers."""
         size = b'"parameters":{"binary_data_size":%d}}]}' % first.step_bytes
         self.step_head = b"%b%%d%b%b" % (start, output, size)
-        """A format of the response's head to one step, one output, binary, from the model's name on: step index."""
+        """Format of the head of a response with one step and one binary output, from the model's name on: index."""
 
 
 def _literal(text: bytes) -> bytes:
-    """Return text escaped for a format."""
+    """Return text with % escaped, to be used in a format."""
     return text.replace(b"%", b"%%")
 
 
 class ModelIOCache:
-    """The `ModelIO` of each model in service, made when it is first asked for."""
+    """The `ModelIO` of each version of a model, made at its first use and dropped together with the version."""
 
     def __init__(self) -> None:
         self._cache: WeakKeyDictionary[ServedModel, ModelIO] = WeakKeyDictionary()
 
     def of(self, model: ServedModel) -> ModelIO:
-        """Return what belongs to one version of a model."""
+        """Return the `ModelIO` of one version of a model."""
         io = self._cache.get(model)
         if io is None:
             io = self._cache[model] = ModelIO(model)

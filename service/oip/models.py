@@ -1,4 +1,4 @@
-"""The models that a path of the protocol names."""
+"""Lookup of the model that a path of the protocol names."""
 
 from service.oip.errors import UnknownModel
 from service.repository.repository import Repository
@@ -6,7 +6,11 @@ from service.repository.served_model import ServedModel
 
 
 def served_model(repository: Repository, argument: str) -> ServedModel:
-    """Return the model of NAME or NAME/VERSION; raises UnknownModel."""
+    """Return the version of a model that NAME or NAME/VERSION refers to.
+
+    Raises:
+        UnknownModel: It is not in service.
+    """
     name, _, version = argument.partition("/")
     model = repository.models.get(name)
     if version and model is not None and str(model.card.version) != version:

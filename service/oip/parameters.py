@@ -1,9 +1,9 @@
-"""The parameters of a request: which sequence, which step, which outputs, how long it may wait."""
+"""The parameters of an infer request: sequence, step number, flags, timeout and requested outputs."""
 
 import math
 from typing import Any
 
-from service.codec.codec import kind, whole_number
+from service.codec.json_values import kind, whole_number
 from service.errors import InvalidInput
 from service.oip.errors import InvalidRequest, NeedsBinary, Refused, UnexpectedOutput, Unsupported
 from service.oip.model_io import ModelIO
@@ -12,16 +12,17 @@ from service.repository.served_model import ServedModel
 from service.sessions.names import NAME_LENGTH, NUMBER_PREFIX, name_of_number
 from service.sessions.sequences import SequenceRequest
 
-_MOST_ID = 2**64 - 1
+_MAX_ID = 2**64 - 1
 _SCALARS = {str, int, float, bool}
 
 
 class Parameters:
-    """A request's `id` and `parameters`.
+    """The `id` and `parameters` of a request.
 
-    `name` is the sequence's name among the tenant's sessions, "" where the request is for none, and `shown` as the
-    client wrote it; see `sessions.names` for sequences that are numbers. `number` is the index of the first step, 0 for
-    none. `patience` is in seconds. `booleans` counts the parameters that are true or false.
+    `name` is the sequence's name among the tenant's sessions, "" where the request names none; `shown` is the name as
+    the client wrote it, for messages (see `sessions.names` for names that are numbers). `number` is the index of the
+    first step, 0 for none. `patience` is the longest time in seconds that the request may wait. `booleans` counts the
+    parameters that are true or false.
     """
 
     __slots__ = (
@@ -39,7 +40,12 @@ class Parameters:
     )
 
     def __init__(self, fields: dict[str, Any]) -> None:
-        """Read them; raises InvalidInput, Refused."""
+        """Read the fields of a request.
+
+        Raises:
+            InvalidInput: A value has the wrong type or is out of range.
+            Refused: A parameter is not supported, or reserved.
+        """
         self.id = fields.get("id", "")
         if type(self.id) is not str:
             raise InvalidInput("id", "a string", kind(self.id))
@@ -74,7 +80,7 @@ class Parameters:
                 self._read_other(key, value)
 
     def sequence_request(self, model: ServedModel, version: str | None) -> SequenceRequest:
-        """Return a sequence's request, whose inputs are still to be read; `version` is the one that it names."""
+        """Return the request for a sequence, without its inputs; `version` is the one in the path, None for none."""
         return SequenceRequest(
             model,
             version,
@@ -89,7 +95,7 @@ class Parameters:
         )
 
     def _read_sequence(self, value: Any) -> None:
-        if type(value) is int and 0 <= value <= _MOST_ID:
+        if type(value) is int and 0 <= value <= _MAX_ID:
             self.shown = str(value)
             self.name = name_of_number(value) if value else ""
         elif type(value) is str and len(value) <= NAME_LENGTH and not value.startswith(NUMBER_PREFIX):
@@ -121,15 +127,18 @@ class Parameters:
 
 
 def request_name(request_id: str, *, start: bool = False, end: bool = False) -> str:
-    """Return the name of a request that its client may send again: its id and flags, "" where it has no id."""
+    """Return the name by which a request that is sent again is recognised: its flags and id, "" where it has no id."""
     return f"{start:d}{end:d}{request_id}" if request_id else ""
 
 
 def requested_outputs(io: ModelIO, fields: dict[str, Any], parameters: Parameters) -> Requested:
-    """Return which outputs a request asks for, and in which encoding; all of them where it does not say.
+    """Return the outputs that a request asks for, and whether each is to be binary; all outputs by default.
 
     Raises:
-        InvalidInput, UnexpectedOutput, NeedsBinary, Unsupported: They cannot be given, or not so.
+        InvalidInput, InvalidRequest: The field `outputs` is not valid.
+        UnexpectedOutput: The model has no such output.
+        NeedsBinary: An output cannot be sent as JSON.
+        Unsupported: An output is asked for by an extension that is not supported.
     """
     asked = fields.get("outputs")
     if not asked and (asked is None or type(asked) is list):

@@ -1,4 +1,4 @@
-"""Responses: outputs as flat JSON numbers, or as raw bytes behind a JSON head."""
+"""Encoding of infer responses: outputs as flat JSON numbers, or as raw bytes after a JSON head."""
 
 import math
 
@@ -18,7 +18,7 @@ _OCTETS = (CONTENT_TYPE, OCTETS)
 
 
 def sequence_response(io: ModelIO, request_id: str, requested: Requested, result: StepResult) -> Reply:
-    """Return the response to one sequence's steps, with the index of the last one among the parameters."""
+    """Return the response to steps of one sequence; its parameters give the index of the last step."""
     if result.steps == 1 and len(io.outputs) == 1 and not result.replayed:
         begin = b'{"id":%b,' % orjson.dumps(request_id) if request_id else b"{"
         if requested[0][1]:
@@ -40,14 +40,14 @@ def sequence_response(io: ModelIO, request_id: str, requested: Requested, result
         else:
             data = flat_json(result.outputs, index)
             pieces.append(b'%b1,%d%b],"data":[%b]}' % (tensor.head, result.steps, tensor.tail, data))
-    noted = b'"step":%d,"replayed":true' if result.replayed else b'"step":%d'
-    return _reply(io, request_id, noted % result.last_step, pieces, raws)
+    parameters = b'"step":%d,"replayed":true' if result.replayed else b'"step":%d'
+    return _reply(io, request_id, parameters % result.last_step, pieces, raws)
 
 
 def rows_response(
     io: ModelIO, request_id: str, requested: Requested, tensors: list[np.ndarray], parameters: dict[str, object]
 ) -> Reply:
-    """Return the response of several rows: for each output of the model an array (rows, steps, *shape)."""
+    """Return the response for several rows; `tensors` has an array (rows, steps, *shape) for each output."""
     pieces: list[bytes] = []
     raws: list[bytes] = []
     for index, binary in requested:

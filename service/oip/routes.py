@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's routes under /v2, with Triton's extensions."""
+"""The routes of the Open Inference Protocol under /v2, with Triton's extensions."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from service.oip.schemas import (
 )
 from service.oip.statistics import ModelStatistics
 
-_OTHERS = (
+_UNSUPPORTED = (
     ("GET", "/logging", "the logging extension"),
     ("POST", "/logging", "the logging extension"),
     ("GET", "/trace/setting", "the trace extension"),
@@ -54,12 +54,12 @@ _OTHERS = (
         )
     ),
 )
-"""What Triton's clients may ask for and this service does not support."""
+"""Routes of Triton that are not supported here: method, path, and the extension they belong to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What answers the protocol's requests."""
+    """The operations of the protocol."""
 
     inference: Inference
     metadata: Metadata
@@ -77,26 +77,26 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
 
     @router.get("/health/live", response_class=Response)
     async def server_live() -> Response:
-        """Tell that the process answers."""
+        """Report that the process is running."""
         return response(metadata.live())
 
     @router.get("/health/ready", response_class=Response, responses=_errors(400))
     async def server_ready() -> Response:
-        """Tell whether new work is welcome."""
+        """Report whether the service accepts new work."""
         return response(metadata.ready())
 
     @router.get("", response_model=ServerMetadata, responses=_errors())
     async def server_metadata(request: Request) -> Response:
-        """Name the server and its extensions."""
+        """Return the name, version and extensions of the server."""
         return await run(_operation("oip_server", metadata.server), "", request)
 
     @router.get("/models/stats", response_model=StatisticsAnswer, responses=_errors())
     async def all_statistics(request: Request) -> Response:
-        """Give the statistics of every model."""
+        """Return the statistics of every model."""
         return await run(_operation("oip_statistics", statistics.of_all), "", request)
 
     def of_model(path: str, operation: Operation, schema: Any, text: str, **documented: Any) -> None:
-        """Add a route about a model, and the same about a version of it."""
+        """Add a route for a model, and the same route for a version of it."""
 
         async def plain(request: Request, model: str) -> Response:
             return await run(operation, model, request)
@@ -118,27 +118,31 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
 
     of_model("", _operation("oip_model", metadata.model), ModelMetadata, "Describe a model", responses=_errors(404))
     of_model(
-        "/ready", _operation("oip_ready", metadata.model_ready), ModelReady, "Is a model ready", responses=_errors(400)
+        "/ready",
+        _operation("oip_ready", metadata.model_ready),
+        ModelReady,
+        "Report whether a model is ready",
+        responses=_errors(400),
     )
     of_model(
         "/config",
         _operation("oip_config", metadata.config),
         ModelConfiguration,
-        "Configuration",
+        "Return the configuration of a model",
         responses=_errors(404),
     )
     of_model(
         "/stats",
         _operation("oip_statistics", statistics.of_model),
         StatisticsAnswer,
-        "Statistics",
+        "Return the statistics of a model",
         responses=_errors(404),
     )
     of_model(
         "/infer",
         protocol.inference.infer,
         InferResponse,
-        "Advance sequences, or run whole ones",
+        "Advance sequences, or run whole sequences",
         methods=["POST"],
         responses={200: {"content": BYTES}, **_errors(400, 404, 409, 413, 501, 503)},
         openapi_extra=_infer_body(),
@@ -151,7 +155,7 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
         openapi_extra=body_of(IndexRequest, required=False),
     )
     async def repository_index(request: Request) -> Response:
-        """List the models of the repository, served or not."""
+        """List the models of the repository, in service or not."""
         return await run(_operation("oip_index", control.index, MAX_BODY), "", request)
 
     @router.post(
@@ -161,7 +165,7 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
         openapi_extra=body_of(ControlRequest, required=False),
     )
     async def load_model(request: Request, model: str) -> Response:
-        """Serve a model's newest version, where the service was started with --model-control."""
+        """Put the newest version of a model in service; needs a service started with --model-control."""
         return await run(_operation("oip_load", control.load, MAX_BODY), model, request)
 
     @router.post(
@@ -171,10 +175,10 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
         openapi_extra=body_of(ControlRequest, required=False),
     )
     async def unload_model(request: Request, model: str) -> Response:
-        """Take a model out of service, where the service was started with --model-control; its sessions end."""
+        """Take a model out of service, which ends its sessions; needs a service started with --model-control."""
         return await run(_operation("oip_unload", control.unload, MAX_BODY), model, request)
 
-    for method, path, what in _OTHERS:
+    for method, path, what in _UNSUPPORTED:
         router.add_api_route(path, _refusing(run, what), methods=[method], include_in_schema=False)
     return router
 
@@ -184,7 +188,7 @@ def _operation(name: str, endpoint: Endpoint, body_limit: int | None = None) -> 
 
 
 def _refusing(run: Callable[[Operation, str, Request], Awaitable[Response]], what: str) -> Any:
-    """Return a route that tells that something is not supported."""
+    """Return a route that answers that `what` is not supported."""
 
     async def refuse(call: Call, body: bytes) -> Reply:
         raise Unsupported(what)
@@ -198,14 +202,18 @@ def _refusing(run: Callable[[Operation, str, Request], Awaitable[Response]], wha
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the errors a route answers, and that those of every route look the same."""
+    """Document the error responses of a route; those with any other status have the same body."""
     described: dict[int | str, dict[str, Any]] = {status: {"model": OipError} for status in statuses}
     return described | {"default": {"model": OipError, "description": "Any other error"}}
 
 
 def _infer_body() -> dict[str, Any]:
-    """Document the body of an infer request, JSON with or without raw tensors behind it."""
+    """Document the body of an infer request: JSON, followed by raw tensors or not."""
     body = body_of(InferRequest)
     body["requestBody"]["content"] |= BYTES
-    length = {"type": "integer", "minimum": 0, "description": "Bytes of the JSON, where raw tensors follow it."}
+    length = {
+        "type": "integer",
+        "minimum": 0,
+        "description": "Length of the JSON in bytes, where raw tensors follow it.",
+    }
     return body | {"parameters": [{"name": HEAD_LENGTH.decode(), "in": "header", "required": False, "schema": length}]}

@@ -1,7 +1,7 @@
-"""Statistics: what each model has answered, and where the time went, as Triton's extension lays it out.
+"""Statistics of each model, its requests and where their time was spent, in the format of Triton's extension.
 
-A request is counted whichever API it came by. `inference_count` counts rows of runs, `execution_count` runs. The time
-of a run counts for each of its rows, as each waited for all of it, but once in `batch_stats`.
+Requests of every API are counted. `inference_count` counts rows of runs, `execution_count` runs. The duration of a run
+is added once for each of its rows, as each of them waits for the whole run, but only once in `batch_stats`.
 """
 
 import time
@@ -18,17 +18,17 @@ from service.repository.served_model import ServedModel
 
 
 class ModelStatistics:
-    """Answers how the models have done."""
+    """Answers requests for the statistics of models."""
 
     def __init__(self, repository: Repository, clock: Callable[[], float]) -> None:
         self._repository, self._clock = repository, clock
 
     async def of_all(self, call: Call, body: bytes) -> Reply:
-        """Give the statistics of every model."""
+        """Return the statistics of every model."""
         return self._reply(list(self._repository.models.values()))
 
     async def of_model(self, call: Call, body: bytes) -> Reply:
-        """Give the statistics of one model."""
+        """Return the statistics of one model."""
         return self._reply([served_model(self._repository, call.argument)])
 
     def _reply(self, models: list[ServedModel]) -> Reply:

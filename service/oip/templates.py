@@ -1,8 +1,8 @@
-"""Templates: what a request says beside its numbers and its id, cached, as a client repeats it with every step.
+"""Cache of what infer requests say besides their numbers and their id, which clients repeat with every step.
 
-A request in the middle of a sequence differs from the one before it only in its numbers and its id. The bytes around
-these are looked up, and only the numbers are read. A template is stored only after a body with another array and
-another id in it has been shown to read the same but for these.
+Requests within a sequence differ only in their numbers and their id. The remaining bytes are looked up in the cache; if
+they are found, only the numbers are parsed. Before they are stored, a body is made of them with another array and
+another id, and it has to parse to the same fields as the request except for these two.
 """
 
 import struct
@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from service.codec.codec import Codec, load_json
+from service.codec.codec import Codec
+from service.codec.json_values import load_json
 from service.errors import MalformedJson
 from service.sessions.replay import ExpiringMap
 
-_MOST = 8192
-_LONGEST = 2048
-"""Most bytes around the numbers of a request whose template is stored."""
+_MAX_TEMPLATES = 8192
+_MAX_KEY_BYTES = 2048
+"""Most bytes around the numbers of a request for its template to be stored."""
 _KEYS = b'"data":[', b'"data": ['
 _ID = b'{"id":"'
 _PROBE = b'["another"]'
@@ -28,7 +29,7 @@ Requested = tuple[tuple[int, bool], ...]
 
 
 class Template(NamedTuple):
-    """What the parameters and requested outputs of a request say; the fields are those of `Parameters`."""
+    """The parameters and requested outputs of a request; `sequence` is `Parameters.name`."""
 
     sequence: str
     shown: str
@@ -38,23 +39,24 @@ class Template(NamedTuple):
 
 
 class Templates:
-    """The templates of one model's requests that bring one step and have neither flags nor a step number.
+    """The templates of requests to one model that have one step, no flags and no step number.
 
-    They are found by the bytes around their numbers, without their id where that is the first field.
+    `_known` has each template by the bytes before and after the numbers of its request, without the id where that is
+    the first field. It holds at most `_MAX_TEMPLATES`, those stored last.
     """
 
     def __init__(self, codec: Codec, pack_step: Callable[..., bytes] | None) -> None:
         self._is_raw_step, self._pack_step = codec.is_raw_step, pack_step
-        self._known: ExpiringMap[tuple[bytes, bytes], Template] = ExpiringMap(_MOST)
+        self._known: ExpiringMap[tuple[bytes, bytes], Template] = ExpiringMap(_MAX_TEMPLATES)
 
     def learn(self, template: Template, request_id: str, fields: dict[str, Any], head: bytes, tail: bytes) -> None:
-        """Store the template of a valid request of one step of the one input."""
+        """Store the template of a valid request that has one step of the model's only input."""
         found_id, rest = _without_id(head)
         if request_id != found_id or rest[:1] != b"{":
             return
         start, end = (len(rest), len(rest)) if tail else _numbers(rest)
         key = rest[:start], rest[end:]
-        if not start or len(key[0]) + len(key[1]) > _LONGEST:
+        if not start or len(key[0]) + len(key[1]) > _MAX_KEY_BYTES:
             return
         (tensor,) = fields["inputs"]
         probe = b'{"id":"another",%b%b%b' % (key[0][1:], b"" if tail else _PROBE, key[1])
@@ -63,12 +65,12 @@ class Templates:
         try:
             if load_json(probe) != fields | {"id": "another", "inputs": [tensor]}:
                 return
-        except MalformedJson:  # what was found is a part of an array
+        except MalformedJson:  # the array found is only a part of one
             return
         self._known.put(key, template)
 
     def read(self, body: bytes, length: bytes | None) -> tuple[Template, bytes, str] | None:
-        """Return a request's template, its one step as raw bytes, and its id; None where there is no template."""
+        """Return the template of a request, its step as raw bytes, and its id; None where no template is stored."""
         tail = b""
         if length is not None:
             if not length.isdigit() or len(length) > 12:
@@ -86,7 +88,7 @@ class Templates:
         if template is None or self._pack_step is None:
             return None
         text = rest[start:end]
-        if b"u" in text or b"f" in text:  # true and false would pack as numbers
+        if b"u" in text or b"f" in text:  # true and false would be packed as numbers
             return None
         try:
             return template, self._pack_step(*orjson.loads(text)), request_id
@@ -95,7 +97,7 @@ class Templates:
 
 
 def _numbers(body: bytes) -> tuple[int, int]:
-    """Return where the first array under the key data begins and ends, if it holds no arrays; 0, 0 for none."""
+    """Return the start and end of the first array of a key "data", if it holds no arrays; 0, 0 for none."""
     for key in _KEYS:
         found = body.find(key)
         if found >= 0:
@@ -105,7 +107,7 @@ def _numbers(body: bytes) -> tuple[int, int]:
 
 
 def _without_id(head: bytes) -> tuple[str, bytes]:
-    """Return the id that a head begins with, if it is of plain characters, and the head without it."""
+    """Return the id that a head begins with, if it has no escapes, else ""; and the head without it."""
     if head.startswith(_ID):
         end = head.find(b'"', len(_ID))
         text = head[len(_ID) : end]

@@ -1,12 +1,11 @@
-"""Tensors of a request: named, shaped, as JSON numbers or as raw bytes behind the head."""
+"""Reading of the tensors of a request, sent as JSON numbers or as raw bytes after the JSON head."""
 
-import math
 import struct
-from itertools import chain
 from typing import Any, NamedTuple
 
-from service.codec.codec import kind
+from service.codec.json_values import kind
 from service.errors import InvalidInput
+from service.oip.elements import flat_elements, source_of, split_strings
 from service.oip.errors import (
     InvalidRequest,
     MissingInputs,
@@ -14,7 +13,6 @@ from service.oip.errors import (
     TooFewBytes,
     TooManyBytes,
     UnexpectedInput,
-    Unsupported,
     WrongDatatype,
     WrongShape,
     WrongSize,
@@ -24,14 +22,13 @@ from service.oip.parameters import Parameters
 from service.sessions.names import NAME_LENGTH, NUMBER_PREFIX, name_of_number
 
 SESSIONS, STEPS = "session_id", "step"
-"""Inputs that make a request a fleet step: whose row each is, and the number of its first step, 0 for none."""
+"""Inputs of a fleet step: the session of each row, and the index of the row's first step, 0 for none."""
 
-_SOURCES = ("data", "binary_data_size", "shared_memory_region")
-_MOST_DIM = 1 << 40
+_MAX_DIM = 1 << 40
 
 
 class Inputs(NamedTuple):
-    """A request's tensors: raw bytes of each input, (rows, steps, *shape), and the sessions of a fleet step."""
+    """The raw bytes (rows, steps, *shape) of each input; for a fleet step each row's session and step number."""
 
     rows: int
     steps: int
@@ -41,14 +38,14 @@ class Inputs(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The most time steps, and the most numbers, in all rows together."""
+    """The most time steps, and the most numbers, that all rows of a request may have together."""
 
     steps: int
     elements: int
 
 
-def read_step(io: ModelIO, fields: dict[str, Any], head: bytes, tail: bytes, asked: Parameters) -> bytes | None:
-    """Return the one step of one sequence that a request brings in its commonest forms, None in any other."""
+def read_step(io: ModelIO, fields: dict[str, Any], head: bytes, tail: bytes, parameters: Parameters) -> bytes | None:
+    """Return the raw bytes of a request's only step where it is written in the most common ways; None otherwise."""
     tensors = fields.get("inputs")
     if type(tensors) is not list or len(tensors) != 1 or type(tensors[0]) is not dict:
         return None
@@ -59,15 +56,15 @@ def read_step(io: ModelIO, fields: dict[str, Any], head: bytes, tail: bytes, ask
     if set(map(type, shape)) != {int} or len(tensor) != 4 or len(io.inputs) != 1:
         return None
     if tail:
-        parameters = tensor.get("parameters")
-        ours = parameters == {"binary_data_size": len(tail)} and type(parameters["binary_data_size"]) is int
-        return tail if ours and io.codec.is_raw_step(tail) else None
+        described = tensor.get("parameters")
+        fits = described == {"binary_data_size": len(tail)} and type(described["binary_data_size"]) is int
+        return tail if fits and io.codec.is_raw_step(tail) else None
     data = tensor.get("data")
     if io.pack_step is None or type(data) is not list:
         return None
-    if head.count(b"true") + head.count(b"false") != asked.booleans:  # there are some among the numbers
+    if head.count(b"true") + head.count(b"false") != parameters.booleans:  # some of the numbers are booleans
         return None
-    try:  # packing checks the numbers' kind, count and range
+    try:  # packing checks the numbers' types, count and range
         return io.pack_step(*data)
     except (TypeError, struct.error, OverflowError):
         return None
@@ -77,7 +74,7 @@ def read_inputs(io: ModelIO, fields: dict[str, Any], tail: bytes, limits: Limits
     """Read all tensors of a request.
 
     Raises:
-        InvalidInput, InvalidRequest, Unsupported: They are not what the model's card asks for.
+        InvalidInput, InvalidRequest, Unsupported: They do not match the model's card, or exceed a limit.
     """
     tensors = fields.get("inputs")
     if type(tensors) is not list or not tensors:
@@ -89,7 +86,12 @@ def read_inputs(io: ModelIO, fields: dict[str, Any], tail: bytes, limits: Limits
 
 
 def read_raw(io: ModelIO, body: bytes, limits: Limits) -> Inputs:
-    """Read a body that is the one input's bytes and nothing else: one sequence."""
+    """Read a body that is one sequence as raw bytes of the model's only input.
+
+    Raises:
+        InvalidRequest: The model has several inputs.
+        InvalidInput: The bytes do not match the model's card, or exceed a limit.
+    """
     if len(io.inputs) != 1:
         raise InvalidRequest(f"a raw request needs a model with one input, and '{io.name}' has {len(io.inputs)}")
     tensor = io.inputs[0]
@@ -100,10 +102,14 @@ def read_raw(io: ModelIO, body: bytes, limits: Limits) -> Inputs:
 
 
 class _Reader:
-    """Reads one tensor after the other; raw bytes are taken off `tail` in their order."""
+    """Reads the tensors of a request one by one, in the sequence in which the head lists them.
+
+    `_tail` holds the raw bytes after the head; those before `_offset` have been read. `_raw` and `_shapes` have by name
+    the bytes and (rows, steps) of each input that has been read; `_sessions` and `_numbers` are None until read.
+    """
 
     def __init__(self, io: ModelIO, tail: bytes, limits: Limits) -> None:
-        self._io, self._tail, self._at, self._limits = io, tail, 0, limits
+        self._io, self._tail, self._offset, self._limits = io, tail, 0, limits
         self._raw: dict[str, bytes] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._sessions: list[str] | None = None
@@ -117,7 +123,7 @@ class _Reader:
             raise InvalidInput(f"{where}.name", "a string", kind(name))
         if type(datatype) is not str:
             raise InvalidInput(f"{where}.datatype", "a string", kind(datatype))
-        if type(shape) is not list or not all(type(dim) is int and 0 <= dim < _MOST_DIM for dim in shape):
+        if type(shape) is not list or not all(type(dim) is int and 0 <= dim < _MAX_DIM for dim in shape):
             raise InvalidInput(f"{where}.shape", "an array of lengths", kind(shape))
         if name in self._raw:
             raise InvalidInput(f"{where}.name", "each input once", "the same one again")
@@ -132,9 +138,9 @@ class _Reader:
             raise UnexpectedInput(name, self._io.name)
 
     def result(self) -> Inputs:
-        """Return what was read, once all of it fits together."""
+        """Return what was read, after a check that no input is missing and all have as many rows and steps."""
         io = self._io
-        if self._at != len(self._tail):
+        if self._offset != len(self._tail):
             raise TooManyBytes(io.name)
         names = [tensor.name for tensor in io.inputs]
         if len(self._raw) < len(names):
@@ -161,21 +167,21 @@ class _Reader:
             raise InvalidInput(f"{where}.shape", f"at most {self._limits.steps} steps in all", f"{rows * steps}")
         if rows * steps * spec.width > self._limits.elements:
             raise InvalidInput(f"{where}.shape", f"at most {self._limits.elements} numbers", "more")
-        source = _source(tensor, where)
+        source = source_of(tensor, where)
         if source == "data":
             if not spec.in_json:
                 raise NeedsBinary(spec.datatype, "input", spec.name)
-            flat = _flat(tensor["data"], shape, f"{where}.data")
+            flat = flat_elements(tensor["data"], shape, f"{where}.data")
             raw = io.codec.pack_flat(flat, f"{where}.data", index)
         else:
-            raw = self._take(tensor, spec.name, where)
+            raw = self._next_bytes(tensor, spec.name, where)
             if len(raw) != rows * steps * spec.step_bytes:
                 raise WrongSize(spec.name, io.name, rows * steps * spec.step_bytes, len(raw))
         io.codec.checked(raw, where, self._limits.elements, index)
         return raw
 
     def _read_sessions(self, tensor: Any, datatype: str, shape: list[int], where: str) -> list[str]:
-        """Read whose each row is: names or ids as BYTES, numbers as UINT64."""
+        """Return the session of each row: names or ids as BYTES, or numbers as UINT64."""
         count = self._count(SESSIONS, shape)
         if datatype == "UINT64":
             numbers = self._integers(tensor, SESSIONS, count, "Q", where)
@@ -184,10 +190,10 @@ class _Reader:
             return [name_of_number(number) for number in numbers]
         if datatype != "BYTES":
             raise WrongDatatype(SESSIONS, self._io.name, "BYTES", datatype)
-        if _source(tensor, where) == "data":
-            names = _flat(tensor["data"], shape, f"{where}.data")
+        if source_of(tensor, where) == "data":
+            names = flat_elements(tensor["data"], shape, f"{where}.data")
         else:
-            names = _strings(self._take(tensor, SESSIONS, where), count, where)
+            names = split_strings(self._next_bytes(tensor, SESSIONS, where), count, where)
         if set(map(type, names)) != {str} or not all(names) or max(map(len, names)) > NAME_LENGTH:
             raise InvalidInput(where, f"ids or names of 1 to {NAME_LENGTH} characters", "others")
         if any(name.startswith(NUMBER_PREFIX) for name in names):
@@ -195,7 +201,7 @@ class _Reader:
         return names
 
     def _read_numbers(self, tensor: Any, datatype: str, shape: list[int], where: str) -> list[int | None]:
-        """Read the number of each row's first step."""
+        """Return the index of each row's first step, None for none."""
         if datatype != "INT64":
             raise WrongDatatype(STEPS, self._io.name, "INT64", datatype)
         numbers = self._integers(tensor, STEPS, self._count(STEPS, shape), "q", where)
@@ -210,79 +216,28 @@ class _Reader:
             raise InvalidInput(f"input '{name}'", f"at most {self._limits.steps} rows", "more")
         return shape[0]
 
-    def _integers(self, tensor: Any, name: str, count: int, form: str, where: str) -> list[int]:
-        packing = f"<{count}{form}"
-        if _source(tensor, where) == "data":
-            numbers = _flat(tensor["data"], tensor["shape"], f"{where}.data")
+    def _integers(self, tensor: Any, name: str, count: int, code: str, where: str) -> list[int]:
+        packing = f"<{count}{code}"
+        if source_of(tensor, where) == "data":
+            numbers = flat_elements(tensor["data"], tensor["shape"], f"{where}.data")
             try:
                 if bool not in set(map(type, numbers)):
                     return list(struct.unpack(packing, struct.pack(packing, *numbers)))
             except struct.error:
                 pass
             raise InvalidInput(f"{where}.data", "whole numbers of the datatype's range", "others")
-        raw = self._take(tensor, name, where)
+        raw = self._next_bytes(tensor, name, where)
         if len(raw) != 8 * count:
             raise WrongSize(name, self._io.name, 8 * count, len(raw))
         return list(struct.unpack(packing, raw))
 
-    def _take(self, tensor: Any, name: str, where: str) -> bytes:
-        """Take a tensor's bytes off the tail."""
+    def _next_bytes(self, tensor: Any, name: str, where: str) -> bytes:
+        """Return the raw bytes of a tensor, and advance `_offset`."""
         size = tensor["parameters"]["binary_data_size"]
         if type(size) is not int or size < 0:
             raise InvalidInput(f"{where}.parameters.binary_data_size", "a number of bytes", kind(size))
-        left = len(self._tail) - self._at
+        left = len(self._tail) - self._offset
         if size > left:
             raise TooFewBytes(name, self._io.name, size - left)
-        self._at += size
-        return self._tail[self._at - size : self._at]
-
-
-def _source(tensor: Any, where: str) -> str:
-    """Tell where a tensor's numbers are: in its `data`, or in binary."""
-    parameters = tensor.get("parameters", {})
-    if type(parameters) is not dict:
-        raise InvalidInput(f"{where}.parameters", "an object", kind(parameters))
-    if any(key.startswith("shared_memory_") for key in parameters):
-        raise Unsupported("shared memory")
-    given = [source for source in _SOURCES if source in (tensor if source == "data" else parameters)]
-    if len(given) != 1:
-        raise InvalidInput(where, "either data or binary_data_size", "both" if given else "neither")
-    return given[0]
-
-
-def _flat(data: Any, shape: list[int], where: str) -> list[Any]:
-    """Return the elements of `data`, which is flat or nested as the shape says."""
-    if type(data) is not list:
-        raise InvalidInput(where, "an array", kind(data))
-    flat = data
-    if list in set(map(type, data)):
-        for depth, dim in enumerate(shape):
-            if depth:
-                if set(map(type, flat)) != {list}:
-                    raise InvalidInput(where, f"arrays nested as the shape {shape} says, or none in another", "others")
-                if set(map(len, flat)) != {dim}:
-                    raise InvalidInput(where, f"arrays nested as the shape {shape} says", "other lengths")
-                flat = list(chain.from_iterable(flat))
-            elif len(flat) != dim:
-                raise InvalidInput(where, f"arrays nested as the shape {shape} says", "other lengths")
-    if len(flat) != math.prod(shape):
-        raise InvalidInput(where, f"{math.prod(shape)} elements for the shape {shape}", f"{len(flat)}")
-    return flat
-
-
-def _strings(raw: bytes, count: int, where: str) -> list[Any]:
-    """Split elements of BYTES, each behind its length in four bytes."""
-    strings: list[Any] = []
-    at = 0
-    while at < len(raw) and len(strings) <= count:
-        size = int.from_bytes(raw[at : at + 4], "little")
-        at += 4 + size
-        if at > len(raw):
-            raise InvalidInput(where, "elements of BYTES, each behind its length", "fewer bytes than the lengths say")
-        try:
-            strings.append(raw[at - size : at].decode())
-        except UnicodeDecodeError as exc:
-            raise InvalidInput(where, "text in UTF-8", "other bytes") from exc
-    if len(strings) != count:
-        raise InvalidInput(where, f"{count} elements", "another number of them")
-    return strings
+        self._offset += size
+        return self._tail[self._offset - size : self._offset]

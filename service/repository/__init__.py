@@ -1,1 +1,1 @@
-"""Artefacts on disk → models in service."""
+"""Loading of artefacts from disk, and the models in service."""

@@ -1,4 +1,4 @@
-"""Reading an artefact: the newest file of each model, and a check of its card against its graph."""
+"""Finding and opening artefacts: the newest version of each model, and its card checked against its graph."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from models.card import CARD_KEY, ModelCard, SealError, TensorSpec, check_seal
 from service.errors import ArtefactRefused, RefusedToStart
 from service.repository.external_data import WireError, has_external_data
 
-_MOST_BYTES = 2**31 - 1
+_MAX_BYTES = 2**31 - 1
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TYPES = {
     "float32": "tensor(float)",
@@ -23,7 +23,7 @@ _TYPES = {
 
 
 def newest_artefacts(folder: Path) -> dict[str, tuple[int, Path]]:
-    """Return model name → (highest version, its file)."""
+    """Return by model name the highest version in a folder MODEL/VERSION/model.onnx, and its file."""
     found: dict[str, tuple[int, Path]] = {}
     for path in folder.glob("*/*/model.onnx"):
         name, version = path.parts[-3:-1]
@@ -37,7 +37,7 @@ def newest_artefacts(folder: Path) -> dict[str, tuple[int, Path]]:
 
 
 def check_provider(provider: str) -> None:
-    """Raise RefusedToStart unless the installed onnxruntime has the provider."""
+    """Check that the installed onnxruntime has the provider; raise RefusedToStart otherwise."""
     if _PROVIDERS[provider] not in ort.get_available_providers():
         raise RefusedToStart(
             f"--provider {provider} needs {_PROVIDERS[provider]}, but the installed onnxruntime {ort.__version__} has "
@@ -49,11 +49,12 @@ def open_artefact(path: Path, provider: str = "cpu", threads: int = 1) -> tuple[
     """Open a model file and check its card against its graph.
 
     Raises:
-        ArtefactRefused: The file is damaged, no artefact, or its graph is not what its card says.
+        ArtefactRefused: The file is damaged or not an artefact, or its graph does not match its card.
+        RefusedToStart: The provider is CUDA, and no CUDA device could be used.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ArtefactRefused(f"{path}: larger than {_MOST_BYTES} bytes, the most that a model file can be")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ArtefactRefused(f"{path}: larger than {_MAX_BYTES} bytes, the most that a model file can be")
         data = path.read_bytes()
         check_seal(data)
         if has_external_data(data):
@@ -68,7 +69,7 @@ def open_artefact(path: Path, provider: str = "cpu", threads: int = 1) -> tuple[
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(data, options, providers=[_PROVIDERS[provider]])
-    except Exception as exc:  # onnxruntime raises a dozen types of its own
+    except Exception as exc:  # onnxruntime raises exceptions of many types
         raise ArtefactRefused(f"{path}: onnxruntime cannot load it: {exc}") from exc
     if provider == "cuda" and _PROVIDERS[provider] not in session.get_providers():
         raise RefusedToStart("--provider cuda: onnxruntime has the provider, but no CUDA device could be used")
@@ -87,7 +88,7 @@ def open_artefact(path: Path, provider: str = "cpu", threads: int = 1) -> tuple[
 
 
 def graph_disagreement(session: ort.InferenceSession, card: ModelCard) -> str | None:
-    """Return what the card asks for and the graph has not, or None; pairs by name."""
+    """Return how the graph differs from the card, or None; tensors are paired by name."""
 
     def tensors(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
         return {spec.name: (_TYPES[spec.dtype], (None, None, *spec.shape)) for spec in specs}
@@ -109,8 +110,8 @@ def graph_disagreement(session: ort.InferenceSession, card: ModelCard) -> str | 
         actual = {
             node.name: (node.type, tuple(d if isinstance(d, int) else None for d in node.shape)) for node in nodes
         }
-        if card.max_batch == 1:  # a graph that runs one row alone may say so
-            actual = {name: (dtype, _open_batch(shape)) for name, (dtype, shape) in actual.items()}
+        if card.max_batch == 1:  # the graph may declare a fixed batch size of 1
+            actual = {name: (dtype, _any_batch(shape)) for name, (dtype, shape) in actual.items()}
         for name, described in expected.items():
             if name not in actual:
                 return f"expected an {what} {name}, the graph has {', '.join(sorted(actual))}"
@@ -122,7 +123,8 @@ def graph_disagreement(session: ort.InferenceSession, card: ModelCard) -> str | 
     return None
 
 
-def _open_batch(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+def _any_batch(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Return a shape with a variable batch size in place of 1."""
     return (None, *shape[1:]) if shape[:1] == (1,) else shape
 
 

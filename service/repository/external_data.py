@@ -1,8 +1,8 @@
-"""What an ONNX file refers to, read from its bytes alone: the service has onnxruntime, but not onnx."""
+"""Detection of external data in an ONNX file, read from its protobuf bytes: the service does without onnx."""
 
 from collections.abc import Iterator
 
-# message → field number → the message that stands there; fields that lead to no tensor are passed over
+# message type → field number → type of the message in that field; only fields that may contain tensors are listed
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -18,29 +18,29 @@ _DATA_LOCATION = 14
 
 
 class WireError(ValueError):
-    """The bytes are no protobuf message."""
+    """The bytes are not a protobuf message."""
 
 
 def has_external_data(data: bytes) -> bool:
-    """Return whether any tensor of an ONNX model says that its values stand in another file, or elsewhere in memory.
+    """Return whether any tensor of an ONNX model has its values in another file, or elsewhere in memory.
 
     Raises:
-        WireError: The bytes are no whole model.
+        WireError: The bytes are not a complete model.
     """
-    waiting = [("model", 0, len(data))]
-    while waiting:
-        message, start, end = waiting.pop()
+    pending = [("model", 0, len(data))]
+    while pending:
+        message, start, end = pending.pop()
         for field, value, at, size in _fields(data, start, end):
             if message == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value)):
                 return True
             inner = _FIELDS[message].get(field)
             if inner is not None and size >= 0:
-                waiting.append((inner, at, at + size))
+                pending.append((inner, at, at + size))
     return False
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (field, value of a number, start, size of a message; -1 for a number)."""
+    """Yield (field number, value, start, size in bytes); the size of an integer field is -1, the value of others 0."""
     while at < end:
         key, at = _number(data, at, end)
         kind, value, size = key & 7, 0, -1
@@ -60,6 +60,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
 
 
 def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return a variable-length integer and the offset of the byte after it."""
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]

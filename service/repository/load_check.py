@@ -1,4 +1,4 @@
-"""The check, at load, that a graph works on its arena in place and changes only the rows it is told to."""
+"""The check, at load, that a graph updates its arena in place and changes only the rows that it is given to write."""
 
 from pathlib import Path
 from statistics import median
@@ -13,17 +13,17 @@ from service.engine.runner import Runner
 from service.errors import ArtefactRefused
 
 CHECK_SLOTS = (1_000, 100_000)
-"""A step on the larger arena may take at most CHECK_RATIO times one on the smaller: nothing copies the arena."""
+"""A step on the larger arena may take at most CHECK_RATIO times as long as one on the smaller arena."""
 CHECK_RATIO = 1.5
 CHECK_TRIES = 5
 _CHECK_MEMORY = 256 << 20
 
 
 def check_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -> None:
-    """Check that a step costs the same on a small and a large arena, and changes no row but its own.
+    """Check that a step takes as long on a large arena as on a small one, and changes only the rows it has to write.
 
     Raises:
-        ArtefactRefused: The graph copies its arena, or writes where it should not.
+        ArtefactRefused: The graph copies its arena, changes other rows, or does not run.
     """
     small, large = CHECK_SLOTS
     large = max(small, min(large, _CHECK_MEMORY // max(row_bytes(card.states), 1)))
@@ -31,15 +31,15 @@ def check_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -
     try:
         _check_other_rows(engines[0], path)
         if large < 10 * small:
-            return  # rows so large that a copy of a thousand of them could not go unnoticed above
-        for _ in range(CHECK_TRIES):  # the machine may be busy with other work: one good comparison is enough
+            return  # the rows are so large that the two arenas would be too similar in size
+        for _ in range(CHECK_TRIES):  # other processes may distort a comparison, so one that passes is enough
             times = [[engine.time_of(1, 1, 1) for engine in engines] for _ in range(9)]
             ratio = median(t[1] for t in times) / median(t[0] for t in times)
             if ratio <= CHECK_RATIO:
                 return
     except ArtefactRefused:
         raise
-    except Exception as exc:  # onnxruntime raises a dozen types of its own
+    except Exception as exc:  # onnxruntime raises exceptions of many types
         raise ArtefactRefused(f"{path}: the graph does not run: {exc}") from exc
     raise ArtefactRefused(
         f"{path}: a step on {large} slots takes {ratio:.1f} times one on {small}: the graph copies its arena"
@@ -47,7 +47,7 @@ def check_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -
 
 
 def _check_other_rows(engine: Runner, path: Path) -> None:
-    """Check that a step changes no row but those that it is to write."""
+    """Check that a step changes only the rows that it has to write; raise ArtefactRefused otherwise."""
     arena, random = engine.arena, np.random.default_rng(0)
     for rows in arena.rows.values():
         filler: Any = random.uniform(-1, 1, rows.shape) if rows.dtype.kind == "f" else random.integers(0, 2, rows.shape)

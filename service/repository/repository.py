@@ -1,4 +1,4 @@
-"""The models of one folder: loaded, replaced by newer versions, and unloaded."""
+"""The models of one folder: loading, replacement by newer versions, and unloading."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,14 @@ from service.engine.arena import RESERVED, Arena, row_bytes
 from service.engine.batcher import Batcher
 from service.engine.runner import Runner
 from service.engine.work import Committer
-from service.errors import ModelNotFound, ModelNotLoaded, ModelReplaced, NoRoomYet, RefusedToStart, ShuttingDown
+from service.errors import (
+    InsufficientMemory,
+    ModelNotFound,
+    ModelNotLoaded,
+    ModelReplaced,
+    RefusedToStart,
+    ShuttingDown,
+)
 from service.repository.artefact import check_provider, newest_artefacts, open_artefact
 from service.repository.load_check import check_in_place
 from service.repository.served_model import ModelState, ServedModel
@@ -22,8 +29,8 @@ from service.settings import Settings
 _log = structlog.get_logger()
 
 
-class Listed(NamedTuple):
-    """A version in the repository, and whether it is served."""
+class ListedVersion(NamedTuple):
+    """A version of a model in the repository, whether it is served, and why not."""
 
     name: str
     version: int
@@ -34,17 +41,19 @@ class Listed(NamedTuple):
 class Repository:
     """The models of one folder, MODEL/VERSION/model.onnx; the highest version of each is served.
 
-    `models` holds the version of each that is SERVING. `_outgoing` holds those that are REPLACED or RETIRED, each with
-    the time at which its last sessions end; they hold memory until they have no session and no work. `_refused` has the
-    files that were refused, and when they had been changed; `_postponed` those that wait for memory. `_unloaded` has
-    the names that stay out until they are loaded by name. `_last_counts` has the numbers of versions that are CLOSED.
+    `models` has by name the one version of each model that is SERVING. `_retiring` has the versions that are REPLACED
+    or RETIRED, with the time at which their sessions end; a version leaves it when it is CLOSED. `_refused` has the
+    modification time of each file that was refused; such a file is loaded again once that differs. `_postponed` has the
+    files for which there was not enough memory yet. `_unloaded` has the names of models that only `load` may put in
+    service again. `_last_counts` has the counts of versions that are CLOSED, by name and version. `_memory_per_model`
+    is the state memory of each model in bytes, set by `open`.
     """
 
     def __init__(self, settings: Settings, committer: Committer, clock: Callable[[], float]) -> None:
         self._settings, self._committer, self._clock = settings, committer, clock
         self.models: dict[str, ServedModel] = {}
-        self._outgoing: dict[ServedModel, float] = {}
-        self._share = 0
+        self._retiring: dict[ServedModel, float] = {}
+        self._memory_per_model = 0
         self._refused: dict[Path, int] = {}
         self._postponed: set[Path] = set()
         self._last_counts: dict[tuple[str, int], tuple[ModelCard, dict[str, int]]] = {}
@@ -52,10 +61,10 @@ class Repository:
         self._refreshing = asyncio.Lock()
 
     def find(self, name: str) -> ServedModel:
-        """Return the served model of a name.
+        """Return the version of a model that is SERVING.
 
         Raises:
-            ModelNotFound: There is none.
+            ModelNotFound: No model of this name is served.
         """
         try:
             return self.models[name]
@@ -63,23 +72,24 @@ class Repository:
             raise ModelNotFound(name) from None
 
     def find_version(self, name: str, version: int) -> ServedModel | None:
-        """Return one version of a model, if it is in service; a replaced one is as long as it has sessions."""
-        models = (model for model in self._held() if not model.retired)
+        """Return a version of a model that is SERVING or REPLACED, None where there is none."""
+        models = (model for model in self._in_memory() if not model.retired)
         return next((model for model in models if (model.name, model.card.version) == (name, version)), None)
 
     def counts(self) -> list[tuple[ModelCard, dict[str, int]]]:
-        """Return the numbers of every version in service, and the last ones of those that were."""
-        present = [(model.card, model.counts()) for model in self._held()]
+        """Return the card and the counts of every version in memory, and the last counts of those that are closed."""
+        present = [(model.card, model.counts()) for model in self._in_memory()]
         return [*present, *self._last_counts.values()]
 
     def open(self) -> None:
-        """Load every model, or none.
+        """Load the newest version of every model, or none.
 
-        One model's share of the state memory stays free, so that a newer version can be loaded beside an old one.
+        The state memory is divided by the number of models plus one. What remains is for a newer version of a model,
+        which is loaded while the older one is still in memory.
 
         Raises:
-            RefusedToStart: The folder holds no artefact, or the provider is not there.
-            ArtefactRefused: An artefact is damaged or does not do what its card says.
+            RefusedToStart: The folder has no artefact, the provider is not available, or the memory is too small.
+            ArtefactRefused: An artefact is damaged or does not match its card.
         """
         files = newest_artefacts(self._settings.artifacts)
         if not files:
@@ -87,23 +97,23 @@ class Repository:
                 f"expected at least one artefact, {self._settings.artifacts}/MODEL/VERSION/model.onnx, and found none"
             )
         check_provider(self._settings.provider)
-        self._share = int(self._settings.state_memory) // (len(files) + 1)
+        self._memory_per_model = int(self._settings.state_memory) // (len(files) + 1)
         for name, (version, path) in sorted(files.items()):
             self.models[name] = self._load(name, version, path)
 
     def close(self) -> None:
-        """Refuse all work, and let every model go."""
-        for model in self._held():
+        """Refuse all work, and close every model."""
+        for model in self._in_memory():
             model.close(ShuttingDown())
         self.models.clear()
-        self._outgoing.clear()
+        self._retiring.clear()
 
     async def refresh(self) -> None:
-        """Load versions that are newer than those in service, beside them; one that is refused stays out."""
+        """Load versions that are newer than those in service; log those that are refused, or need memory."""
         async with self._refreshing:
             try:
                 files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
-            except OSError as exc:  # a folder went while it was looked into; the next look will do
+            except OSError as exc:  # a folder was removed while it was read; the next call reads it again
                 _log.warning("artifacts_changing", why=str(exc))
                 return
             for name, (version, path) in sorted(files.items()):
@@ -111,12 +121,12 @@ class Repository:
                 if name in self._unloaded or (served is not None and served.card.version >= version):
                     continue
                 try:
-                    changed = path.stat().st_mtime_ns
-                    if self._refused.get(path) == changed:
+                    modified = path.stat().st_mtime_ns
+                    if self._refused.get(path) == modified:
                         continue
-                    self._refused[path] = changed
+                    self._refused[path] = modified
                     model = await asyncio.to_thread(self._load, name, version, path)
-                except NoRoomYet as exc:
+                except InsufficientMemory as exc:
                     del self._refused[path]
                     if path not in self._postponed:
                         self._postponed.add(path)
@@ -127,10 +137,10 @@ class Repository:
                     self._put_in_service(model)
 
     async def load(self, name: str) -> None:
-        """Put the newest version of one model in service, also where it had been unloaded or refused.
+        """Put the newest version of a model in service, even if it was unloaded or refused before.
 
         Raises:
-            ModelNotLoaded: There is none, it is not what its card says, or there is no memory for it.
+            ModelNotLoaded: There is no artefact, it is refused, or there is not enough memory for it.
         """
         async with self._refreshing:
             files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
@@ -140,7 +150,7 @@ class Repository:
             if served is None or served.card.version < version:
                 try:
                     model = await asyncio.to_thread(self._load, name, version, path)
-                except NoRoomYet as exc:
+                except InsufficientMemory as exc:
                     _log.warning("model_postponed", model=name, version=version, why=str(exc))
                     raise ModelNotLoaded(name, "its states do not fit into the memory that is free", 1) from exc
                 except (RefusedToStart, OSError) as exc:
@@ -150,49 +160,49 @@ class Repository:
             self._unloaded.discard(name)
 
     async def unload(self, name: str) -> None:
-        """Take a model out of service, all its versions, and keep it out; its sessions end.
+        """Take all versions of a model out of service until `load` is called for it; their sessions end.
 
         Raises:
-            ModelNotFound: It is not in service.
+            ModelNotFound: The model is not in service.
         """
         async with self._refreshing:
             model = self.find(name)
             del self.models[name]
             self._unloaded.add(name)
-            self._outgoing[model] = self._clock()
-            for outgoing in self._outgoing:
-                if outgoing.name == name and not outgoing.retired:
-                    outgoing.retire()
+            self._retiring[model] = self._clock()
+            for version in self._retiring:
+                if version.name == name and not version.retired:
+                    version.retire()
             _log.info("model_unloaded", model=name, version=model.card.version, sessions=model.sessions)
             self.retire()
 
-    async def index(self) -> list[Listed]:
-        """List the versions that are served, and the newest ones in the folder that are not."""
+    async def index(self) -> list[ListedVersion]:
+        """List the versions in memory, and the newest version of each model in the folder that is not."""
         files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
-        listed = [Listed(model.name, model.card.version, "READY", "") for model in self.models.values()]
-        listed += [Listed(model.name, model.card.version, "UNLOADING", "replaced") for model in self._outgoing]
+        listed = [ListedVersion(model.name, model.card.version, "READY", "") for model in self.models.values()]
+        listed += [ListedVersion(model.name, model.card.version, "UNLOADING", "replaced") for model in self._retiring]
         for name, (version, path) in files.items():
-            if any((one.name, one.version) == (name, version) for one in listed):
+            if any(known[:2] == (name, version) for known in listed):
                 continue
             reason = "refused" if path in self._refused else "no room yet" if path in self._postponed else "not loaded"
-            listed.append(Listed(name, version, "UNAVAILABLE", "unloaded" if name in self._unloaded else reason))
+            listed.append(ListedVersion(name, version, "UNAVAILABLE", "unloaded" if name in self._unloaded else reason))
         return sorted(listed)
 
     def retire(self) -> None:
-        """Let go of replaced versions that have no session any more, or have had long enough."""
+        """End the sessions of replaced versions whose time is over, and close versions without sessions or work."""
         now = self._clock()
-        for model, end in list(self._outgoing.items()):
+        for model, end in list(self._retiring.items()):
             if model.state is ModelState.REPLACED and now >= end:
                 model.retire()
             if model.batcher.waiting == 0 and (model.retired or model.sessions == 0):
                 self._last_counts[model.name, model.card.version] = (model.card, model.last_counts())
                 model.close(ModelReplaced(None))
-                del self._outgoing[model]
+                del self._retiring[model]
                 _log.info("model_retired", model=model.name, version=model.card.version, sessions=model.sessions)
 
-    def _held(self) -> tuple[ServedModel, ...]:
-        """Return every version that holds memory."""
-        return (*self.models.values(), *self._outgoing)
+    def _in_memory(self) -> tuple[ServedModel, ...]:
+        """Return every version that is not CLOSED."""
+        return (*self.models.values(), *self._retiring)
 
     def _put_in_service(self, model: ServedModel) -> None:
         before = self.models.get(model.name)
@@ -200,7 +210,7 @@ class Repository:
         self._last_counts.pop((model.name, model.card.version), None)
         if before is not None:
             before.replace()
-            self._outgoing[before] = self._clock() + self._settings.retire_after
+            self._retiring[before] = self._clock() + self._settings.retire_after
         _log.info("model_loaded", model=model.name, version=model.card.version)
 
     def _load(self, name: str, version: int, path: Path) -> ServedModel:
@@ -208,16 +218,18 @@ class Repository:
         session, card = open_artefact(path, settings.provider, settings.threads)
         card = card.model_copy(update={"name": name, "version": version})
         row, spare = row_bytes(card.states), 3 * card.max_batch + RESERVED
-        slots = min(self._share // max(row, 1), settings.max_sessions + spare)
+        slots = min(self._memory_per_model // max(row, 1), settings.max_sessions + spare)
         max_sessions = slots - spare
         if max_sessions < 1:
             raise RefusedToStart(
-                f"{path}: {self._share} bytes of state memory hold {slots} rows of {row} bytes, but one "
+                f"{path}: {self._memory_per_model} bytes of state memory hold {slots} rows of {row} bytes, but one "
                 f"session beside {spare} rows for work under way is needed: raise --state-memory"
             )
-        free = int(settings.state_memory) - sum(model.memory for model in self._held())
+        free = int(settings.state_memory) - sum(model.memory for model in self._in_memory())
         if slots * row > free:
-            raise NoRoomYet(f"{path}: its states need {slots * row} bytes of memory, but {free} are free for now")
+            raise InsufficientMemory(
+                f"{path}: its states need {slots * row} bytes of memory, but {free} are free for now"
+            )
         if settings.provider == "cpu":
             check_in_place(session, card, path)
         runner = Runner(session, card, Arena(card.states, slots, settings.provider))

@@ -14,25 +14,27 @@ class ModelState(enum.Enum):
     """The lifecycle of a version of a model."""
 
     SERVING = "takes new sessions"
-    REPLACED = "a newer version takes the new sessions; those that it has go on"
-    RETIRED = "its sessions are over; work that has been queued is still done"
-    CLOSED = "its engine and its memory are gone"
+    REPLACED = "a newer version takes new sessions; its own sessions continue"
+    RETIRED = "its sessions have ended; queued work is still run"
+    CLOSED = "its engine and its memory are released"
 
 
-_BEFORE = {
+_PREVIOUS = {
     ModelState.REPLACED: (ModelState.SERVING,),
     ModelState.RETIRED: (ModelState.SERVING, ModelState.REPLACED),
     ModelState.CLOSED: (ModelState.SERVING, ModelState.REPLACED, ModelState.RETIRED),
 }
-"""The states from which each one can be reached; SERVING is the first."""
+"""The states from which each state can be entered; a version begins as SERVING."""
 
 
 class ServedModel:
     """One version of a model: its card, arena, runner, batcher and codec, and the counts of its sessions.
 
-    `state` changes in `replace`, `retire` and `close` alone. `retired` tells that it is RETIRED or CLOSED; it is read
-    with every use of a session. `promised` counts the rows that its live sessions may hold between their steps, at most
-    `max_sessions`. `state_bytes` are those of one session's state.
+    `state` changes only in `replace`, `retire` and `close`. `retired` is whether it is RETIRED or CLOSED; it is a field
+    because it is read with every use of a session. `sessions` counts the live sessions, `sessions_created` and
+    `sessions_expired` all that were created or expired so far. `promised` is the number of arena rows that live
+    sessions may occupy between their steps, 1 + `keep` each; it is at most `max_sessions`. `state_bytes` is the size of
+    one session's state.
     """
 
     def __init__(self, card: ModelCard, runner: Runner, batcher: Batcher, codec: Codec, max_sessions: int) -> None:
@@ -53,45 +55,45 @@ class ServedModel:
 
     @property
     def memory(self) -> int:
-        """The bytes of its arena."""
+        """The size of its arena in bytes."""
         return self.state_bytes * self.arena.slots.count
 
     def replace(self) -> None:
-        """Take no new sessions, as a newer version does.
+        """Take no more new sessions: a newer version takes them.
 
         Raises:
-            ValueError: It takes none already.
+            ValueError: It is not SERVING.
         """
         self._change(ModelState.REPLACED)
 
     def retire(self) -> None:
-        """End its sessions; each answers so when it is used next.
+        """End its sessions; the next request for each is answered with ModelReplaced.
 
         Raises:
-            ValueError: They have ended already.
+            ValueError: It is RETIRED or CLOSED.
         """
         self._change(ModelState.RETIRED)
 
     def close(self, why: ServiceError) -> None:
-        """Refuse all work, and free the arena and the runner; what sessions it still has answer that they ended.
+        """Refuse all work with an error, and release the runner; its last sessions are answered with ModelReplaced.
 
         Raises:
-            ValueError: It is closed already.
+            ValueError: It is CLOSED.
         """
         self._change(ModelState.CLOSED)
         self.batcher.close(why)
         self.runner.close()
 
     def _change(self, state: ModelState) -> None:
-        """Change to a state that may follow the present one; raises ValueError."""
-        if self.state not in _BEFORE[state]:
-            expected = " or ".join(before.name for before in _BEFORE[state])
+        """Enter a state; raise ValueError where it cannot follow the present one."""
+        if self.state not in _PREVIOUS[state]:
+            expected = " or ".join(before.name for before in _PREVIOUS[state])
             raise ValueError(f"{state.name}: expected a model that is {expected}, found {self!r}")
         self.state = state
         self.retired = state in (ModelState.RETIRED, ModelState.CLOSED)
 
     def counts(self) -> dict[str, int]:
-        """Return the numbers that metrics show of a model."""
+        """Return the counts that /metrics shows of a version of a model."""
         return {
             "steps": self.batcher.statistics.row_steps,
             "runs": self.batcher.statistics.run_count,
@@ -106,7 +108,7 @@ class ServedModel:
         }
 
     def last_counts(self) -> dict[str, int]:
-        """Return the numbers that metrics show once it is closed: its sessions are lost, and it holds nothing."""
+        """Return the counts that /metrics shows once it is closed: sessions that it still had are lost."""
         return self.counts() | {
             "sessions_lost": self.sessions,
             "sessions_active": 0,

@@ -1,14 +1,14 @@
-"""Expiry: which sessions may have been idle for too long, found without looking at all of them."""
+"""Schedule of sessions by idle limit, to find those that have expired without checking all of them."""
 
 from service.sessions.session import UNSCHEDULED, Session
 
 
 class _Second:
-    """The sessions that were going to expire within one second when they were scheduled.
+    """The sessions that are scheduled for one second.
 
-    `sessions` also holds those removed since, as often as they were: `removed` counts these. A session that is still
-    scheduled has this second in `expiry_second`. Once half of the list is removed ones, it is cleared of them, so
-    that removing takes constant time on average.
+    The `expiry_second` of a session that is scheduled for this second is `number`. `sessions` also has sessions that
+    were removed, once for each removal; `removed` counts these. When they are half of the list, they are deleted from
+    it, so that a removal takes constant time on average.
     """
 
     __slots__ = ("number", "removed", "sessions")
@@ -26,7 +26,7 @@ class _Second:
             self.removed = 0
 
     def pop(self) -> Session | None:
-        """Take out the last session of the list; None where that one had been removed before."""
+        """Remove the last session of the list and return it, None where it had been removed before."""
         session = self.sessions.pop()
         if session.expiry_second != self.number:
             self.removed -= 1
@@ -36,13 +36,14 @@ class _Second:
 
 
 class Expiry:
-    """The schedule of idle limits: each session is in the second in which it expires unless it is used until then.
+    """The schedule of sessions: each is scheduled for the second in which it expires unless it is used before.
 
-    A session that is used stays where it is, so that using it costs nothing: when its second is over, whoever asked
-    for it with `due` schedules it again, or ends it.
+    Using a session does not change the schedule, so it costs nothing. When its second is over, `due` removes it from
+    the schedule and returns it; the caller ends it, or adds it again where it has been used.
 
-    A scheduled session is in exactly one second, `session.expiry_second`, later than `_checked`; or in `_checking`,
-    which is the second `_checked` where any sessions of it are left. `_seconds` holds no second without sessions.
+    A scheduled session is in exactly one second, number `session.expiry_second`. That is in `_seconds`, which has by
+    number the seconds later than `_checked` that have sessions; or it is `_checking`, the second with the number
+    `_checked`, from which `due` has not returned all sessions yet. `_count` is the number of scheduled sessions.
     """
 
     def __init__(self, now: float) -> None:
@@ -59,14 +60,14 @@ class Expiry:
 
     @property
     def pending(self) -> bool:
-        """Whether the last call of `due` left sessions that it could have given."""
+        """Whether the last call of `due` left sessions of a second that is over."""
         return bool(self._checking.sessions)
 
     def add(self, session: Session) -> None:
-        """Schedule a session by its idle limit.
+        """Schedule a session for the second in which it expires.
 
         Raises:
-            ValueError: It is scheduled already.
+            ValueError: It is already scheduled.
         """
         if session.expiry_second != UNSCHEDULED:
             raise ValueError(f"expected a session that is not scheduled, found {session!r}")
@@ -79,7 +80,7 @@ class Expiry:
         self._count += 1
 
     def remove(self, session: Session) -> None:
-        """Take a session out of the schedule, if it is in it."""
+        """Remove a session from the schedule, if it is scheduled."""
         number = session.expiry_second
         if number == UNSCHEDULED:
             return
@@ -90,7 +91,7 @@ class Expiry:
         self._count -= 1
 
     def due(self, now: float, most: int) -> list[Session]:
-        """Take out those whose idle limits may have passed by `now`, having looked at `most` sessions at most."""
+        """Remove and return sessions whose idle limits may have passed at `now` (seconds); check at most `most`."""
         found: list[Session] = []
         for _ in range(most):
             if not self._advance(int(now)):
@@ -102,7 +103,7 @@ class Expiry:
         return found
 
     def _advance(self, now: int) -> bool:
-        """Go on to the next second that has sessions, up to `now`; return whether there is one."""
+        """Advance `_checking` to the next second that has sessions, up to `now`; return whether there is one."""
         while not self._checking.sessions:
             if self._checked >= now:
                 return False

@@ -25,7 +25,7 @@ class FleetRequest:
     """A row for each session: its id or name in `keys`, its number of steps in `steps`, and its inputs.
 
     `raw` holds the inputs of all rows, one behind the other, each (steps, *shape). `numbers` gives the index of each
-    row's first step, None for a row without one; `epochs` likewise each session's epoch; both are None where no row has
+    row's first step, None for a row without one; `epochs` each session's epoch, None for any; both are None where no row has
     one. `create` opens a session under each name that has none. The request waits for at most `patience` seconds.
     """
 
@@ -123,7 +123,7 @@ class Fleet:
     def _create(
         self, request: FleetRequest, tenant: str, found: list[Session | None], errors: dict[int, ServiceError]
     ) -> list[int]:
-        """Open a session under each name that has none, in place of its error; return their rows."""
+        """Open a session for each name without one, which removes its error; return their rows."""
         opened: dict[str, Session] = {}
         created = []
         for row in list(errors):
@@ -216,7 +216,7 @@ def _are_uniform(model: ServedModel, sessions: list[Session]) -> bool:
 
 
 def _are_next(request: FleetRequest, rows: Sequence[int], sessions: list[Session]) -> bool:
-    """Tell whether rows are short, equally long, and each the next steps of its session as it stands."""
+    """Tell whether all rows are short and equally long, and each row has its session's next steps."""
     if request.steps[0] > SHORT or len(set(request.steps)) > 1:
         return False
     if request.numbers is None and request.epochs is None:

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
+from service.codec.codec import StepInputs
 from service.errors import InvalidInput, ServiceError
 from service.repository.served_model import ServedModel
 from service.sessions.replay import Creations
 from service.sessions.session import Session
 from service.sessions.snapshots import max_bytes, read_snapshot, write_snapshot
-from service.sessions.steps import Sequence, StepRequest, Steps
+from service.sessions.steps import StepRequest, Steps
 from service.sessions.table import SessionTable
 from service.settings import Settings
 
@@ -31,7 +32,7 @@ class OpenRequest:
 
     model: ServedModel
     options: SessionOptions
-    history: Sequence | None = None
+    history: StepInputs | None = None
     snapshot: bytes | None = None
 
 
@@ -179,7 +180,7 @@ class Lifecycle:
                 raise
         return self._described(session)
 
-    async def _prefill(self, session: Session, history: Sequence) -> None:
+    async def _prefill(self, session: Session, history: StepInputs) -> None:
         """Run a new session's history; where that fails, the session is closed."""
         try:
             await self._steps.take(session.tenant, StepRequest(session.id, *history))

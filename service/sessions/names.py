@@ -1,14 +1,14 @@
 """Names that clients choose for their sessions."""
 
 NAME_LENGTH = 128
-"""Most characters of a name."""
+"""Greatest length of a name, in characters."""
 NUMBER_PREFIX = "\x1f"
-"""Begins the name of a session that a client calls by a number; no name that is text may begin with it.
+"""First character of the name of a session that a client identifies by a number; no text may begin with it.
 
-The number 7 and the text "7" are thus different names.
+So the number 7 and the text "7" are different names.
 """
 
 
 def name_of_number(number: int) -> str:
-    """Return the name of a session that a client calls by a number."""
+    """Return the name of a session that a client identifies by a number."""
     return f"{NUMBER_PREFIX}{number}"

@@ -1,4 +1,4 @@
-"""What is kept of requests that were answered, to answer the same request again: bounded in number, bytes and time."""
+"""Caches to answer repeated requests: bounded maps of session creations and of final responses."""
 
 import math
 import time
@@ -22,13 +22,13 @@ _KEY_LENGTH = 128
 
 
 class ExpiringMap(Generic[K, V]):
-    """Values by key, at most so many, of at most so many bytes, each for so many seconds; the oldest goes first.
+    """A map that is limited in the number, the bytes and the age of its values, and drops the oldest value first.
 
-    A value is as old as its `put`: reading does not renew it. Values over a limit go within `put`; those whose time is
-    over go in `expire`, and can be read until then. Each method takes constant time on average.
+    The age of a value is counted from its `put`; reading does not renew it. `put` drops values beyond the limits,
+    `expire` those that are too old; these can be read until then. Each method takes constant time on average.
 
-    `_kept` has (time of expiry, value) by key, the oldest first: as all stay equally long, times never fall.
-    `_bytes` is the sum of `size` over all values.
+    `_kept` has (time of expiry, value) by key, the oldest first; the times never decrease, as all values may become
+    equally old. `_bytes` is the sum of `size` over all values.
     """
 
     def __init__(
@@ -41,7 +41,11 @@ class ExpiringMap(Generic[K, V]):
         size: Callable[[V], int] = lambda _: 0,
         dropped: Callable[[K, V], None] = lambda _key, _value: None,
     ) -> None:
-        """Make an empty map; `dropped` is told of each value that goes by a limit or its time, not of those popped."""
+        """Create an empty map of at most `most` values and `most_bytes` bytes, each kept for `seconds`.
+
+        `size` returns the bytes of a value. `dropped` is called with each key and value that a limit or its age
+        removes, but not with those that are popped or replaced.
+        """
         self._most, self._seconds, self._most_bytes = most, seconds, most_bytes
         self._clock, self._size, self._dropped = clock, size, dropped
         self._kept: OrderedDict[K, tuple[float, V]] = OrderedDict()
@@ -59,7 +63,7 @@ class ExpiringMap(Generic[K, V]):
         return kept[1] if kept is not None else None
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value as the newest, instead of the one that the key had; drop the oldest ones over the limits."""
+        """Store a value as the newest, instead of the key's present value; drop the oldest beyond the limits."""
         self.pop(key)
         self._kept[key] = (self._clock() + self._seconds, value)
         self._bytes += self._size(value)
@@ -67,7 +71,7 @@ class ExpiringMap(Generic[K, V]):
             self._drop_oldest()
 
     def pop(self, key: K) -> V | None:
-        """Take out the value of a key and return it, None where there is none."""
+        """Remove the value of a key and return it, None where there is none."""
         kept = self._kept.pop(key, None)
         if kept is None:
             return None
@@ -75,7 +79,7 @@ class ExpiringMap(Generic[K, V]):
         return kept[1]
 
     def expire(self) -> None:
-        """Drop the values whose time is over."""
+        """Drop the values that are too old."""
         now = self._clock()
         while self._kept and next(iter(self._kept.values()))[0] <= now:
             self._drop_oldest()
@@ -93,7 +97,7 @@ class _Creation(NamedTuple):
 
 
 class Creations:
-    """Which session each Idempotency-Key opened: the last 100,000, for an hour."""
+    """The sessions that were opened with an Idempotency-Key: the last 100,000, each for an hour."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._opened: ExpiringMap[tuple[str, str, bytes], _Creation] = ExpiringMap(
@@ -101,11 +105,11 @@ class Creations:
         )
 
     def recall(self, tenant: str, what: str, key: bytes, body: bytes) -> str | None:
-        """Return the id of the session that this key of the tenant's opened, if it did.
+        """Return the id of the session that the tenant opened with this key for the model or session `what`, else None.
 
         Raises:
             InvalidInput: The key is not 1 to 128 visible characters.
-            IdempotencyConflict: It was used with another body.
+            IdempotencyConflict: The key was used with another body.
         """
         if not 1 <= len(key) <= _KEY_LENGTH or not all(33 <= byte <= 126 for byte in key):
             raise InvalidInput("Idempotency-Key", f"1 to {_KEY_LENGTH} visible ASCII characters", "another value")
@@ -118,20 +122,20 @@ class Creations:
         return known.session_id
 
     def remember(self, tenant: str, what: str, key: bytes, body: bytes, session_id: str) -> None:
-        """Note that a key has opened a session."""
+        """Store which session was opened with a key."""
         self._opened.put((tenant, what, key), _Creation(session_id, digest((body,))))
 
     def forget(self, tenant: str, what: str, key: bytes) -> None:
-        """Note that the session that a key opened came to nothing."""
+        """Remove a key whose session could not be opened after all."""
         self._opened.pop((tenant, what, key))
 
 
 RequestIdentity = tuple[str, int, int]
-"""What a request is recognised by when it is sent again: its name, its step number and its digest."""
+"""What identifies a request that is sent again: its name, its step number and its digest."""
 
 
 class FinalResponse(NamedTuple):
-    """The raw outputs of the request that ended a sequence, which version gave them, and how to recognise it."""
+    """The raw outputs of the request that ended a sequence, the version that ran it, and the request's identity."""
 
     session_id: str
     model: ServedModel
@@ -142,9 +146,10 @@ class FinalResponse(NamedTuple):
 
 
 class FinalResponses:
-    """The final responses of ended sequences, to replay a request that ended one: 20,000 of 16 MiB, for 15 minutes.
+    """Cache of the final responses of sequences, to replay the request that ended one.
 
-    A response is of use only while no other sequence of that name has begun, and its version of the model is served.
+    `_kept` has by (tenant, model, name) at most 20,000 responses with together 16 MiB of outputs, each for 15 minutes.
+    A response is returned only until another sequence of the name ends, and until its version is retired.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -157,7 +162,7 @@ class FinalResponses:
         )
 
     def remember(self, session: Session, name: str, request: RequestIdentity, chunk: Chunk) -> None:
-        """Keep the response to a chunk that ended its sequence."""
+        """Store the response to a chunk that ended its sequence."""
         self._kept.expire()
         response = FinalResponse(
             session.id, session.model, request, raw_outputs(chunk.outputs), chunk.steps, chunk.last_step
@@ -165,7 +170,7 @@ class FinalResponses:
         self._kept.put((session.tenant, session.model.name, name), response)
 
     def find(self, tenant: str, model: str, name: str, last: str | None) -> FinalResponse | None:
-        """Return the final response of the sequence of a name, whose session with the id `last` ended as the latest."""
+        """Return the final response of a sequence; `last` is the id of the last session of its name that ended."""
         self._kept.expire()
         key = (tenant, model, name)
         response = self._kept.get(key)

@@ -1,8 +1,8 @@
-"""Snapshots: a session's state as a safetensors file that says what it belongs to.
+"""Snapshots: a session's state as a safetensors file.
 
-The file's metadata has one entry, a JSON object: model, version, digest of the weights, step, and a checksum of the
-whole file as it is with the checksum left empty. There is one way only to write a given state, so a file is read by
-writing it again: any bit that differs shows.
+The file's metadata is a JSON object under a single key: model, version, digest of the weights, step, and the SHA-256
+checksum of the same file with an empty checksum. The same state is always written as the same bytes, so a file is
+verified by writing its contents again and comparing all bytes.
 """
 
 import hashlib
@@ -19,15 +19,17 @@ from service.errors import SnapshotCorrupt, SnapshotMismatch, SnapshotUnsupporte
 from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 
-_ENTRY = "cellstream"
+_METADATA_KEY = "cellstream"
 _HEAD_BYTES = 16 << 10
-_MOST_STEP = 2**62
-"""No session gets so far by stepping; one that is put there can still count on."""
-_PARSED = {"F32": "float32", "F16": "float16", "F64": "float64", "I64": "int64", "I32": "int32", "BOOL": "bool"}
+"""Most bytes of a file besides its tensors."""
+_MAX_STEP = 2**62
+"""The last step that a snapshot may have: far beyond what sessions reach, and below the limit of 64-bit integers."""
+_DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "I64": "int64", "I32": "int32", "BOOL": "bool"}
+"""The dtypes of safetensors and numpy's names for them."""
 
 
 class _Label(BaseModel):
-    """What a snapshot says of itself."""
+    """The metadata of a snapshot."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -39,12 +41,12 @@ class _Label(BaseModel):
 
 
 def max_bytes(model: "ServedModel") -> int:
-    """Return the most bytes that a snapshot of a model's state can have."""
+    """Return the largest size in bytes of a snapshot of a model's state."""
     return model.state_bytes + _HEAD_BYTES
 
 
 def write_snapshot(session: Session) -> bytes:
-    """Return the session's committed state as a file.
+    """Return the session's committed state as the bytes of a file.
 
     Raises:
         SnapshotUnsupported: The states are on a CUDA device.
@@ -56,11 +58,11 @@ def write_snapshot(session: Session) -> bytes:
 
 
 def read_snapshot(body: bytes, model: ServedModel) -> tuple[dict[str, np.ndarray], int]:
-    """Return the row of every state, and the step, that a file holds for this very model.
+    """Return the row of each state, and the step, from a file for exactly this version of a model.
 
     Raises:
-        SnapshotCorrupt: It is not what `write_snapshot` gives.
-        SnapshotMismatch: It is another model's, or its states have other names, shapes or types.
+        SnapshotCorrupt: `write_snapshot` does not write such a file.
+        SnapshotMismatch: The file is for another model, version or weights, or its states do not match the card.
         SnapshotUnsupported: The states are on a CUDA device.
     """
     if not model.arena.readable:
@@ -72,7 +74,7 @@ def read_snapshot(body: bytes, model: ServedModel) -> tuple[dict[str, np.ndarray
         raise SnapshotCorrupt("its metadata is not a snapshot's") from exc
     if _write(label.model_copy(update={"checksum": ""}), row) != body:
         raise SnapshotCorrupt("its checksum is another's")
-    if label.step > _MOST_STEP:
+    if label.step > _MAX_STEP:
         raise SnapshotCorrupt("no session has taken so many steps")
     _check(label, row, model.card)
     return row, label.step
@@ -83,23 +85,23 @@ def _label(card: ModelCard, step: int) -> _Label:
 
 
 def _write(label: _Label, row: dict[str, np.ndarray]) -> bytes:
-    """Return the one file that there is for a label without a checksum and a row."""
+    """Return the file for a row and a label with an empty checksum, which is filled in."""
     checksum = hashlib.sha256(_save(label, row)).hexdigest()
     return _save(label.model_copy(update={"checksum": checksum}), row)
 
 
 def _save(label: _Label, row: dict[str, np.ndarray]) -> bytes:
-    return safetensors.numpy.save(row, {_ENTRY: label.model_dump_json()})
+    return safetensors.numpy.save(row, {_METADATA_KEY: label.model_dump_json()})
 
 
 def _parse(body: bytes) -> tuple[dict[str, np.ndarray], str]:
-    """Return the tensors and the metadata's text of a safetensors file."""
+    """Return the tensors and the metadata's JSON text of a safetensors file; raise SnapshotCorrupt for another."""
     try:
         tensors: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(body)  # type: ignore[no-untyped-call]
         head: dict[str, Any] = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-        text = head["__metadata__"][_ENTRY]
+        text = head["__metadata__"][_METADATA_KEY]
         row = {
-            name: np.frombuffer(tensor["data"], np.dtype(_PARSED[tensor["dtype"]])).reshape(tensor["shape"])
+            name: np.frombuffer(tensor["data"], np.dtype(_DTYPES[tensor["dtype"]])).reshape(tensor["shape"])
             for name, tensor in tensors
         }
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as exc:
@@ -110,6 +112,7 @@ def _parse(body: bytes) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _check(label: _Label, row: dict[str, np.ndarray], card: ModelCard) -> None:
+    """Check a label and a row against a card; raise SnapshotMismatch where they differ."""
     expected = _label(card, label.step)
     for field in ("model", "version", "weights_sha256"):
         if getattr(label, field) != getattr(expected, field):

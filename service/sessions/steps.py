@@ -5,15 +5,13 @@ import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
+from service.codec.codec import StepInputs
 from service.engine.chunk import Chunk
 from service.engine.outputs import OutputRow
 from service.errors import SessionBusy
 from service.repository.served_model import ServedModel
 from service.sessions.session import Session
 from service.sessions.table import SessionTable
-
-Sequence = tuple[tuple[bytes, ...], int]
-"""Consecutive steps: a raw tensor (steps, *shape) for each input of the model, and how many steps there are."""
 
 
 @dataclass(slots=True)
@@ -78,7 +76,7 @@ class Steps:
         return self.take(tenant, request, keep=False)
 
     async def predict(
-        self, model: ServedModel, sequences: list[Sequence], patience: float = math.inf
+        self, model: ServedModel, sequences: list[StepInputs], patience: float = math.inf
     ) -> list[StepResult]:
         """Run whole sequences from the model's initial state; nothing is kept of them.
 

@@ -1,4 +1,4 @@
-"""The table of all sessions: creating them, finding them, ending them, and what is known of those that ended."""
+"""The table of all sessions: creating, finding and ending them, and the errors for those that ended."""
 
 import re
 import secrets
@@ -24,16 +24,16 @@ from service.sessions.tombstones import TOMBSTONES, Tombstones
 
 _ID = re.compile(r"[A-Za-z0-9]{1,32}-[A-Za-z0-9]+-[A-Za-z0-9_-]{22}")
 
-SWEEP = 2048
-"""So many sessions are looked at before the event loop goes on to others."""
+_MAX_CHECKS = 2048
+"""Most sessions that are checked before the event loop may run other tasks."""
 
 
 @dataclass(slots=True)
 class FleetLookup:
-    """The sessions that a fleet step names, row by row, and by row the error that says why there is none.
+    """The session of each row of a fleet step, None where there is none, and the error of each such row, by its index.
 
-    `uniform` says that all rows were found, are different sessions with no work under way, and run on exactly the
-    model asked for.
+    `uniform` is whether all rows have different sessions, none of which has work queued or running, on exactly the
+    version of the model that was asked for.
     """
 
     sessions: list[Session | None]
@@ -42,10 +42,11 @@ class FleetLookup:
 
 
 class SessionTable:
-    """All live sessions, and for an hour the tombstones of those that ended. `accepting` tells that more may come.
+    """All live sessions, and the tombstones of those that ended. `accepting` is whether sessions may be created.
 
-    Creating, finding and ending a session take constant time. Each live session is with its tenant and in the schedule
-    of expiry, and `session.ended` is None; one that ended is in neither, and has a tombstone for a while.
+    Creating, finding and ending a session take constant time. `session.ended` of a live session is None; the session is
+    in the `Tenant` of its tenant, in `_tenants`, and scheduled in `_expiry`. One that ended is in neither of these, and
+    has a tombstone for an hour.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class SessionTable:
 
     @staticmethod
     def is_id(key: str) -> bool:
-        """Tell whether a key looks like the ids that are made here, so that no client may choose it as a name."""
+        """Return whether a key has the format of a session's id; clients may not choose such a key as a name."""
         return _ID.fullmatch(key) is not None
 
     def create(
@@ -82,15 +83,16 @@ class SessionTable:
         keep: int = 0,
         instead_of: Session | None = None,
     ) -> Session:
-        """Open a session at the model's initial state, under a name of the tenant's where it gives one.
+        """Open a session in the model's initial state; its optional name is unique for the tenant and the model.
 
-        It may replace a session, whose name it takes; that one is to be closed, unless `undo` gives the name back.
+        It takes its name from `instead_of`, a session that it replaces. The caller has to close that session, or to
+        return its name to it by `undo`. The time in `idle_limit` is in seconds.
 
         Raises:
-            ShuttingDown: The service is going away.
-            NotStreamable: The model's card says that it reads whole sequences only.
-            ModelReplaced: The version is no longer served.
-            TableFull: The model has as many sessions, or rows to keep for them, as it may have.
+            ShuttingDown: The service does not accept new sessions.
+            NotStreamable: By its card, the model runs whole sequences only.
+            ModelReplaced: The version of the model is RETIRED or CLOSED.
+            TableFull: The model's sessions, with the rows that they may keep, have reached the limit.
         """
         if not self.accepting:
             raise ShuttingDown
@@ -99,7 +101,8 @@ class SessionTable:
         if model.retired:
             raise ModelReplaced(None)
         freed = 0
-        if instead_of is not None and instead_of.model is model and instead_of.busy is None:  # it goes after one step
+        # the replaced session is closed after the first step of this one, so its rows are not counted twice
+        if instead_of is not None and instead_of.model is model and instead_of.busy is None:
             freed = 1 + instead_of.keep
         if model.promised - freed + 1 + keep > model.max_sessions:
             raise TableFull(model.max_sessions)
@@ -119,17 +122,17 @@ class SessionTable:
         return session
 
     def fork(self, session: Session, idle_limit: float, keep: int) -> Session:
-        """Open a session at another one's state; both point at the same row until they step.
+        """Open a session with the state of another one; both refer to the same row until they advance.
 
         Raises:
-            ShuttingDown, ModelReplaced, TableFull: As `create`.
+            ShuttingDown, ModelReplaced, TableFull: As in `create`.
         """
         forked = self.create(session.tenant, session.model, idle_limit, keep=keep)
         session.branch(forked)
         return forked
 
     def undo(self, session: Session, before: Session | None) -> None:
-        """Undo that a session was opened; its name goes back to `before`, the session that it replaced."""
+        """Close a session that was just opened, and return its name to `before`, the session that it replaced."""
         owner, name = self._tenants[session.tenant], session.name
         owner.rename(session, None)
         if before is not None and before.ended is None:
@@ -137,10 +140,10 @@ class SessionTable:
         self.close(session)
 
     def resident(self, session_id: str, tenant: str) -> Session | None:
-        """Return a live session of the tenant that this process holds, None where it holds none of that id.
+        """Return a live session of the tenant that is in memory, None where there is none with this id.
 
         Raises:
-            SessionExpired, ModelReplaced: It is over; it has been ended now.
+            SessionExpired, ModelReplaced: Its idle limit has passed, or its model is retired; it has been ended.
         """
         owner = self._tenants.get(tenant)
         session = owner.sessions.get(session_id) if owner is not None else None
@@ -148,54 +151,54 @@ class SessionTable:
             return None
         now = self._clock()
         if session.used + session.idle_limit <= now or session.model.retired:
-            why = self._why_over(session, now)
-            if why is not None:
-                raise why
+            error = self._end_if_over(session, now)
+            if error is not None:
+                raise error
         return session
 
     async def load(self, session_id: str, tenant: str) -> Session:
-        """Return a live session of the tenant that is not resident: in memory alone, there is none.
+        """Load a live session of the tenant that is not in memory. Without a store there is none: this always raises.
 
         Raises:
-            SessionNotFound, SessionExpired, SessionClosed, ModelReplaced, SessionLost: As `find`.
+            SessionNotFound, SessionExpired, SessionClosed, ModelReplaced, SessionLost: As in `find`.
         """
-        raise self._why_missing(session_id, tenant)
+        raise self._error_of_id(session_id, tenant)
 
     def find(self, session_id: str, tenant: str) -> Session:
-        """Return a live session of the tenant that is resident.
+        """Return a live session of the tenant that is in memory.
 
         Raises:
-            SessionNotFound: It never was, or is another tenant's.
+            SessionNotFound: It is unknown, or another tenant's.
             SessionExpired, SessionClosed, ModelReplaced: It was this tenant's, and ended.
-            SessionLost: It was made by this replica before its last start.
+            SessionLost: This replica created it before its last start.
         """
         session = self.resident(session_id, tenant)
         if session is None:
-            raise self._why_missing(session_id, tenant)
+            raise self._error_of_id(session_id, tenant)
         return session
 
     def find_named(self, name: str, tenant: str, model: str) -> Session:
-        """Return the tenant's live session of a model by its name, or by its id.
+        """Return the tenant's live session of a model by its name or its id.
 
         Raises:
-            SessionNotFound, SessionExpired, SessionClosed, ModelReplaced, SessionLost: As `find`.
+            SessionNotFound, SessionExpired, SessionClosed, ModelReplaced, SessionLost: As in `find`.
         """
         owner = self._tenants.get(tenant)
         session = owner.find(model, name) if owner is not None else None
         if session is None:
-            raise self._why_name_missing(name, tenant, model)
+            raise self._error_of_name(name, tenant, model)
         if session.model.name != model:
             raise SessionNotFound
-        if (why := self._why_over(session, self._clock())) is not None:
-            raise why
+        if (error := self._end_if_over(session, self._clock())) is not None:
+            raise error
         return session
 
     def last_of_name(self, name: str, tenant: str, model: str) -> str | None:
-        """Return the id of the last session of that name that ended, as long as that is known."""
+        """Return the id of the last session of this name that ended, None where it has no tombstone."""
         return self._tombstones.last_of_name(tenant, model, name)
 
     def find_fleet(self, keys: list[str], tenant: str, model: ServedModel) -> FleetLookup:
-        """Look up the live session of each id or name; those that are over are ended."""
+        """Find the live session of each id or name; end those whose idle limit has passed or whose model is retired."""
         now, owner = self._clock(), self._tenants.get(tenant) or Tenant()
         by_id, by_name = owner.sessions, owner.named.get(model.name, {})
         current = model if not model.retired else None
@@ -211,24 +214,25 @@ class SessionTable:
                 continue
             uniform = False
             if session is None:
-                error: ServiceError | None = self._why_name_missing(key, tenant, model.name)
+                error: ServiceError | None = self._error_of_name(key, tenant, model.name)
             elif session.model.name != model.name:
                 error = SessionNotFound()
             else:
-                error = self._why_over(session, now)
+                error = self._end_if_over(session, now)
             if error is not None:
                 errors[len(found)] = error
             found.append(session if error is None else None)
         return FleetLookup(found, errors, uniform and len(set(found)) == len(found))
 
     def page(self, tenant: str, limit: int, after: str | None = None) -> tuple[list[Session], str | None]:
-        """Return up to `limit` of the tenant's sessions as they were opened, and the id after which to go on.
+        """Return up to `limit` of the tenant's sessions, the oldest first, and `after` of the next page, None for none.
 
-        This page begins after the session with the id `after`; that may have ended, as long as its tombstone stands.
-        It is shorter where many of those that were opened next have ended. Sessions that are over are ended.
+        The page begins after the session with the id `after`, which may have ended if it still has a tombstone. The
+        page has fewer sessions where many of the following ones have ended. Sessions whose idle limit has passed, or
+        whose model is retired, are ended.
 
         Raises:
-            InvalidInput: `after` is the id of no such session.
+            InvalidInput: The tenant has no session with the id `after`, and no tombstone of it.
         """
         owner = self._tenants.get(tenant) or Tenant()
         if after is not None:
@@ -237,33 +241,33 @@ class SessionTable:
             following = owner.oldest.id if owner.oldest is not None else None
         listed: list[Session] = []
         last, now = after, self._clock()
-        for _ in range(SWEEP):
+        for _ in range(_MAX_CHECKS):
             if following is None or len(listed) == limit:
                 break
             last, session = following, owner.sessions.get(following)
             following = self._opened_after(last, owner, tenant)
-            if session is not None and self._why_over(session, now) is None:
+            if session is not None and self._end_if_over(session, now) is None:
                 listed.append(session)
         return listed, last if following is not None else None
 
     def extend(self, session: Session, idle_limit: float) -> None:
-        """Give a session another idle limit, from now on."""
+        """Change the idle limit of a session, in seconds, and count it from now."""
         self._expiry.remove(session)
         session.idle_limit, session.used = idle_limit, self._clock()
         self._expiry.add(session)
 
     def close(self, session: Session) -> None:
-        """End a session because its tenant asks for it; its chunks that wait are refused, its row is released."""
+        """End a session at its tenant's request: its queued chunks fail, and its row is released."""
         self._end(session, End.CLOSED)
 
-    def sweep(self, most: int = SWEEP) -> int:
-        """Look at `most` of the sessions whose idle limit may have passed, and end those whose did; return how many.
+    def sweep(self, most: int = _MAX_CHECKS) -> int:
+        """End sessions whose idle limit has passed, and return how many were ended.
 
-        Where `sweeping` says so, there are more of them for the next call.
+        At most `most` of the sessions that are due are checked; if there are more, `sweeping` is True afterwards.
         """
         now, ended = self._clock(), 0
         for session in self._expiry.due(now, most):
-            if self._why_over(session, now) is not None:
+            if self._end_if_over(session, now) is not None:
                 ended += 1
             else:
                 self._expiry.add(session)
@@ -272,11 +276,11 @@ class SessionTable:
 
     @property
     def sweeping(self) -> bool:
-        """Whether the last sweep left some sessions that are due."""
+        """Whether the last sweep left sessions that are due."""
         return self._expiry.pending
 
     def _end(self, session: Session, end: End) -> ServiceError:
-        """Take a session out of the table and return the error that says why."""
+        """Remove a session from the table, and return the error for later requests."""
         if session.ended is not None:
             raise ValueError(f"expected a live session, found {session!r}")
         session.ended = end.error(session.step)
@@ -293,29 +297,29 @@ class SessionTable:
         self._tombstones.add(session, end, name, newer)
         return end.error(session.step)
 
-    def _why_over(self, session: Session, now: float) -> ServiceError | None:
-        """Return why a session in the table cannot be used any more, having ended it; None where it can."""
+    def _end_if_over(self, session: Session, now: float) -> ServiceError | None:
+        """End a session whose model is retired, or that has expired and has no work; return the error, None if live."""
         if session.model.retired:
             return self._end(session, End.REPLACED)
         if session.used + session.idle_limit <= now and session.busy is None:
             return self._end(session, End.EXPIRED)
         return None
 
-    def _why_missing(self, session_id: str, tenant: str) -> ServiceError:
-        """Return why there is no live session of an id."""
+    def _error_of_id(self, session_id: str, tenant: str) -> ServiceError:
+        """Return the error for an id that no live session has."""
         tombstone = self._tombstones.find(session_id)
         if tombstone is not None:
             return tombstone.error(tenant)
-        elsewhere = not session_id.startswith(f"{self._replica}-") or session_id.startswith(self._prefix)
-        return SessionNotFound() if elsewhere or not self.is_id(session_id) else SessionLost()
+        unknown = not session_id.startswith(f"{self._replica}-") or session_id.startswith(self._prefix)
+        return SessionNotFound() if unknown or not self.is_id(session_id) else SessionLost()
 
-    def _why_name_missing(self, key: str, tenant: str, model: str) -> ServiceError:
-        """Return why there is no live session of a name, or of an id."""
+    def _error_of_name(self, key: str, tenant: str, model: str) -> ServiceError:
+        """Return the error for a name or id that no live session has."""
         ended = self._tombstones.last_of_name(tenant, model, key)
-        return self._why_missing(ended if ended is not None else key, tenant)
+        return self._error_of_id(ended if ended is not None else key, tenant)
 
     def _opened_after(self, session_id: str, owner: Tenant, tenant: str) -> str | None:
-        """Return the id of the session that was opened next after one that is live, or ended not long ago."""
+        """Return the id of the session opened next after one that is live or has a tombstone; None for none."""
         session = owner.sessions.get(session_id)
         if session is not None:
             return session.newer.id if session.newer is not None else None

@@ -1,4 +1,4 @@
-"""One tenant's live sessions: by id, by model and name, and linked in the sequence in which they were opened."""
+"""The live sessions of one tenant, by id, by model and name, and from the oldest to the newest."""
 
 from service.sessions.session import Session
 
@@ -6,7 +6,8 @@ from service.sessions.session import Session
 class NextOpened:
     """The id of the session that a tenant opens next; None until it does.
 
-    Sessions that end as the tenant's newest share one, so that it is known later which session was opened after them.
+    Sessions that end while they are the tenant's newest share one instance. When a session is opened, its id is set, so
+    that their tombstones know which session follows.
     """
 
     __slots__ = ("id",)
@@ -18,9 +19,10 @@ class NextOpened:
 class Tenant:
     """The sessions of one tenant.
 
-    `sessions` has each by its id. `named` has those with a name by the name of their model and their own; it holds no
-    empty dict. From `oldest` to `newest`, `session.newer` leads through all of them as they were opened, and
-    `session.older` back. `_next` is what sessions that end as the newest refer to: the next one to be opened.
+    `sessions` has each session by its id. `named` has those with a name, by the name of the model and then their own;
+    it contains no empty dict. `oldest` and `newest` are the ends of a doubly linked list of all sessions, by the time
+    at which they were opened, with the links `session.newer` and `session.older`. `_next` is the `NextOpened` for the
+    next session; its id is None.
     """
 
     __slots__ = ("_next", "named", "newest", "oldest", "sessions")
@@ -33,13 +35,13 @@ class Tenant:
         self._next = NextOpened()
 
     def find(self, model: str, key: str) -> Session | None:
-        """Return the session of a model's name that has this name; else the one with this id, of whatever model."""
+        """Return the session of a model that has the key as its name; else the session of any model with this id."""
         names = self.named.get(model)
         session = names.get(key) if names is not None else None
         return session if session is not None else self.sessions.get(key)
 
     def add(self, session: Session) -> None:
-        """Take in a session as the newest."""
+        """Add a session as the newest."""
         self.sessions[session.id] = session
         self._next.id, self._next = session.id, NextOpened()
         session.older = self.newest
@@ -52,7 +54,7 @@ class Tenant:
             self.named.setdefault(session.model.name, {})[session.name] = session
 
     def rename(self, session: Session, name: str | None) -> None:
-        """Give a session a name that no other has, or none."""
+        """Set the name of a session, which no other session of its model may have, or remove it."""
         if session.name is not None:
             names = self.named[session.model.name]
             del names[session.name]
@@ -63,7 +65,7 @@ class Tenant:
             self.named.setdefault(session.model.name, {})[name] = session
 
     def remove(self, session: Session) -> str | NextOpened:
-        """Let go of a session; return the id of the one that was opened after it, or what will tell that id."""
+        """Remove a session; return the id of the session opened after it, or the `NextOpened` that will have it."""
         del self.sessions[session.id]
         older, newer = session.older, session.newer
         if older is None:

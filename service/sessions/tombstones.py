@@ -1,4 +1,4 @@
-"""Tombstones: what is known of sessions that ended, for a while."""
+"""Tombstones: records of sessions that ended, kept for an hour."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,29 +13,30 @@ TOMBSTONE_SECONDS = 3600.0
 
 
 class Tombstone(NamedTuple):
-    """What is known of one session that ended."""
+    """How, at which step and for which tenant a session ended."""
 
     end: End
     step: int
     tenant: str
     newer: str | NextOpened
-    """The id of the session that the tenant opened next, or what will tell it."""
+    """The id of the session that the tenant opened next, or the `NextOpened` that will have it."""
     named: tuple[str, str, str] | None
-    """Tenant, model and name, where it had one."""
+    """Tenant, model and name; None where the session had no name."""
 
     def error(self, tenant: str) -> ServiceError:
-        """Return what a tenant is told who asks for the session: another's has never been here."""
+        """Return the error for a tenant's request; for other tenants the session does not exist."""
         return self.end.error(self.step) if tenant == self.tenant else SessionNotFound()
 
     def opened_next(self) -> str | None:
-        """Return the id of the session that the tenant opened next, None where it has opened none since."""
+        """Return the id of the session that the tenant opened next, None where it has not opened another one."""
         return self.newer.id if isinstance(self.newer, NextOpened) else self.newer
 
 
 class Tombstones:
-    """The tombstones of the sessions that ended last, for an hour.
+    """The tombstones of the `most` sessions that ended last, each for an hour.
 
-    `_ids` has the id of the last session of a (tenant, model, name) that ended, while its tombstone stands.
+    `_kept` has the tombstones by session id. `_ids` has, by (tenant, model, name), the id of the last session of that
+    name that ended; its tombstone is in `_kept`.
     """
 
     def __init__(self, clock: Callable[[], float], most: int = TOMBSTONES) -> None:
@@ -48,25 +49,25 @@ class Tombstones:
         return len(self._kept)
 
     def find(self, session_id: str) -> Tombstone | None:
-        """Return the tombstone of a session, None where none stands."""
+        """Return the tombstone of a session, None where there is none."""
         return self._kept.get(session_id)
 
     def last_of_name(self, tenant: str, model: str, name: str) -> str | None:
-        """Return the id of the last session of a name that ended, None where it is not known."""
+        """Return the id of the last session of a name that ended, None where it has no tombstone."""
         return self._ids.get((tenant, model, name))
 
     def add(self, session: Session, end: End, name: str | None, newer: str | NextOpened) -> None:
-        """Set up the tombstone of a session that has ended now, and had this name."""
+        """Add the tombstone of a session that has just ended; `name` is the name that it had."""
         named = (session.tenant, session.model.name, name) if name is not None else None
         if named is not None:
             self._ids[named] = session.id
         self._kept.put(session.id, Tombstone(end, session.step, session.tenant, newer, named))
 
     def expire(self) -> None:
-        """Let go of the tombstones that have stood for an hour."""
+        """Drop the tombstones that are an hour old."""
         self._kept.expire()
 
     def _forget_name(self, session_id: str, tombstone: Tombstone) -> None:
-        """Forget the name of a session whose tombstone goes, unless a later session of that name has ended."""
+        """Remove the name of a session whose tombstone is dropped, unless a later session of that name has ended."""
         if tombstone.named is not None and self._ids[tombstone.named] == session_id:
             del self._ids[tombstone.named]

@@ -299,7 +299,7 @@ async def test_a_known_request_with_invalid_numbers_is_refused(
 
 async def test_templates_are_bounded(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest templates are dropped when there are too many, and requests are still answered."""
-    monkeypatch.setattr("service.oip.templates._MOST", 3)
+    monkeypatch.setattr("service.oip.templates._MAX_TEMPLATES", 3)
     for sequence in range(1, 9):
         for start in (True, False, False):
             assert (await client.post(INFER, json=body(random_inputs(1), sequence, start=start))).status_code == 200

@@ -1,0 +1,41 @@
+"""JSON bodies and their values: parsing, the names of their types, and whole numbers within limits."""
+
+from typing import Any
+
+import orjson
+
+from service.errors import InvalidInput, MalformedJson
+
+_MAX_INTEGER = 2**63 - 1
+_TYPE_NAMES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+
+
+def load_json(body: bytes) -> Any:
+    """Parse a JSON body.
+
+    Raises:
+        MalformedJson: The body is not valid JSON; NaN, Infinity and numbers too large for a double are not valid.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise MalformedJson(str(exc)) from exc
+
+
+def whole_number(value: Any, where: str, least: int) -> int:
+    """Return a value of a body that has to be an integer: a step number, an epoch or a count.
+
+    Raises:
+        InvalidInput: The value is not an integer from `least` to 2^63 − 1.
+    """
+    if type(value) is not int or not least <= value <= _MAX_INTEGER:
+        got = str(value) if type(value) is int else kind(value)
+        raise InvalidInput(where, f"a whole number from {least} to 2^63 - 1", got)
+    return value
+
+
+def kind(value: Any) -> str:
+    """Return the name of a JSON value's type for an error message, which must not repeat the value itself."""
+    if type(value) is list and not value:
+        return "an empty array"
+    return _TYPE_NAMES.get(type(value), "a number")
