@@ -25,8 +25,8 @@ class FleetRequest:
     """A row for each session: its id or name in `keys`, its number of steps in `steps`, and its inputs.
 
     `raw` holds the inputs of all rows, one behind the other, each (steps, *shape). `numbers` gives the index of each
-    row's first step, None for a row without one; `epochs` each session's epoch, None for any; both are None where no row has
-    one. `create` opens a session under each name that has none. The request waits for at most `patience` seconds.
+    row's first step, None for a row without one; `epochs` each session's epoch, None for any; both are None where no
+    row has one. `create` opens a session under each name that has none. The request waits for at most `patience` seconds.
     """
 
     model: ServedModel
