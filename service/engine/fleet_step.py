@@ -19,8 +19,8 @@ class FleetStep:
     """A job and its own work: `steps` steps of each of its sessions, all of which were idle when it was queued.
 
     Its rows are run in parts, from the first to the last: `_at` counts the rows that have been run, and the next part
-    has `rows` rows. `parts` holds the outputs of the runs, `last_steps` each row's step after it; `errors` tells by row why one was not
-    taken. A session is busy until its own row has been committed.
+    has `rows` rows. `parts` holds the outputs of the runs, `last_steps` each row's step after it; `errors` tells by row
+    why one was not taken. A session is busy until its own row has been committed.
     """
 
     __slots__ = (

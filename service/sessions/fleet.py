@@ -26,7 +26,8 @@ class FleetRequest:
 
     `raw` holds the inputs of all rows, one behind the other, each (steps, *shape). `numbers` gives the index of each
     row's first step, None for a row without one; `epochs` each session's epoch, None for any; both are None where no
-    row has one. `create` opens a session under each name that has none. The request waits for at most `patience` seconds.
+    row has one. `create` opens a session under each name that has none. The request waits for at most `patience`
+    seconds.
     """
 
     model: ServedModel
