@@ -23,6 +23,7 @@ from service.api.request import Call, Reply, operation
 from service.app import Service
 from service.engine.chunk import Chunk
 from service.engine.outputs import RunOutputs
+from service.engine.work import Job, Work
 from service.repository.served_model import ServedModel
 from service.settings import Settings
 
@@ -79,7 +80,13 @@ class Driver:
         batcher._scheduled = True  # the round is run by hand
         timed("submit: waiter, future, queue", lambda: [batcher.submit((chunk,)) for chunk in chunks])
         now, runner, slots = time.monotonic(), self.model.runner, self.model.arena.slots
-        work, _, _ = timed("pick: who runs together", lambda: batcher._scheduler.pick(now, batcher.max_rows))
+        jobs: list[Job] = []
+
+        def pick() -> Work:
+            batcher._scheduler.pick(batcher._queue.short, jobs, now, batcher.max_rows)
+            return jobs[0].gather(jobs, batcher._limits, 0.001, batcher.max_rows)
+
+        work = timed("pick: who runs together", pick)
         binding = runner.binding(work.rows, work.steps)
         timed("prepare: lease, inputs, slots", lambda: work.prepare(binding, slots.lease_many(work.leases)))
         timed("run: onnxruntime", lambda: runner.run(binding))

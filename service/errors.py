@@ -4,7 +4,7 @@ There is a subclass for each error that a client can act on. The message is buil
 are sent beside it, so that programs need not parse the message.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ServiceError(Exception):
@@ -21,6 +21,10 @@ class ServiceError(Exception):
         self.retry_after = retry_after
         self.details = details if retry_after is None else {"retry_after": retry_after, **details}
 
+    def untraced(self) -> Self:
+        """Return it without the traceback of where it was raised before: it may be raised for several requests."""
+        return self.with_traceback(None)
+
     def body(self) -> dict[str, Any]:
         """Return the JSON object that is sent."""
         return {"code": self.code, "message": self.message, **self.details}
@@ -31,6 +35,20 @@ class Unauthorized(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("expected a valid API key, as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
+
+
+class ForeignOrigin(ServiceError):
+    """A request that a web page of another origin sent through a browser to a service without API keys."""
+
+    code, status, close = "foreign_origin", 403, 4403
+
+    def __init__(self, header: str, got: bytes) -> None:
+        shown = got[:128].decode("ascii", "replace")
+        shown = shown if shown.isprintable() else "another value"
+        super().__init__(
+            f"a service without API keys answers only requests to this machine and from its own pages: expected the "
+            f"{header} to be a loopback or private address, localhost or a name without a dot, got {shown}"
+        )
 
 
 class MalformedJson(ServiceError):

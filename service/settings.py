@@ -1,8 +1,9 @@
 """All settings, each of them an environment variable (CELLSTREAM_…) and a flag (python -m service --help)."""
 
 import ipaddress
+import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -75,6 +76,13 @@ class Settings(BaseSettings):
         "info", description="least severe level that is logged"
     )
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_renamed_variables(cls, fields: Any) -> Any:
+        if "CELLSTREAM_HOT_LANE" in os.environ:
+            raise ValueError("CELLSTREAM_HOT_LANE has been renamed: set CELLSTREAM_FAST_PATH")
+        return fields
 
     @model_validator(mode="after")
     def _keys_unless_loopback(self) -> Self:

@@ -40,6 +40,7 @@ def imported_names(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 

@@ -23,6 +23,8 @@ class ErrorBody(BaseModel):
 class StepBody(_Body):
     """One chunk: T consecutive time steps of one session."""
 
+    model_config = ConfigDict(title="StepRequest")
+
     inputs: Tensor = Field(
         description="(T, features) numbers, or (T,) token ids; name → array where the model has several inputs",
         examples=[[[5.0], [11.0]]],
@@ -44,6 +46,8 @@ class StepAnswer(_Body):
 class PredictBody(_Body):
     """Whole sequences, of any lengths; no state is kept."""
 
+    model_config = ConfigDict(title="PredictRequest")
+
     inputs: list[Tensor] = Field(examples=[[[[5.0], [11.0]], [[16.0]]]])
 
 
@@ -53,6 +57,8 @@ class PredictAnswer(_Body):
 
 class FleetBody(_Body):
     """One chunk for each of many sessions of a model."""
+
+    model_config = ConfigDict(title="FleetRequest")
 
     sessions: list[str] = Field(description="ids of sessions, or names that the client chooses", examples=[["a", "b"]])
     inputs: list[Tensor] = Field(description="a chunk for each session", examples=[[[[5.0]], [[11.0]]]])

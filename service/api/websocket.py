@@ -129,8 +129,7 @@ class Streams:
             raise ShuttingDown
         session: Session | None = None
         if resume:
-            session = self._table.resident(call.argument, call.tenant)
-            session = session or await self._table.load(call.argument, call.tenant)
+            session = await self._table.get(call.argument, call.tenant)
         model = session.model if session is not None else self._repository.find(call.argument)
         if options.format != "json":
             model.codec.needs_one_tensor("format")

@@ -6,7 +6,7 @@ all of them, at most one of each session. No timer delays a job.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,11 +17,13 @@ from service.engine.queue import JobQueue
 from service.engine.runner import MAX_ROW_STEPS, Binding, Costs, Runner
 from service.engine.scheduler import Scheduler
 from service.engine.statistics import Statistics
-from service.engine.work import Commit, Committer, Dropped, Job, RunLimits, Waiter
+from service.engine.work import Commit, Committer, Dropped, Job, RunLimits, Waiter, Work
 from service.errors import EngineFailed, QueueFull, ServiceError
 
 ALONE_SECONDS = 1e-4
 """Seconds since the last round after which no other job is expected to join: a job that comes then is run at once."""
+
+_StepsOfRound = Generator[Binding, BaseException | None, None]
 
 _log = structlog.get_logger()
 
@@ -56,10 +58,10 @@ class Batcher:
             self.max_rows = min(self.max_rows, costs.rows_within(round_seconds))
         if not card.streams:  # its sequences are never cut, so each runs alone, however long it is
             self.max_rows = 1
-        limits = RunLimits(costs, self.max_rows, round_seconds, inline, card.ragged, card.streams)
+        self._limits = RunLimits(costs, self.max_rows, round_seconds, inline, card.ragged, card.streams)
         self.statistics = Statistics()
         self._queue = JobQueue()
-        self._scheduler = Scheduler(self._queue, limits, self.statistics)
+        self._scheduler = Scheduler(self._queue, self._limits, self.statistics)
         self._round_ended, self._was_alone = clock(), True
         self._scheduled = False
         self._closed: ServiceError | None = None
@@ -80,7 +82,7 @@ class Batcher:
             ServiceError: The batcher is closed.
         """
         if self._closed is not None:
-            raise self._closed.with_traceback(None)
+            raise self._closed.untraced()
         if self.waiting >= self._queue_limit:
             raise QueueFull(self._queue_limit)
         self.waiting += 1
@@ -108,71 +110,97 @@ class Batcher:
             self._thread.shutdown(wait=True)
 
     def _round(self) -> None:
-        """Pick jobs, lease slots, run; then settle, commit and answer: on the event loop, or in the engine's thread."""
+        """Take one round; its run is on the event loop, or in the engine's thread, after which the round goes on."""
         if self._closed is not None:
+            self._scheduled = False
             self._drop_queued(self._closed)
             return
-        room = min(self.max_rows, self._slots.free) if self._committing else self.max_rows
-        if not room:  # commits hold all rows that are not promised to sessions; the next round follows one of them
+        steps = self._steps_of_round()
+        binding = next(steps, None)
+        if binding is None:
+            return
+        if self._thread is not None:
+            run = asyncio.get_running_loop().run_in_executor(self._thread, self._runner.run, binding)
+            run.add_done_callback(lambda run: self._finish_round(steps, run.exception()))
+            return
+        failure: Exception | None = None
+        try:
+            self._runner.run(binding)
+        except Exception as exc:
+            failure = exc
+        self._finish_round(steps, failure)
+
+    def _steps_of_round(self) -> _StepsOfRound:
+        """Pick, lease, run, settle, commit, answer; what is to be run is yielded, and why it failed is sent back."""
+        room, pending = self.max_rows, self._committer.pending_rows
+        if pending and (room := min(room, pending - self._committing)) < 1:  # the next round follows a commit
             self._scheduled = False
             return
         started = self._clock()
-        work, unrun, line = self._scheduler.pick(started, room)
-        for job, outcome in unrun:
-            self._drop(job.drop(outcome, started), started)
-        if work is None:
+        line, jobs, seconds = self._queue.next(started), list[Job](), self._limits.round_seconds / 4
+        if line is self._queue.long:
+            seconds, room = self._scheduler.long_budget(started, room)
+        while unrun := self._scheduler.pick(line, jobs, started, room):
+            for job, outcome in unrun:
+                self._drop(job.drop(outcome, started), started)
+        if not jobs:
             self._schedule()
             return
-        slots: list[int] = []
-        binding: Binding | None = None
-        begun = started
-
-        def complete(failure: BaseException | None) -> None:
-            ended = self._clock()
-            outputs, not_finite = None, None
-            if binding is not None and failure is None:
-                try:
-                    outputs = RunOutputs(list(map(np.ndarray.copy, binding.outputs)))
-                    not_finite = binding.not_finite_rows()
-                except Exception as exc:
-                    outputs, failure = None, exc
-            if outputs is None:
-                _log.error("engine_failed", model=self._runner.card.name, error=repr(failure))
-                self._slots.release_many(slots)
-                self._drop(work.fail(EngineFailed(), ended), ended)
-            else:
-                settled = work.settle(outputs, not_finite, ended)
-                if settled.released:
-                    self._slots.release_many(settled.released)
-                if settled.unfinished:
-                    self._queue.put_back(settled.unfinished)
-                if settled.dropped:
-                    self._drop(settled.dropped, ended)
-                if settled.commits:
-                    self._committing += len(settled.commits)
-                    self._committer.apply(settled.commits, ended, self._answer_commits)
-            self._round_ended = now = self._clock()
-            if outputs is not None:
-                self.statistics.ran(work.rows, work.row_steps, started, begun, ended, now)
-            self._was_alone = work.rows == 1
-            if line is self._queue.long:
-                self._queue.rest(started, now)
-            self._schedule()
-
-        try:  # whatever is raised from here on, every waiter is answered
+        work, slots = jobs[0].gather(jobs, self._limits, seconds, room), list[int]()
+        try:  # whatever is raised here, every waiter is answered
             binding = self._runner.binding(work.rows, work.steps)
             slots = self._slots.lease_many(work.leases)
             work.prepare(binding, slots)
             begun = self._clock()
-            if self._thread is not None:
-                run = asyncio.get_running_loop().run_in_executor(self._thread, self._runner.run, binding)
-                run.add_done_callback(lambda run: complete(run.exception()))
-                return
-            self._runner.run(binding)
+            failure = yield binding
+            ended = self._clock()
+            if failure is not None:
+                raise RuntimeError("the run failed") from failure
+            outputs = RunOutputs(list(map(np.ndarray.copy, binding.outputs)))
+            settled = work.settle(outputs, binding.not_finite_rows(), ended)
         except Exception as exc:
-            complete(exc)
+            self._fail(work, slots, exc)
         else:
-            complete(None)
+            if settled.released:
+                self._slots.release_many(settled.released)
+            if settled.unfinished:
+                self._queue.put_back(settled.unfinished)
+            if settled.dropped:
+                self._drop(settled.dropped, ended)
+            if settled.commits:
+                self._commit(settled.commits, ended)
+            self.statistics.ran(work.rows, work.row_steps, started, begun, ended, self._clock())
+        self._round_ended, self._was_alone = self._clock(), work.rows == 1
+        if line is self._queue.long:
+            self._queue.rest(started, self._round_ended)
+        self._schedule()
+
+    def _finish_round(self, steps: _StepsOfRound, failure: BaseException | None) -> None:
+        """Take the steps of a round that follow its run."""
+        try:
+            steps.send(failure)
+        except StopIteration:
+            return
+
+    def _fail(self, work: Work, slots: list[int], why: Exception) -> None:
+        """Answer all rows of a run that failed, and release what was leased for it."""
+        _log.error("engine_failed", model=self._runner.card.name, error=repr(why.__cause__ or why))
+        now = self._clock()
+        dropped = work.fail(EngineFailed(), now)
+        for slot in {*slots, *(row.slot for row in dropped)}:
+            self._slots.release(slot)
+        self._answer(dropped, now)
+
+    def _commit(self, commits: list[Commit], now: float) -> None:
+        """Hand commits to the committer; if it raises, those that it has not answered are refused."""
+        self._committing += len(commits)
+        try:
+            self._committer.apply(commits, now, self._answer_commits)
+        except Exception:
+            _log.exception("commit_failed", model=self._runner.card.name)
+            left = [commit for commit in commits if commit.session.busy is commit.job]
+            errors: dict[int, ServiceError] = {index: EngineFailed() for index in range(len(left))}
+            self._answer_commits(left, [commit.slot for commit in left], errors)
 
     def _answer_commits(self, commits: Sequence[Commit], released: list[int], refused: dict[int, ServiceError]) -> None:
         """Answer rows whose commits were applied or, by index, refused."""

@@ -53,6 +53,9 @@ class FleetStep:
         self.last_steps: list[int] = []
         self.errors: dict[int, ServiceError] = {}
 
+    def repeats(self, name: str, digest: int) -> bool:
+        return False  # its rows have no names
+
     def occupy(self) -> bool:
         for session in self.sessions:
             session.busy = self

@@ -2,33 +2,34 @@
 
 from service.engine.queue import JobQueue, Line
 from service.engine.statistics import Statistics
-from service.engine.work import Job, Outcome, RunLimits, Work
+from service.engine.work import Job, Outcome, RunLimits
 
 Unrun = tuple[Job, Outcome]
 """A job that ends without a run, and how."""
 
 
 class Scheduler:
-    """Picks the jobs of each round from one queue; it changes nothing but the queue and the statistics."""
+    """Picks the jobs of each round from one queue.
+
+    It takes them off the queue, and notes in their waiters and in the statistics that they no longer wait; it answers
+    none, and changes no session.
+    """
 
     def __init__(self, queue: JobQueue, limits: RunLimits, statistics: Statistics) -> None:
         self._queue, self._limits, self._statistics = queue, limits, statistics
 
-    def pick(self, now: float, room: int) -> tuple[Work | None, list[Unrun], Line]:
-        """Return the work of the next run, the jobs that end without one, and the line that both come from.
+    def long_budget(self, now: float, room: int) -> tuple[float, int]:
+        """Return how many seconds a run of the long line may take, and its most rows, which are `room` at most."""
+        seconds = self._limits.round_seconds / (4 if self._queue.short_are_coming(now) else 2)
+        return seconds, min(room, self._limits.costs.rows_within(seconds))
 
-        The run has at most `room` rows.
+    def pick(self, line: Line, jobs: list[Job], now: float, room: int) -> list[Unrun]:
+        """Move jobs from a line to those of a run, up to `room`; return the jobs that end without a run.
+
+        When these have been answered, the next jobs of their sessions are ready: pick again until none is returned.
         """
-        queue, limits = self._queue, self._limits
-        line = queue.next(now)
-        seconds = limits.round_seconds / 4
-        if line is queue.long:
-            if not queue.short_are_coming(now):
-                seconds *= 2
-            room = min(room, limits.costs.rows_within(seconds))
-        picked: list[Job] = []
         unrun: list[Unrun] = []
-        while line and len(picked) < room and not (line[0].alone and picked):
+        while line and len(jobs) < room and not (jobs and (line[0].alone or jobs[0].alone)):
             job = line.popleft()
             outcome = job.outcome(now)
             if outcome is not None:
@@ -39,7 +40,5 @@ class Scheduler:
                 waiter.started = True
                 self._statistics.waited.count += 1
                 self._statistics.waited.seconds += now - waiter.since
-            picked.append(job)
-            if job.alone:
-                break
-        return (picked[0].gather(picked, limits, seconds, room) if picked else None), unrun, line
+            jobs.append(job)
+        return unrun

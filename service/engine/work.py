@@ -99,12 +99,19 @@ Done = Callable[[Sequence[Commit], list[int], dict[int, ServiceError]], None]
 
 
 class Committer(Protocol):
-    """Applies the commits of a batch."""
+    """Applies the commits of a batch.
+
+    `pending_rows` is the most rows that may be written and not yet applied or refused, over which no further step is
+    run; 0 for a committer that calls `done` before it returns. They are leased beside the rows of sessions.
+    """
+
+    pending_rows: int
 
     def apply(self, commits: Sequence[Commit], now: float, done: Done) -> None:
         """Have each session point at its new row, or refuse that; call `done` for each commit once, now or later.
 
-        A session is busy until then: it takes no other step, while the engine runs those of others.
+        A session is busy until then: it takes no other step, while the engine runs those of others. What it raises
+        refuses the commits that `done` has not been called for.
         """
 
 
@@ -128,6 +135,9 @@ class Job(Protocol):
     short: bool
     alone: bool
     size: int
+
+    def repeats(self, name: str, digest: int) -> bool:
+        """Tell whether it is a request of a sequence by that name and with that content."""
 
     def occupy(self) -> bool:
         """Make its sessions busy with it; return whether it can be queued now, or waits behind another job."""

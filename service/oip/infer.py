@@ -1,5 +1,6 @@
 """The infer operation: decode a request, run it, encode the response."""
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from service.api.request import Call, OperationOf, Reply
 from service.codec.binary import HEAD_LENGTH, split_head
 from service.codec.json_values import kind, load_json
 from service.engine.outputs import output_tensor
-from service.errors import InvalidInput, NotStreamable, SequenceNotStarted, SessionGone
+from service.errors import InvalidInput, NotStreamable, SequenceNotStarted, ServiceError, SessionGone
 from service.oip.compression import check_encoding, compressed, decompressed
 from service.oip.errors import NoSequence, Refused, UnknownModel, oip_reply
 from service.oip.model_io import ModelIOCache
@@ -78,7 +79,7 @@ class Inference:
     async def _take(self, call: Call, model: ServedModel, body: bytes, head_length: bytes | None) -> Reply:
         """Answer a request that has no stored template."""
         io = self._ios.of(model)
-        if head_length is not None and head_length.isdigit() and not int(head_length):
+        if head_length and not head_length.strip(b"0"):
             if io.carries_state:
                 raise NoSequence(model.name)
             return await self._predict(model, read_raw(io, body, self._limits), Parameters({}), io.all_binary)
@@ -93,9 +94,19 @@ class Inference:
             raise NotStreamable(model.name)
         request = parameters.sequence_request(model, version or None)
         served = self._sequences.version_of(call.tenant, request)
-        requested = self._read_steps(served, fields, head, tail, parameters, request)
+        requested: Requested | None = None
+        if request.start and served is not model:  # an earlier copy of it may have been taken by another version
+            with suppress(ServiceError):
+                requested = self._read_steps(served, fields, head, tail, parameters, request)
+                if not self._sequences.is_repeated(call.tenant, request):
+                    requested = None
+            served = served if requested is not None else model
+        requested = requested or self._read_steps(served, fields, head, tail, parameters, request)
         result = await self._sequences.take(call.tenant, request)
-        return sequence_response(self._ios.of(result.model), parameters.id, requested, result)
+        io = self._ios.of(result.model)
+        if result.model is not served:
+            requested = requested_outputs(io, fields, parameters)
+        return sequence_response(io, parameters.id, requested, result)
 
     def _read_steps(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from service.engine.batcher import Batcher
 from service.engine.runner import Runner
 from service.engine.work import Committer
 from service.errors import (
+    ArtefactRefused,
     InsufficientMemory,
     ModelNotFound,
     ModelNotLoaded,
@@ -21,7 +23,7 @@ from service.errors import (
     RefusedToStart,
     ShuttingDown,
 )
-from service.repository.artefact import check_provider, newest_artefacts, open_artefact
+from service.repository.artefact import check_provider, find_artefacts, open_artefact
 from service.repository.load_check import check_in_place
 from service.repository.served_model import ModelState, ServedModel
 from service.settings import Settings
@@ -82,24 +84,24 @@ class Repository:
         return [*present, *self._last_counts.values()]
 
     def open(self) -> None:
-        """Load the newest version of every model, or none.
+        """Load the newest sound version of every model, or none; log the versions that are refused.
 
         The state memory is divided by the number of models plus one. What remains is for a newer version of a model,
         which is loaded while the older one is still in memory.
 
         Raises:
             RefusedToStart: The folder has no artefact, the provider is not available, or the memory is too small.
-            ArtefactRefused: An artefact is damaged or does not match its card.
+            ArtefactRefused: All artefacts of a model are damaged or do not match their cards.
         """
-        files = newest_artefacts(self._settings.artifacts)
+        files = find_artefacts(self._settings.artifacts)
         if not files:
             raise RefusedToStart(
                 f"expected at least one artefact, {self._settings.artifacts}/MODEL/VERSION/model.onnx, and found none"
             )
         check_provider(self._settings.provider)
         self._memory_per_model = int(self._settings.state_memory) // (len(files) + 1)
-        for name, (version, path) in sorted(files.items()):
-            self.models[name] = self._load(name, version, path)
+        for name, versions in sorted(files.items()):
+            self.models[name] = self._load_newest(name, versions)
 
     def close(self) -> None:
         """Refuse all work, and close every model."""
@@ -112,29 +114,13 @@ class Repository:
         """Load versions that are newer than those in service; log those that are refused, or need memory."""
         async with self._refreshing:
             try:
-                files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
+                files = await asyncio.to_thread(find_artefacts, self._settings.artifacts)
             except OSError as exc:  # a folder was removed while it was read; the next call reads it again
                 _log.warning("artifacts_changing", why=str(exc))
                 return
-            for name, (version, path) in sorted(files.items()):
-                served = self.models.get(name)
-                if name in self._unloaded or (served is not None and served.card.version >= version):
-                    continue
-                try:
-                    modified = path.stat().st_mtime_ns
-                    if self._refused.get(path) == modified:
-                        continue
-                    self._refused[path] = modified
-                    model = await asyncio.to_thread(self._load, name, version, path)
-                except InsufficientMemory as exc:
-                    del self._refused[path]
-                    if path not in self._postponed:
-                        self._postponed.add(path)
-                        _log.warning("model_postponed", model=name, version=version, why=str(exc))
-                except (RefusedToStart, OSError) as exc:
-                    _log.error("model_refused", model=name, version=version, why=str(exc))
-                else:
-                    self._put_in_service(model)
+            for name, versions in sorted(files.items()):
+                if name not in self._unloaded:
+                    await self._load_newer(name, versions)
 
     async def load(self, name: str) -> None:
         """Put the newest version of a model in service, even if it was unloaded or refused before.
@@ -143,10 +129,10 @@ class Repository:
             ModelNotLoaded: There is no artefact, it is refused, or there is not enough memory for it.
         """
         async with self._refreshing:
-            files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
+            files = await asyncio.to_thread(find_artefacts, self._settings.artifacts)
             if name not in files:
                 raise ModelNotLoaded(name, "no artefact of that name")
-            (version, path), served = files[name], self.models.get(name)
+            (version, path), served = files[name][0], self.models.get(name)
             if served is None or served.card.version < version:
                 try:
                     model = await asyncio.to_thread(self._load, name, version, path)
@@ -178,10 +164,10 @@ class Repository:
 
     async def index(self) -> list[ListedVersion]:
         """List the versions in memory, and the newest version of each model in the folder that is not."""
-        files = await asyncio.to_thread(newest_artefacts, self._settings.artifacts)
+        files = await asyncio.to_thread(find_artefacts, self._settings.artifacts)
         listed = [ListedVersion(model.name, model.card.version, "READY", "") for model in self.models.values()]
         listed += [ListedVersion(model.name, model.card.version, "UNLOADING", "replaced") for model in self._retiring]
-        for name, (version, path) in files.items():
+        for name, ((version, path), *_) in files.items():
             if any(known[:2] == (name, version) for known in listed):
                 continue
             reason = "refused" if path in self._refused else "no room yet" if path in self._postponed else "not loaded"
@@ -200,6 +186,44 @@ class Repository:
                 del self._retiring[model]
                 _log.info("model_retired", model=model.name, version=model.card.version, sessions=model.sessions)
 
+    def _load_newest(self, name: str, versions: list[tuple[int, Path]]) -> ServedModel:
+        """Load the first version that is sound; raises what is wrong with the first where none is."""
+        first: ArtefactRefused | None = None
+        for version, path in versions:
+            try:
+                return self._load(name, version, path)
+            except ArtefactRefused as exc:
+                _log.error("model_refused", model=name, version=version, why=str(exc))
+                first = first or exc
+                with suppress(OSError):
+                    self._refused[path] = path.stat().st_mtime_ns
+        raise first or RefusedToStart(f"{name}: expected an artefact, found none")
+
+    async def _load_newer(self, name: str, versions: list[tuple[int, Path]]) -> None:
+        """Put the first version in service that is sound and newer than the one that is."""
+        served = self.models.get(name)
+        for version, path in versions:
+            if served is not None and served.card.version >= version:
+                return
+            try:
+                modified = path.stat().st_mtime_ns
+                if self._refused.get(path) == modified:
+                    continue
+                self._refused[path] = modified
+                model = await asyncio.to_thread(self._load, name, version, path)
+            except InsufficientMemory as exc:
+                del self._refused[path]
+                if path not in self._postponed:
+                    self._postponed.add(path)
+                    _log.warning("model_postponed", model=name, version=version, why=str(exc))
+                return
+            except (RefusedToStart, OSError) as exc:
+                _log.error("model_refused", model=name, version=version, why=str(exc))
+            else:
+                del self._refused[path]
+                self._put_in_service(model)
+                return
+
     def _in_memory(self) -> tuple[ServedModel, ...]:
         """Return every version that is not CLOSED."""
         return (*self.models.values(), *self._retiring)
@@ -217,7 +241,7 @@ class Repository:
         settings = self._settings
         session, card = open_artefact(path, settings.provider, settings.threads)
         card = card.model_copy(update={"name": name, "version": version})
-        row, spare = row_bytes(card.states), 3 * card.max_batch + RESERVED
+        row, spare = row_bytes(card.states), 3 * card.max_batch + RESERVED + self._committer.pending_rows
         slots = min(self._memory_per_model // max(row, 1), settings.max_sessions + spare)
         max_sessions = slots - spare
         if max_sessions < 1:

@@ -9,6 +9,8 @@ from service.errors import ServiceError
 class MemoryCommitter:
     """Applies commits at once: the state of a session is in this process's memory alone."""
 
+    pending_rows = 0
+
     def apply(self, commits: Sequence[Commit], now: float, done: Done) -> None:
         """Have every session that is still live point at its new row."""
         released: list[int] = []

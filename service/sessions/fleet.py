@@ -117,7 +117,12 @@ class Fleet:
             return FleetResult([None] * len(found), [None] * len(found), errors, created=created)
         together = _are_next(request, rows, sessions) and (lookup.uniform or _are_uniform(model, sessions))
         run = self._run_together if together else self._run_one_by_one
-        result = await run(request, rows, sessions, errors)
+        try:
+            result = await run(request, rows, sessions, errors)
+        except ServiceError:  # no row was taken, so none of its sessions is to stay
+            for row in created:
+                self._table.undo(cast(Session, found[row]), None)
+            raise
         result.created = created
         return result
 

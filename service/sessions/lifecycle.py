@@ -77,7 +77,7 @@ class Lifecycle:
             SessionNotFound, SessionGone: The session has ended.
             ServiceError: Its history was not taken.
         """
-        session = self._opened_before(tenant, key)
+        session = await self._opened_before(tenant, key)
         return await self._filled(session, key) if session is not None else None
 
     async def open(self, tenant: str, request: OpenRequest, key: CreationKey | None = None) -> SessionDescription:
@@ -107,7 +107,7 @@ class Lifecycle:
 
     async def describe(self, tenant: str, session_id: str) -> SessionDescription:
         """Return where a session is; raises SessionNotFound, SessionGone."""
-        return self._described(await self._find(tenant, session_id))
+        return self._described(await self._table.get(session_id, tenant))
 
     def page(self, tenant: str, limit: int, after: str | None) -> tuple[list[SessionDescription], str | None]:
         """Return `limit` of the tenant's sessions at most, and the id that the next page begins behind."""
@@ -116,7 +116,7 @@ class Lifecycle:
 
     async def extend(self, tenant: str, session_id: str, idle_limit: float) -> SessionDescription:
         """Give a session another idle limit, in seconds from now on."""
-        session = await self._find(tenant, session_id)
+        session = await self._table.get(session_id, tenant)
         self._table.extend(session, self._checked_limit(idle_limit))
         return self._described(session)
 
@@ -124,10 +124,10 @@ class Lifecycle:
         self, tenant: str, session_id: str, options: SessionOptions, key: CreationKey | None
     ) -> SessionDescription:
         """Open a session at another one's state; what the options leave out is as that one's."""
-        session = await self._find(tenant, session_id)
+        session = await self._table.get(session_id, tenant)
         limit = session.idle_limit if options.idle_limit is None else self._checked_limit(options.idle_limit)
         keep = session.keep if options.keep is None else options.keep
-        fork = self._opened_before(tenant, key) if key is not None else None
+        fork = await self._opened_before(tenant, key) if key is not None else None
         if fork is None:
             fork = self._table.fork(session, limit, keep)
             if key is not None:
@@ -137,14 +137,14 @@ class Lifecycle:
 
     async def rewind(self, tenant: str, session_id: str, requests: int, epoch: int | None) -> SessionDescription:
         """Take a session's last requests back; raises SessionInUse, EpochConflict, RewindTooFar."""
-        session = await self._find(tenant, session_id)
+        session = await self._table.get(session_id, tenant)
         session.rewind(requests, epoch)
         session.used = self._clock()
         return self._described(session)
 
     async def snapshot(self, tenant: str, session_id: str) -> tuple[bytes, int]:
         """Return a snapshot of a session's state, and its step; raises SnapshotUnsupported."""
-        session = await self._find(tenant, session_id)
+        session = await self._table.get(session_id, tenant)
         return write_snapshot(session), session.step
 
     def snapshot_limit(self, model: ServedModel) -> int:
@@ -153,21 +153,18 @@ class Lifecycle:
 
     async def restore(self, tenant: str, session_id: str, snapshot: bytes) -> SessionDescription:
         """Exchange a session's state for that of a snapshot; raises SessionInUse, SnapshotCorrupt, SnapshotMismatch."""
-        session = await self._find(tenant, session_id)
+        session = await self._table.get(session_id, tenant)
         session.restore(*read_snapshot(snapshot, session.model))
         session.used = self._clock()
         return self._described(session)
 
     async def close(self, tenant: str, session_id: str) -> None:
         """End a session and free its state."""
-        self._table.close(await self._find(tenant, session_id))
+        self._table.close(await self._table.get(session_id, tenant))
 
-    async def _find(self, tenant: str, session_id: str) -> Session:
-        return self._table.resident(session_id, tenant) or await self._table.load(session_id, tenant)
-
-    def _opened_before(self, tenant: str, key: CreationKey) -> Session | None:
+    async def _opened_before(self, tenant: str, key: CreationKey) -> Session | None:
         session_id = self._creations.recall(tenant, *key)
-        return self._table.find(session_id, tenant) if session_id is not None else None
+        return await self._table.get(session_id, tenant) if session_id is not None else None
 
     async def _filled(self, session: Session, key: CreationKey | None) -> SessionDescription:
         """Return a session once its history has been run; where that fails, its key is forgotten."""

@@ -94,27 +94,38 @@ class Sequences:
         self._starting: dict[Session, _Start] = {}
 
     def version_of(self, tenant: str, request: SequenceRequest) -> ServedModel:
-        """Return the version of the model that is to take a request, against whose card its inputs are read.
+        """Return the version of the model against whose card a request's inputs are read.
+
+        For a request that starts a sequence, it is the version that took an earlier copy, if there may be one; where
+        `is_repeated` then says that there is none, they are read again, against `request.model`.
 
         Raises:
             SequenceNotStarted: There is no such sequence, and the request starts none.
             InvalidInput: The sequence runs on another version than the request names.
         """
-        if request.start:
-            return request.model
         session, why = self._find(tenant, request)
         if session is None:
             final = self._final(tenant, request)
-            if final is None:
+            if final is None and not request.start:
                 raise SequenceNotStarted(request.shown, request.model.name, why)
-            return final.model
+            return final.model if final is not None else request.model
+        if request.start:
+            return session.model
         version = str(session.model.card.version)
         if request.version not in (None, version):
             raise InvalidInput("version", f"{version}, which the sequence runs on", str(request.version))
         return session.model
 
+    def is_repeated(self, tenant: str, request: SequenceRequest) -> bool:
+        """Tell whether a request that starts a sequence, and whose inputs have been read, was taken before."""
+        session, _ = self._find(tenant, request)
+        if session is not None:
+            return _is_sent_again(session, request)
+        final = self._final(tenant, request)
+        return final is not None and final.request == request.identity()
+
     def next_session(self, tenant: str, model: ServedModel, name: str) -> str | None:
-        """Return the session of a sequence that goes on, on this version; None where that is not all there is to it."""
+        """Return the id of the session of a sequence, None unless it has been started and runs on this version."""
         try:
             session = self._table.find_named(name, tenant, model.name)
         except ServiceError:
@@ -178,7 +189,7 @@ class Sequences:
         try:
             return self._table.find_named(request.name, tenant, request.model.name), SessionNotFound()
         except ServiceError as error:
-            return None, error.with_traceback(None)
+            return None, error.untraced()
 
     def _final(self, tenant: str, request: SequenceRequest) -> FinalResponse | None:
         """Return the final response of the sequence that ended, where the request may be the one that ended it."""
@@ -254,4 +265,4 @@ def _is_sent_again(session: Session, request: SequenceRequest) -> bool:
     newest = session.newest
     if newest is None:
         return session.repeats(request.chunk(session))
-    return isinstance(newest, Chunk) and (newest.name, newest.digest()) == (request.request_name, request.digest())
+    return newest.repeats(request.request_name, request.digest())

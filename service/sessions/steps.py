@@ -44,7 +44,7 @@ class StepResult:
     def __init__(self, model: ServedModel, chunk: Chunk) -> None:
         """Take an answered chunk; raises the error that it was refused with."""
         if chunk.error is not None:
-            raise chunk.error.with_traceback(None)  # it may be raised for several requests
+            raise chunk.error.untraced()
         self.model, self.steps, self.last_step, self.replayed = model, chunk.steps, chunk.last_step, chunk.replayed
         self.outputs: list[OutputRow] = chunk.outputs
 

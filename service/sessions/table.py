@@ -164,6 +164,10 @@ class SessionTable:
         """
         raise self._error_of_id(session_id, tenant)
 
+    async def get(self, session_id: str, tenant: str) -> Session:
+        """Return a live session of the tenant, resident or loaded; raises as `resident` and `load` do."""
+        return self.resident(session_id, tenant) or await self.load(session_id, tenant)
+
     def find(self, session_id: str, tenant: str) -> Session:
         """Return a live session of the tenant that is in memory.
 

@@ -10,7 +10,8 @@ from service.engine.batcher import Batcher
 from service.engine.chunk import Chunk, ChunkBatch
 from service.engine.fleet_step import FleetStep
 from service.engine.outputs import RunOutputs
-from service.engine.work import Commit, Replay
+from service.engine.scheduler import Unrun
+from service.engine.work import Commit, Job, Replay, Work
 from service.errors import DeadlineExceeded, RequestCancelled, SessionClosed, StepGap
 from service.repository.served_model import ServedModel
 from service.sessions.session import Session
@@ -29,6 +30,14 @@ def batcher(model: ServedModel) -> Batcher:
     """A batcher whose rounds are left to the test."""
     model.batcher._scheduled = True
     return model.batcher
+
+
+def pick(batcher: Batcher, now: float, room: int) -> tuple[Work | None, list[Unrun]]:
+    """Pick once from the short line; return the work of the jobs that are to run, and those that are not."""
+    jobs: list[Job] = []
+    line = batcher._queue.short
+    unrun = batcher._scheduler.pick(line, jobs, now, room)
+    return jobs[0].gather(jobs, batcher._limits, 0.001, room) if jobs else None, unrun
 
 
 def opened(service: Service, model: ServedModel, count: int) -> list[Session]:
@@ -55,7 +64,7 @@ async def test_picking_tells_what_to_run_to_fail_and_to_replay_and_settles_nothi
     futures[new] = batcher.submit((chunks[new],))
     before = [(each.slot, each.step, each.busy) for each in sessions]
 
-    work, unrun, _ = batcher._scheduler.pick(clock(), batcher.max_rows)
+    work, unrun = pick(batcher, clock(), batcher.max_rows)
 
     assert isinstance(work, ChunkBatch)
     assert (work.rows, work.steps, work.leases) == (1, 1, 1)
@@ -84,8 +93,8 @@ async def test_a_fleet_step_shares_no_run(
     single, *fleet_sessions = opened(service, model, 11)
     chunk, fleet = Chunk(single, (STEP,), 1), FleetStep(fleet_sessions, STEP * 10, 1)
     futures = [batcher.submit((chunk,)), batcher.submit((fleet,))]
-    first, _, _ = batcher._scheduler.pick(clock(), 4)
-    second, unrun, _ = batcher._scheduler.pick(clock(), 4)
+    first, _ = pick(batcher, clock(), 4)
+    second, unrun = pick(batcher, clock(), 4)
     assert isinstance(first, ChunkBatch)
     assert second is fleet
     assert (fleet.rows, fleet.leases, unrun) == (4, 4, [])
@@ -95,6 +104,18 @@ async def test_a_fleet_step_shares_no_run(
     assert len(fleet.errors) == 10
 
 
+async def test_refusals_take_no_rounds(service: Service, model: ServedModel, batcher: Batcher) -> None:
+    """A step behind forty requests of its session that are refused runs in the round that refuses them."""
+    batcher._scheduled = False
+    (session,) = opened(service, model, 1)
+    chunks = [Chunk(session, (STEP,), 1, number=9) for _ in range(40)]
+    futures = [batcher.submit((chunk,)) for chunk in [*chunks, Chunk(session, (STEP,), 1)]]
+    await asyncio.gather(*futures)
+    assert {type(chunk.error) for chunk in chunks} == {StepGap}
+    assert batcher.statistics.run_count == session.step == 1
+    assert batcher.statistics.rows == 1
+
+
 async def test_a_fleet_step_gives_a_commit_for_each_good_row(
     service: Service, model: ServedModel, batcher: Batcher, clock: FakeClock
 ) -> None:
@@ -102,7 +123,7 @@ async def test_a_fleet_step_gives_a_commit_for_each_good_row(
     sessions = opened(service, model, 3)
     fleet = FleetStep(sessions, STEP * 3, 1)
     future = batcher.submit((fleet,))
-    work, _, _ = batcher._scheduler.pick(clock(), batcher.max_rows)
+    work, _ = pick(batcher, clock(), batcher.max_rows)
     assert work is fleet
     binding, slots = model.runner.binding(3, 1), model.arena.slots.lease_many(3)
     work.prepare(binding, slots)

@@ -11,9 +11,10 @@ import pytest
 
 from models.network import Network
 from service.app import Service
+from service.engine.chunk import ChunkBatch
 from service.engine.outputs import output_tensor
 from service.engine.work import Commit, Done
-from service.errors import ServiceError, SessionClosed, SessionInUse
+from service.errors import EngineFailed, ServiceError, SessionClosed, SessionInUse, ShuttingDown
 from service.repository.served_model import ServedModel
 from service.sessions.commit import MemoryCommitter
 from service.sessions.fleet import Fleet, FleetRequest
@@ -47,6 +48,7 @@ class TestStore:
     __test__ = False
 
     def __init__(self) -> None:
+        self.pending_rows = 100
         self.write: Callable[[Commit], Awaitable[None]] = self.at_once
         self.writing: list[Session] = []
         self.most = 0
@@ -303,11 +305,9 @@ async def test_a_fleet_step_is_answered_when_its_last_row_is_committed(
 async def test_commits_that_hold_every_spare_row_make_steps_wait(
     service: Service, store: TestStore, model: ServedModel, steps: Steps
 ) -> None:
-    """Where pending commits hold all rows that are not promised to sessions, further steps wait for one of them."""
+    """No more rows are pending than the committer says, so that those of sessions and of runs stay free."""
     sessions, written = opened(service, model, 30), asyncio.Event()
-    slots = model.arena.slots
-    slots.count = 2 + 30 + 20  # each session's own row, and 20 beside them, more than a run has
-    model.batcher.max_rows = 8
+    store.pending_rows = 20
 
     async def wait(commit: Commit) -> None:
         await written.wait()
@@ -316,12 +316,65 @@ async def test_commits_that_hold_every_spare_row_make_steps_wait(
         await take(steps, session, random_inputs(1))
     store.write = wait
     tasks = [take(steps, session, random_inputs(1)) for session in sessions]
-    await until(lambda: slots.free == 0)
+    await until(lambda: len(store.writing) == 20)
     await asyncio.sleep(0.02)
     assert len(store.writing) == 20
+    assert len(tasks) > 20
     written.set()
     await asyncio.gather(*tasks)
     assert [session.step for session in sessions] == [2] * 30
+
+
+async def test_a_batcher_that_closes_while_commits_are_pending_answers_all(
+    service: Service, store: TestStore, model: ServedModel, steps: Steps
+) -> None:
+    """The commit goes on; what waits behind it for the same session is refused."""
+    (session,), written = opened(service, model, 1), asyncio.Event()
+
+    async def wait(commit: Commit) -> None:
+        await written.wait()
+
+    store.write = wait
+    first = take(steps, session, random_inputs(1))
+    await until(lambda: store.writing == [session])
+    second = take(steps, session, random_inputs(1))
+    await asyncio.sleep(0.01)
+    model.batcher.close(ShuttingDown())
+    await asyncio.sleep(0.01)
+    written.set()
+    assert (await asyncio.wait_for(first, 5)).last_step == 1
+    with pytest.raises(ShuttingDown):
+        await asyncio.wait_for(second, 5)
+
+
+@pytest.mark.parametrize("where", ["committer", "settle"])
+async def test_a_fault_of_ours_after_the_run_harms_one_batch_only(
+    service: Service,
+    store: TestStore,
+    model: ServedModel,
+    steps: Steps,
+    networks: dict[str, Network],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """Where the committer or the settling of a run raises, its rows are answered and released, and work goes on."""
+    sessions, inputs = opened(service, model, 3), random_inputs(2)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    with monkeypatch.context() as patch:
+        if where == "committer":
+            patch.setattr(store, "apply", fail)
+        else:
+            patch.setattr(ChunkBatch, "settle", fail)
+        for session in sessions:
+            with pytest.raises(EngineFailed):
+                await asyncio.wait_for(take(steps, session, inputs[:1]), 5)
+    assert model.arena.slots.leased == 0
+    for session in sessions:
+        result = await asyncio.wait_for(take(steps, session, inputs, 1), 5)
+        np.testing.assert_allclose(output_tensor(result.outputs), offline(networks["lstm"], inputs), atol=1e-5)
 
 
 async def test_sessions_are_what_their_commits_made_them(
