@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import math
+import os
 import signal
 import socket
 import sys
@@ -69,6 +70,7 @@ class Server(uvicorn.Server):
             self._start_task(self._drain())
 
     def _refresh(self) -> None:
+        self._service.reload_keys()
         self._start_task(self._service.refresh())
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
@@ -177,7 +179,12 @@ def show_start(service: Service, port: int) -> None:
         )
     keys = "API keys" if settings.api_key_file is not None else "no API keys, loopback only"
     table.caption = f"provider {settings.provider} · threads {settings.threads} · {keys} · docs at /docs"
-    Console().print(table)
+    try:
+        Console().print(table)
+        sys.stdout.flush()
+    except OSError as exc:  # a full disk, or a closed pipe
+        _log.warning("table_not_shown", why=str(exc))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer is not written again at the end
     _log.info("started", port=port, models=len(service.repository.models))
 
 

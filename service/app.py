@@ -27,7 +27,7 @@ from service.api.session_operations import SessionOperations
 from service.api.session_routes import sessions_router
 from service.api.websocket import NoStreamRoute, StreamRoute, Streams
 from service.engine.work import Committer
-from service.errors import MethodNotAllowed, NotFound, ServiceError
+from service.errors import MethodNotAllowed, NotFound, RefusedToStart, ServiceError
 from service.metrics import Metrics
 from service.oip.errors import oip_reply
 from service.oip.infer import Inference, infer_at
@@ -69,10 +69,10 @@ class Service:
         boot = "".join(secrets.choice(_LETTERS) for _ in range(4))
         self.settings = settings
         keys = settings.api_key_file
-        authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
+        self._authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
         self.repository = Repository(settings, committer or MemoryCommitter(), clock)
         self.metrics = Metrics(self.repository.counts)
-        self.handler = Handler(authenticator, self.metrics, boot)
+        self.handler = Handler(self._authenticator, self.metrics, boot)
 
         self.sessions = SessionTable(replica=settings.replica, boot=boot, clock=clock)
         steps = Steps(self.sessions, settings.session_queue_limit)
@@ -132,7 +132,16 @@ class Service:
         """Check for new versions of models every `watch` seconds."""
         while True:
             await asyncio.sleep(self.settings.watch)
+            self.reload_keys(only_changed=True)
             await self.refresh()
+
+    def reload_keys(self, *, only_changed: bool = False) -> None:
+        """Read the API keys again; if the file is not valid, that is logged, and the keys stay as they were."""
+        try:
+            if self._authenticator.reload(only_changed=only_changed):
+                _log.info("api_keys_loaded")
+        except RefusedToStart as exc:
+            _log.error("api_keys_refused", why=str(exc))
 
     async def refresh(self) -> None:
         """Check for new versions of models; errors are logged."""

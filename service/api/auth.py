@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from service.api.origin import LocalOrigins
 from service.errors import RefusedToStart, Unauthorized
 
 PUBLIC = "public"
@@ -15,11 +16,18 @@ _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63}):([0-9a-fA-F]{64})")
 
 
 class Authenticator:
-    """Maps the API key in a request's headers to its tenant; without keys, all requests belong to one tenant."""
+    """Maps the API key in a request's headers to its tenant; without keys, all requests belong to one tenant.
+
+    Without keys, requests that web pages of others send through a browser are refused. `_path` is the file that the
+    keys were read from, at the time of modification `_modified`.
+    """
 
     def __init__(self, keys: tuple[tuple[bytes, str], ...] = ()) -> None:
         """Create one from pairs (SHA-256 digest of a key, tenant)."""
         self._keys = keys
+        self._origins = LocalOrigins()
+        self._path: Path | None = None
+        self._modified = 0
 
     @classmethod
     def from_file(cls, path: Path) -> "Authenticator":
@@ -28,34 +36,45 @@ class Authenticator:
         Raises:
             RefusedToStart: The file cannot be read, has an invalid line or the same key twice, or has no key.
         """
+        made = cls()
+        made._path = path
+        made.reload()
+        return made
+
+    def reload(self, *, only_changed: bool = False) -> bool:
+        """Read the file of keys again, if there is one, and tell whether that was done.
+
+        Args:
+            only_changed: Do nothing unless the file was modified since it was read.
+
+        Raises:
+            RefusedToStart: The file is not valid, see `from_file`; the keys stay as they were.
+        """
+        path = self._path
+        if path is None:
+            return False
         try:
+            modified = path.stat().st_mtime_ns
+            if only_changed and modified == self._modified:
+                return False
+            self._modified = modified
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as exc:
             raise RefusedToStart(f"the API key file {path} cannot be read: {exc}") from exc
-        keys: list[tuple[bytes, str]] = []
-        for number, line in enumerate(map(str.strip, lines), start=1):
-            if not line or line.startswith("#"):
-                continue
-            match = _LINE.fullmatch(line)
-            if match is None:
-                raise RefusedToStart(
-                    f"{path}, line {number}: expected tenant:sha256, 64 hexadecimal digits after the colon"
-                )
-            digest = bytes.fromhex(match[2])
-            if any(digest == known for known, _ in keys):
-                raise RefusedToStart(f"{path}, line {number}: the same key is in an earlier line")
-            keys.append((digest, match[1]))
-        if not keys:
-            raise RefusedToStart(f"{path}: expected at least one line tenant:sha256, found none")
-        return cls(tuple(keys))
+        self._keys = _read_keys(path, lines)
+        return True
 
     def tenant(self, headers: Mapping[bytes, bytes]) -> str:
         """Return the tenant of a request.
 
         Raises:
             Unauthorized: The request has no key, or an unknown one.
+            ForeignOrigin: There are no keys, and a web page of another origin sent the request.
         """
         if not self._keys:
+            names = headers.get(b"host"), headers.get(b"origin")
+            if names not in self._origins.known:
+                self._origins.check(*names)
             return PUBLIC
         key = headers.get(b"x-api-key")
         if key is None:
@@ -70,3 +89,23 @@ class Authenticator:
         if found is None:
             raise Unauthorized
         return found
+
+
+def _read_keys(path: Path, lines: list[str]) -> tuple[tuple[bytes, str], ...]:
+    """Return the pairs (SHA-256 digest of a key, tenant) of a file's lines; raises RefusedToStart."""
+    keys: list[tuple[bytes, str]] = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise RefusedToStart(
+                f"{path}, line {number}: expected tenant:sha256, 64 hexadecimal digits after the colon"
+            )
+        digest = bytes.fromhex(match[2])
+        if any(digest == known for known, _ in keys):
+            raise RefusedToStart(f"{path}, line {number}: the same key is in an earlier line")
+        keys.append((digest, match[1]))
+    if not keys:
+        raise RefusedToStart(f"{path}: expected at least one line tenant:sha256, found none")
+    return tuple(keys)

@@ -57,8 +57,8 @@ class Call:
         message = await self.receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
-            length = self.headers.get(b"content-length", b"0")
-            if not length.isdigit() or int(length) > limit:
+            length = self.headers.get(b"content-length", b"0").lstrip(b"0")
+            if length and (not length.isdigit() or len(length) > 18 or int(length) > limit):
                 raise BodyTooLarge(limit)
             body = await self._rest(body, limit)
         elif message["type"] == "http.disconnect":

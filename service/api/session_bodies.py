@@ -1,7 +1,6 @@
 """The bodies of operations on whole sessions."""
 
 import base64
-import binascii
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -44,7 +43,7 @@ def read_open(model: ServedModel, body: bytes, settings: Settings) -> OpenReques
     if asked.state is not None:
         try:
             return OpenRequest(model, options, snapshot=base64.b64decode(asked.state, validate=True))
-        except binascii.Error as exc:
+        except ValueError as exc:  # also of characters beyond ASCII
             raise InvalidInput("state", "a snapshot in base64", "other text") from exc
     if asked.history is None:
         return OpenRequest(model, options)

@@ -1,6 +1,8 @@
 """Finding and opening artefacts: the newest version of each model, and its card checked against its graph."""
 
+import os
 import re
+import stat
 from pathlib import Path
 
 import onnxruntime as ort
@@ -22,18 +24,33 @@ _TYPES = {
 }
 
 
-def newest_artefacts(folder: Path) -> dict[str, tuple[int, Path]]:
-    """Return by model name the highest version in a folder MODEL/VERSION/model.onnx, and its file."""
-    found: dict[str, tuple[int, Path]] = {}
+def find_artefacts(folder: Path) -> dict[str, list[tuple[int, Path]]]:
+    """Return by model name the versions in a folder MODEL/VERSION/model.onnx and their files, the highest first."""
+    found: dict[str, list[tuple[int, Path]]] = {}
     for path in folder.glob("*/*/model.onnx"):
         name, version = path.parts[-3:-1]
         if not re.fullmatch(r"[1-9][0-9]{0,17}", version) or not re.fullmatch(
             r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name
         ):
             continue
-        if name not in found or found[name][0] < int(version):
-            found[name] = (int(version), path)
-    return found
+        found.setdefault(name, []).append((int(version), path))
+    return {name: sorted(versions, reverse=True) for name, versions in found.items()}
+
+
+def _read(path: Path) -> bytes:
+    """Read a regular file, or a link to one, of a bounded size; a named pipe or a device is not waited for.
+
+    Raises:
+        ArtefactRefused: It is something else, or too large.
+        OSError: It cannot be read.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        described = os.fstat(file.fileno())
+        if not stat.S_ISREG(described.st_mode):
+            raise ArtefactRefused(f"{path}: expected a regular file, found a pipe, a device or something else")
+        if described.st_size > _MAX_BYTES:
+            raise ArtefactRefused(f"{path}: larger than {_MAX_BYTES} bytes, the most that a model file can be")
+        return file.read(_MAX_BYTES)
 
 
 def check_provider(provider: str) -> None:
@@ -53,9 +70,7 @@ def open_artefact(path: Path, provider: str = "cpu", threads: int = 1) -> tuple[
         RefusedToStart: The provider is CUDA, and no CUDA device could be used.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ArtefactRefused(f"{path}: larger than {_MAX_BYTES} bytes, the most that a model file can be")
-        data = path.read_bytes()
+        data = _read(path)
         check_seal(data)
         if has_external_data(data):
             raise ArtefactRefused(f"{path}: a tensor's values lie outside the file: an artefact holds all of them")

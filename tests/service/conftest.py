@@ -59,10 +59,10 @@ def random_inputs(steps: int, seed: int = 0) -> np.ndarray:
 class RunningServer:
     """Runs `python -m service` as a process of its own, on a port that the system chooses."""
 
-    def __init__(self, artifacts: Path, *flags: str) -> None:
+    def __init__(self, artifacts: Path, *flags: str, stdout: int = subprocess.PIPE) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service", "--artifacts", str(artifacts), "--port", "0", *flags],
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"COLUMNS": "140"},

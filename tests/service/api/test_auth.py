@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from service.api.auth import Authenticator
+from service.app import Service
 from service.errors import RefusedToStart, Unauthorized
-from service.settings import is_loopback
+from service.settings import Settings, is_loopback
 from tests.service.conftest import RunningServer
 
 KEYS = {"alpha": "key-of-alpha", "beta": "key-of-beta"}
@@ -157,3 +159,30 @@ def test_another_tenants_stream_cannot_be_taken_over(server_with_keys: RunningSe
             assert session not in [each["session_id"] for each in listed]
         stream.send('{"inputs":[[1,2,3]],"step":1}')
         assert json.loads(stream.recv())["step"] == 1
+
+
+async def test_keys_are_read_again_without_a_restart(artifacts: Path, tmp_path: Path) -> None:
+    """A key that was removed is refused, a new one is accepted; a file that is not valid changes nothing."""
+
+    def line(tenant: str, key: str) -> str:
+        return f"{tenant}:{hashlib.sha256(key.encode()).hexdigest()}\n"
+
+    file = tmp_path / "keys"
+    file.write_text(line("a", "old"))
+    service = Service(Settings(artifacts=artifacts, api_key_file=file, host="127.0.0.1"))
+    service.open()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://service") as client:
+
+        async def statuses() -> list[int]:
+            answers = [await client.get("/v1/models", headers={"x-api-key": key}) for key in ("old", "new")]
+            return [answer.status_code for answer in answers]
+
+        assert await statuses() == [200, 401]
+        file.write_text("nonsense")
+        service.reload_keys()
+        assert await statuses() == [200, 401]
+        file.write_text(line("b", "new"))
+        os.utime(file, ns=(1, 1))
+        service.reload_keys(only_changed=True)
+        assert await statuses() == [401, 200]
+    service.close()

@@ -14,7 +14,7 @@ from service.app import Service
 from service.settings import Settings
 
 SUM = """<ir_version: 10, opset_import: ["" : 17]>
-net (float[batch,{width}] x, float[batch,{width}] state) 
+net (float[batch,{width}] x, float[batch,{width}] state)
     => (float[batch,{width}] y{more}, float[batch,{width}] new_state)
 {{ new_state = Add (x, state)
   {twice}y = Neg (new_state) }}"""

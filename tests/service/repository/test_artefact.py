@@ -1,6 +1,7 @@
 """A model file that is damaged, or that its card does not describe, is refused with the reason."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from models.card import CARD_KEY
 from service.errors import ArtefactRefused, RefusedToStart
-from service.repository.artefact import check_provider, newest_artefacts
+from service.repository.artefact import check_provider, find_artefacts
 from tests.service.repository.conftest import Rewrite, load
 
 
@@ -24,7 +25,7 @@ def test_the_highest_version_is_served(artifacts: Path, tmp_path: Path) -> None:
     """The highest version number is served, and folders whose name is no number are ignored."""
     for version in ("1", "9", "10", "latest", ".tmp"):
         shutil.copytree(artifacts / "lstm/1", tmp_path / "lstm" / version)
-    assert newest_artefacts(tmp_path)["lstm"][0] == 10
+    assert [version for version, _ in find_artefacts(tmp_path)["lstm"]] == [10, 9, 1]
     assert load(tmp_path).find("lstm").card.version == 10
 
 
@@ -88,3 +89,51 @@ def test_a_missing_provider_is_refused() -> None:
     else:
         with pytest.raises(RefusedToStart, match="needs CUDAExecutionProvider"):
             check_provider("cuda")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_file_that_is_no_regular_one_is_refused_at_once(artifacts: Path, tmp_path: Path, kind: str) -> None:
+    """Neither a named pipe without a writer nor an endless device is waited for or read."""
+    target = tmp_path / "lstm/1/model.onnx"
+    target.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to("/dev/zero")
+    with pytest.raises(ArtefactRefused):
+        load(tmp_path)
+
+
+def test_a_link_to_a_regular_file_is_read(artifacts: Path, tmp_path: Path) -> None:
+    """Volumes of container platforms are folders of links."""
+    target = tmp_path / "lstm/1/model.onnx"
+    target.parent.mkdir(parents=True)
+    target.symlink_to(artifacts / "lstm/1/model.onnx")
+    assert load(tmp_path).find("lstm").card.version == 1
+
+
+def test_a_damaged_newest_version_falls_back_to_the_highest_good_one(artifacts: Path, tmp_path: Path) -> None:
+    """At the start, as long as one version is good; where none is, the error is that of the newest."""
+    for version, damage in ((1, False), (2, False), (3, True), (4, True)):
+        shutil.copytree(artifacts / "lstm/1", tmp_path / f"lstm/{version}")
+        if damage:
+            (tmp_path / f"lstm/{version}/model.onnx").write_bytes(b"half")
+    assert load(tmp_path).find("lstm").card.version == 2
+    for version in (1, 2):
+        shutil.rmtree(tmp_path / f"lstm/{version}")
+    with pytest.raises(ArtefactRefused, match=r"lstm/4/model\.onnx"):
+        load(tmp_path)
+
+
+async def test_a_damaged_newer_version_does_not_hide_a_good_one(artifacts: Path, tmp_path: Path) -> None:
+    """While the service runs, the highest good version that is newer than the one in service is taken."""
+    shutil.copytree(artifacts / "lstm/1", tmp_path / "lstm/1")
+    repository = load(tmp_path)
+    shutil.copytree(artifacts / "lstm/1", tmp_path / "lstm/2")
+    (tmp_path / "lstm/3").mkdir()
+    (tmp_path / "lstm/3/model.onnx").write_bytes(b"half")
+    await repository.refresh()
+    assert repository.find("lstm").card.version == 2
+    repository.close()

@@ -230,14 +230,14 @@ async def test_errors_do_not_stop_the_watcher(
     made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
     made.open()
     failures = [FileNotFoundError("gone"), MemoryError(), RuntimeError("what")]
-    look = artefact.newest_artefacts
+    look = artefact.find_artefacts
 
-    def failing(path: Path) -> dict[str, tuple[int, Path]]:
+    def failing(path: Path) -> dict[str, list[tuple[int, Path]]]:
         if failures:
             raise failures.pop()
         return look(path)
 
-    monkeypatch.setattr(repository, "newest_artefacts", failing)
+    monkeypatch.setattr(repository, "find_artefacts", failing)
     export_network(versions[2], folder, "m", 2)
     for _ in range(500):
         await asyncio.sleep(0.01)

@@ -266,3 +266,17 @@ async def test_a_fleet_of_busy_sessions_is_answered(client: httpx.AsyncClient, s
     answer = await asyncio.wait_for(client.post("/v1/models/lstm/fleet", json=body), 5)
     assert [error["code"] for error in answer.json()["errors"]] == ["session_busy"] * 2
     assert service.repository.find("lstm").batcher.waiting == 0
+
+
+async def test_a_fleet_that_is_refused_opens_no_session(client: httpx.AsyncClient, service: Service) -> None:
+    """Where no row is taken, the sessions that the request would have created are not there, nor their names."""
+    batcher = service.repository.find("lstm").batcher
+    body = {"sessions": ["a", "b"], "inputs": [[[0, 0, 0]]] * 2, "create": True}
+    limit, batcher._queue_limit = batcher._queue_limit, 0
+    answer = await client.post("/v1/models/lstm/fleet", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+    assert len(service.sessions) == 0
+    assert service.repository.find("lstm").promised == 0
+    batcher._queue_limit = limit
+    answer = await client.post("/v1/models/lstm/fleet", json=body)
+    assert (answer.json()["created"], answer.json()["steps"]) == ([0, 1], [1, 1])
