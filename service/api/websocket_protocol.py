@@ -96,6 +96,14 @@ class StreamingProtocol(WebSocketsSansIOProtocol):
         else:
             super().handle_cont(event)
 
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self.disconnected = True  # what the application sends from now on is not sent, and no error of its own
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.disconnected = self.disconnected or self.close_sent
+
     def send_receive_event_to_app(self) -> None:
         data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
         self.frames = []
