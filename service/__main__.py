@@ -4,6 +4,7 @@ import asyncio
 import gc
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,7 +19,9 @@ from pydantic_settings import CliApp, SettingsError
 from rich.console import Console
 from rich.table import Table
 
-from service.api.uvicorn_protocol import AnsweringProtocol, StreamingProtocol
+from service.api.stalled_writes import StalledWrites
+from service.api.uvicorn_protocol import AnsweringProtocol
+from service.api.websocket_protocol import StreamingProtocol
 from service.app import Service
 from service.errors import RefusedToStart
 from service.logs import configure_logs
@@ -28,6 +31,11 @@ _log = structlog.get_logger()
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections: if the server closes one first, a client may send a request twice."""
+
+STALL_CHECK_SECONDS = 0.5
+"""Seconds between two checks, while the server stops, for clients that do not read."""
+SPARE_FILES = 256
+"""Files that the service may have open beside its connections."""
 
 
 class Server(uvicorn.Server):
@@ -82,12 +90,21 @@ class Server(uvicorn.Server):
         """Drain the service, then stop the server; running requests have the rest of the `grace` seconds."""
         grace, loop = self._service.settings.grace, asyncio.get_running_loop()
         end = loop.time() + grace
+        self._start_task(self._abort_stalled())
         try:
             await asyncio.wait_for(self._service.drain(), grace)
         except TimeoutError:
             _log.warning("drain_timed_out", seconds=grace)
         self.config.timeout_graceful_shutdown = math.ceil(max(end - loop.time(), 0))
         self.should_exit = True
+
+    async def _abort_stalled(self) -> None:
+        """Abort the connections of clients that do not read, until the server has stopped."""
+        loop, writes = asyncio.get_running_loop(), StalledWrites()
+        while True:
+            for transport in writes.stalled([one.transport for one in self.server_state.connections], loop.time()):
+                transport.abort()
+            await asyncio.sleep(STALL_CHECK_SECONDS)
 
 
 def main() -> int:
@@ -105,6 +122,7 @@ def main() -> int:
     except RefusedToStart as exc:
         return refuse(str(exc))
     AnsweringProtocol.request_seconds = settings.request_timeout
+    AnsweringProtocol.max_connections = allowed_connections(settings.max_connections)
     config = uvicorn.Config(
         service.app,
         loop="uvloop",
@@ -125,6 +143,19 @@ def main() -> int:
     gc.set_threshold(10_000)  # 64 concurrent requests have more than the default of 700 objects, none of them garbage
     Server(config, service).run([listener])
     return 0
+
+
+def allowed_connections(wanted: int) -> int:
+    """Raise the process's limit of open files for that many connections; return how many it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < needed:
+            _log.warning("fewer_connections", wanted=wanted, open_files=soft)
+            return max(soft - SPARE_FILES, soft // 2)
+    return wanted
 
 
 def listen(host: str, port: int) -> socket.socket:

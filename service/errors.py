@@ -102,6 +102,40 @@ class MalformedRequest(ServiceError):
         super().__init__("expected an HTTP/1.1 request, got bytes that are none")
 
 
+class MalformedHost(ServiceError):
+    code, status = "malformed_request", 400
+
+    def __init__(self) -> None:
+        super().__init__("expected exactly one Host header, got none or several")
+
+
+class MalformedHandshake(ServiceError):
+    """The request asks for a WebSocket, but is no handshake; it is answered before there is a WebSocket."""
+
+    code, status = "malformed_request", 400
+
+    def __init__(self) -> None:
+        super().__init__("expected a WebSocket's handshake, a GET request without a body, got another request")
+
+
+class HandshakeTooLarge(ServiceError):
+    code, status = "head_too_large", 431
+
+    def __init__(self, headers: int, length: int) -> None:
+        super().__init__(
+            f"expected a WebSocket's handshake of at most {headers} headers, each line of at most {length} bytes",
+            headers=headers,
+            length=length,
+        )
+
+
+class TooManyConnections(ServiceError):
+    code, status = "too_many_connections", 503
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} connections are open already", retry_after=1, limit=limit)
+
+
 class UnsupportedEncoding(ServiceError):
     code, status = "unsupported_encoding", 415
 

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     )
     predict_elements: int = Field(1 << 20, ge=1, description="most numbers in one predict request")
     frame_size: ByteSize = Field(ByteSize(256 << 10), description="largest WebSocket message")
+    max_connections: int = Field(
+        10_000, ge=1, le=1_000_000, description="most open connections, WebSockets included; further ones get 503"
+    )
     request_timeout: float = Field(10.0, gt=0, le=3600, description="seconds within which a request has to be complete")
     grace: float = Field(15.0, gt=0, le=3600, description="seconds that running requests have when the service stops")
 

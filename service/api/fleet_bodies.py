@@ -8,7 +8,7 @@ import orjson
 from service.api.request import CONTENT_TYPE, OCTETS, Reply, json_reply
 from service.codec.binary import DATATYPE_OF, HEAD_LENGTH, declared_shape, split_head
 from service.codec.codec import to_json
-from service.codec.json_values import kind, load_json, whole_number
+from service.codec.json_values import kind, load_large_json, whole_number
 from service.errors import InvalidInput
 from service.repository.served_model import ServedModel
 from service.sessions.fleet import FleetRequest, FleetResult
@@ -25,7 +25,7 @@ async def read_json(model: ServedModel, body: bytes, settings: Settings) -> Flee
         MalformedJson, InvalidInput: The body is not that, or over a limit.
     """
     model.codec.needs_one_tensor("body")
-    fields = load_json(body)
+    fields = await load_large_json(body, settings.predict_elements)
     keys, create, numbers, epochs = _read_rows(fields)
     inputs = fields.get("inputs")
     if type(inputs) is not list or len(inputs) != len(keys):

@@ -89,6 +89,7 @@ class Stream:
             await self._send(reply)
             return
         await self._send({"type": "websocket.send", "text": orjson.dumps(reply.body()).decode()})
+        await asyncio.sleep(0)  # most refusals wait for nothing: others may run between two of them
         if reply.close is not None:
             self._ended = True
             await self._send({"type": "websocket.close", "code": reply.close, "reason": reply.code})

@@ -1,4 +1,4 @@
-"""uvicorn's protocols, extended by responses sent in one write, and by limits that uvicorn lacks.
+"""uvicorn's HTTP protocol, extended by responses sent in one write, and by limits that uvicorn lacks.
 
 uvicorn writes the head and the body of a response separately, and uvloop makes a system call for each; for a short
 response the second call costs more than the model. `AnsweringProtocol` offers an ASGI extension, `cellstream.answer`: a
@@ -7,82 +7,217 @@ read. Applications that do not use it send the two ordinary ASGI messages.
 """
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any, ClassVar, cast
 
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 
+from service.api.parse_queue import SMALLEST_PIECE, ParseQueue, parse_pieces
 from service.api.request import Headers, error_reply
-from service.errors import HeadTooLarge, MalformedRequest, RequestTimeout, ServiceError
+from service.api.websocket_protocol import StreamingProtocol
+from service.errors import (
+    HandshakeTooLarge,
+    HeadTooLarge,
+    MalformedHandshake,
+    MalformedHost,
+    MalformedRequest,
+    RequestTimeout,
+    ServiceError,
+    TooManyConnections,
+)
 
 EXTENSION = "cellstream.answer"
-CLOSE_SECONDS = 2.0
-"""Seconds that a WebSocket's client has to close the connection when the server stops."""
 HEAD_LIMIT = 64 << 10
-"""Largest request line and headers, in bytes."""
+"""Largest request line and headers, in bytes, and largest part of a chunked body that holds nothing of the body."""
+_LARGEST_PIECE = 16 << 10
+_PIPELINED = 16
+"""Requests that wait for the response to one before them; no further ones are parsed meanwhile."""
+_FULL_SECONDS = 1.0
+"""Seconds that a connection over the limit has to send a request, which is answered 503."""
+_REFUSALS = 128
+"""Connections over the limit that may wait for that answer; further ones are closed at once."""
+
+
+class Flow(FlowControl):
+    """uvicorn's flow control, with one more reason not to read: `held`, while bytes that came wait to be parsed."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self.held = False
+
+    def resume_reading(self) -> None:
+        self.read_paused = False
+        if not self.held:
+            self._transport.resume_reading()
+
+    def hold(self) -> None:
+        """Stop reading until `release`."""
+        self.held = True
+        self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Read again, unless there is another reason not to."""
+        self.held = False
+        if not self.read_paused:
+            self._transport.resume_reading()
 
 
 class AnsweringProtocol(HttpToolsProtocol):
     """The protocol of one HTTP connection; the scope of each request offers the extension.
 
     `_receiving` is whether a request has begun and is not complete, `_in_body` whether its head is complete, and
-    `_head_bytes` counts the bytes received before that. `_timer` runs while the client has to send the rest of a
-    request and waits for no response to an earlier one. `_running` is the request whose response is sent next.
-    `_upgraded` is whether the connection has become a WebSocket.
+    `_silent_bytes` counts the bytes received since it began or since a part of its body came. `_timer` runs while the
+    client has to send the rest of a request and waits for no response to an earlier one. `_running` is the request
+    whose response is sent next. `_rest` has the bytes that are not parsed, and nothing is read while there are any;
+    `_queued` is whether the queue will parse them. `_handshake` is whether the head of a WebSocket's handshake has been
+    parsed, `_upgraded` whether the connection has become that WebSocket. `_fault` is why the parser was stopped.
     """
 
     request_seconds: ClassVar[float] = 10.0
     """Seconds within which a request that has begun has to be complete."""
+    max_connections: ClassVar[int] = 10_000
+    """Most open connections, WebSockets included."""
+    parsing: ClassVar[ParseQueue] = StreamingProtocol.parsing
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._receiving = self._in_body = self._upgraded = False
-        self._head_bytes = 0
+        self._receiving = self._in_body = self._upgraded = self._handshake = self._queued = self._full = False
+        self._silent_bytes = self._hosts = 0
+        self._rest = b""
+        self._fault: ServiceError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
         self._extensions = cast(Any, {EXTENSION: self._respond})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_idle_timer()
+        self.flow: Flow = Flow(transport)
+        over = len(self.connections) - self.max_connections
+        if over > _REFUSALS:
+            transport.abort()
+        elif over > 0:
+            self._full = True
+            self._timer = self.loop.call_later(_FULL_SECONDS, transport.close)
+        else:
+            self._start_idle_timer()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._upgraded:
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        if self._full:
+            self._refuse(TooManyConnections(self.max_connections))
+        elif self._rest or self._handshake:
+            self._rest += data
+        elif len(data) > SMALLEST_PIECE:
+            self._parse_all(data)
+        elif not self._parse(data) and self._handshake:
+            self._shake_hands()
+
+    def parse_on(self) -> None:
+        """Parse what is left of the bytes received."""
+        self._queued = False
+        if not self._upgraded and not self.transport.is_closing():
+            self._parse_all(self._rest)
+
+    def _parse_all(self, data: bytes) -> None:
+        """Parse for a limited time; the queue parses what is left, and nothing is read until then."""
+        self._rest = b""
+        left = parse_pieces(data, self._parse, _LARGEST_PIECE)
+        self._rest += left
+        if self.transport.is_closing():
             return
+        if self._handshake:
+            self._shake_hands()
+        elif len(self.pipeline) >= _PIPELINED:
+            self.flow.hold()  # on_response_complete goes on
+        elif self._rest:
+            self.flow.hold()
+            self._queued = True
+            self.parsing.add(self)
+        elif self.flow.held:
+            self.flow.release()
+
+    def _parse(self, data: bytes) -> bool:
+        """Parse a piece of what was received; return whether the next one may be parsed now."""
+        self._silent_bytes += len(data)
+        while data:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._after_upgrade(data[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self._refuse(self._fault or MalformedRequest())
+                return False
         if self._receiving:
-            if not self._in_body:
-                self._head_bytes += len(data)
-                if self._head_bytes > HEAD_LIMIT:
-                    self._refuse(HeadTooLarge(HEAD_LIMIT))
-                    return
+            if self._silent_bytes > HEAD_LIMIT:
+                self._refuse(HeadTooLarge(HEAD_LIMIT))
+                return False
             self._start_timer()
+        elif self._handshake:
+            return False
         elif not self._response_pending():
             self._start_idle_timer()
+        return len(self.pipeline) < _PIPELINED
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._receiving, self._in_body, self._head_bytes = True, False, 0
+        self._receiving, self._in_body, self._silent_bytes, self._hosts = True, False, 0, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:
+            return  # the trailer of a chunked body
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._in_body = True
-        super().on_headers_complete()
-        if self.cycle is not None:
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
+            self._fault = MalformedHost()
+            raise self._fault  # it stops the parser
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
             self.scope["extensions"] = self._extensions
+            self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        self._silent_bytes = 0
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._receiving = self._in_body = False
         if self._timer is not None:
             self._stop_timer()
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.pipeline and self.flow is not None:
             self.flow.pause_reading()  # pipelined requests are answered one by one; further ones stay in the socket
+        elif self._handshake:
+            if not self.transport.is_closing():
+                self._shake_hands()
+            return
         elif self._receiving:
             self._start_timer()
+        if self.flow.held and not self._queued and len(self.pipeline) < _PIPELINED:
+            self._queued = True
+            self.loop.call_soon(self.parse_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -93,10 +228,46 @@ class AnsweringProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         super().connection_lost(exc)
 
-    def handle_websocket_upgrade(self) -> None:
-        self._stop_timer()
+    def _after_upgrade(self, rest: bytes) -> bytes:
+        """Act on a head that asks for another protocol, where the parser stopped; return what it parses next.
+
+        A WebSocket's handshake waits for the response to the request before it. Any other protocol is ignored: a parser
+        that does not see the header reads the body and what follows.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            self._refuse(MalformedRequest())
+            return b""
+        if version == "1.1" and self._get_upgrade() == b"websocket":
+            self._receiving = False
+            self._stop_timer()
+            self.scope["method"], self._handshake, self._rest = method.decode(), True, rest
+            return b""
+        head = [method, b" ", self.url, b" HTTP/", version.encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += (name, b": ", value, b"\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"".join([*head, b"\r\n", rest])
+
+    def _shake_hands(self) -> None:
+        """Turn the connection into a WebSocket, unless its handshake is not valid, once nothing is left to answer."""
+        if self._response_pending():
+            self.flow.hold()
+            return
+        self._unset_keepalive_if_required()
+        fault = _handshake_fault(self.scope["method"], self.url, self.headers)
+        if fault is not None:
+            self._refuse(fault)
+            return
         self._upgraded = True
-        super().handle_websocket_upgrade()
+        self.handle_websocket_upgrade()
+        protocol = cast(StreamingProtocol, self.transport.get_protocol())
+        if not protocol.handshake_initiated:  # it could not be parsed
+            self._refuse(MalformedHandshake())
+        elif not self.transport.is_closing():
+            protocol.take_over(self._rest)
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are not HTTP with the service's error."""
@@ -180,27 +351,17 @@ class AnsweringProtocol(HttpToolsProtocol):
         return b"".join(pieces)
 
 
-class StreamingProtocol(WebSocketsSansIOProtocol):
-    """The protocol of one WebSocket; a handshake that was refused by an HTTP response counts as complete.
-
-    When the server stops, a client that was sent a close frame has CLOSE_SECONDS to close the connection. The server
-    does not close it at once: a socket that is closed with unread bytes resets the connection, and the frame is lost.
-    """
-
-    def send(self, message: Any) -> Coroutine[Any, Any, None]:
-        if message["type"] == "websocket.http.response.body":
-            return self._end_refusal(message)
-        return super().send(message)
-
-    def shutdown(self) -> None:
-        if self.close_sent and self.close_timer is not None:
-            self.stop_keepalive()
-            self.close_timer.cancel()
-            self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.close)
-        else:
-            super().shutdown()
-
-    async def _end_refusal(self, message: Any) -> None:
-        """Send a part of the body of a response that refuses the handshake."""
-        await super().send(message)
-        self.handshake_complete = not message.get("more_body", False)
+def _handshake_fault(method: str, url: bytes, headers: Headers) -> ServiceError | None:
+    """Return why a request cannot be a WebSocket's handshake, None where it can."""
+    if len(headers) > MAX_NUM_HEADERS:
+        return HandshakeTooLarge(MAX_NUM_HEADERS, MAX_LINE_LENGTH)
+    for name, value in headers:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+            return MalformedHandshake()
+        if len(name) + len(value) + len(b": \r\n") > MAX_LINE_LENGTH:
+            return HandshakeTooLarge(MAX_NUM_HEADERS, MAX_LINE_LENGTH)
+    if method != "GET":
+        return MalformedHandshake()
+    if len(url) + len(b"GET  HTTP/1.1\r\n") > MAX_LINE_LENGTH:
+        return HandshakeTooLarge(MAX_NUM_HEADERS, MAX_LINE_LENGTH)
+    return None

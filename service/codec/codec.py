@@ -15,13 +15,16 @@ import numpy as np
 import orjson
 
 from models.card import ModelCard
-from service.codec.json_values import kind, load_json, whole_number
+from service.codec.json_values import kind, load_large_json, whole_number
+from service.codec.large_json import LARGE, check_size
 from service.codec.packer import SHORT_STEPS, Packer
 from service.engine.outputs import OutputRow, RunOutputs, output_tensor
 from service.errors import InvalidInput, MalformedJson
 
 _SEQUENCES_PER_YIELD = 256
 """Sequences that are decoded or encoded before other tasks of the event loop may run."""
+_STEPS_PER_YIELD = 1024
+"""Steps of one sequence that are decoded before other tasks may run."""
 
 StepInputs = tuple[tuple[bytes, ...], int]
 """A raw tensor (steps, *shape) for each input, and the number of steps."""
@@ -52,6 +55,8 @@ class Codec:
         Raises:
             MalformedJson, InvalidInput: The body is not such a request, or it exceeds a limit.
         """
+        if len(body) >= LARGE:
+            check_size(body, max_elements)
         try:
             fields = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
@@ -94,7 +99,7 @@ class Codec:
         Raises:
             MalformedJson, InvalidInput: The body is not such a request, or it exceeds a limit.
         """
-        value = self._inputs_field(load_json(body), "inputs")
+        value = self._inputs_field(await load_large_json(body, max_elements), "inputs")
         if type(value) is not list or not value:
             raise InvalidInput("inputs", "an array of at least one sequence", kind(value))
         return await self.decode_all(value, body, max_steps, max_elements)
@@ -112,7 +117,11 @@ class Codec:
         booleans = _has_booleans(body)
         decoded, steps_left = [], max_steps
         for index, sequence in enumerate(sequences):
-            one = self._decode(sequence, f"inputs[{index}]", max_steps, max_elements, booleans)
+            where = f"inputs[{index}]"
+            if type(sequence) is list and len(sequence) > _STEPS_PER_YIELD:
+                one = await self._decode_long(sequence, where, max_steps, max_elements, booleans)
+            else:
+                one = self._decode(sequence, where, max_steps, max_elements, booleans)
             steps_left -= one[1]
             max_elements -= one[1] * self._step_size
             if steps_left < 0 or max_elements < 0:
@@ -121,6 +130,31 @@ class Codec:
             if index % _SEQUENCES_PER_YIELD == _SEQUENCES_PER_YIELD - 1:
                 await asyncio.sleep(0)
         return decoded
+
+    async def _decode_long(
+        self, steps: list[Any], where: str, max_steps: int, max_elements: int, booleans: bool
+    ) -> StepInputs:
+        """Decode the steps of a long sequence, which is empty afterwards; other tasks may run in between.
+
+        Raises:
+            InvalidInput: The steps do not match the card, or exceed a limit.
+        """
+        parts = []
+        if len(self._packers) > 1 or len(steps) > min(max_steps, max_elements // self._step_size):
+            return self._decode(steps, where, max_steps, max_elements, booleans)  # it refuses
+        for start in range(0, len(steps), _STEPS_PER_YIELD):
+            try:
+                parts.append(
+                    self._packers[0].pack(steps[start : start + _STEPS_PER_YIELD], where, max_elements, booleans)[0]
+                )
+            except InvalidInput:
+                return self._decode(steps, where, max_steps, max_elements, booleans)  # it names the step
+            await asyncio.sleep(0)
+        count = len(steps)
+        while steps:
+            del steps[-_STEPS_PER_YIELD:]
+            await asyncio.sleep(0)
+        return (b"".join(parts),), count
 
     async def encode_all(self, sequences: Iterable[list[OutputRow]]) -> list[bytes]:
         """Return the outputs of each sequence as JSON; other tasks of the event loop may run in between."""

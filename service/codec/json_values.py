@@ -1,25 +1,44 @@
 """JSON bodies and their values: parsing, the names of their types, and whole numbers within limits."""
 
+import asyncio
 from typing import Any
 
 import orjson
 
+from service.codec.large_json import LARGE, check_size, load_pieces, load_whole
 from service.errors import InvalidInput, MalformedJson
 
 _MAX_INTEGER = 2**63 - 1
 _TYPE_NAMES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
-def load_json(body: bytes) -> Any:
+MAX_ELEMENTS = 1 << 20
+"""Most numbers of a JSON body for which no other limit is given."""
+
+
+def load_json(body: bytes, max_elements: int = MAX_ELEMENTS) -> Any:
     """Parse a JSON body.
 
     Raises:
         MalformedJson: The body is not valid JSON; NaN, Infinity and numbers too large for a double are not valid.
+        InvalidInput: It has far more values than a body of `max_elements` numbers.
     """
+    if len(body) >= LARGE:
+        check_size(body, max_elements)
+        return load_whole(body)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         raise MalformedJson(str(exc)) from exc
+
+
+async def load_large_json(body: bytes, max_elements: int) -> Any:
+    """Parse a JSON body as `load_json` does; while a large one is parsed, other tasks of the event loop may run."""
+    if len(body) < LARGE:
+        return load_json(body)
+    check_size(body, max_elements)
+    await asyncio.sleep(0)
+    return await load_pieces(body)
 
 
 def whole_number(value: Any, where: str, least: int) -> int:
