@@ -15,6 +15,7 @@ from export.adopt.whole_sequence import check_whole_sequence
 from export.candidate import Candidate, write_artefact
 from export.cards import UNVERIFIED, installed
 from export.destination import Destination
+from export.errors import ParityError
 from export.options import ExportOptions
 from export.verify import TOLERANCE
 from models.card import ModelCard
@@ -60,7 +61,21 @@ def adopt_model(
         tolerance = TOLERANCE if options.tolerance is None else options.tolerance
         check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
 
-    return write_artefact(destination, candidate, options, last_check=check_whole_run)
+    try:
+        return write_artefact(destination, candidate, options, last_check=check_whole_run)
+    except ParityError as exc:
+        if "strangers" not in exc.comparison or candidate.card.max_batch == 1:
+            raise
+        finding = f"rows cannot be run together, so max_batch is 1: {exc}"
+        options.on_finding(finding)
+        return write_artefact(destination, _one_row(candidate, finding), options, last_check=check_whole_run)
+
+
+def _one_row(candidate: Candidate, finding: str) -> Candidate:
+    """Return a candidate whose rows are run one at a time, with the reason on its card."""
+    config = candidate.card.config | {"findings": [*candidate.card.config["findings"], finding]}
+    card = candidate.card.model_copy(update={"max_batch": 1, "config": config})
+    return Candidate(candidate.graph, card, candidate.reference)
 
 
 def _card(model: ModelProto, planned: Planned, destination: Destination, options: ExportOptions) -> ModelCard:

@@ -25,6 +25,7 @@ from export.adopt.origins import find_vocabularies
 from export.adopt.pairs import Pair, find_pairs
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.public_names import public_names
+from export.adopt.row_mixing import find_mixing
 from models.card import StateSpec, TensorSpec
 
 
@@ -80,6 +81,7 @@ def make_plan(
         found = replace(found, original=check_finite(found.original))
         on_progress("watching what feeding back changes")
         felt = effects(found.original)
+        found = _with_rows_apart(found, on_progress)
         many = runs_many_steps(found.original, found.outputs) if found.batched else None
     except RunFailedError as exc:
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
@@ -87,6 +89,15 @@ def make_plan(
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
     one_row = "" if plan.batched else f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}"
     return Planned(plan, found.original, (*findings(plan, felt), *filter(None, [one_row])), one_row)
+
+
+def _with_rows_apart(found: FoundLayouts, on_progress: Callable[[str], None]) -> FoundLayouts:
+    """Return the layouts with rows run one at a time where one could change what another gets."""
+    if not found.batched:
+        return found
+    on_progress("running rows of values far apart beside each other")
+    mixing = find_mixing(found.original, found.outputs)
+    return replace(found, batched=False, why_not_batched=mixing) if mixing else found
 
 
 _TRIED_SIZE = 2
