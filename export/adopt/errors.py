@@ -1,6 +1,7 @@
 """The reasons why a foreign model is not adopted, each with the sentence that a user reads."""
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,18 @@ class AmbiguousError(AdoptError):
 
     def __init__(self, what: str, candidates: Iterable[str], settle: str) -> None:
         super().__init__(f"{what}: {'; '.join(candidates)}. Settle it with {settle}")
+
+
+class UnsettledStatesError(AmbiguousError):
+    """It is not clear what feeds some of the inputs; the message ends with one command that settles all of them."""
+
+    def __init__(self, what: str, candidates: Iterable[str], settle: str, states: Mapping[str, str]) -> None:
+        self.states = dict(states)
+        given = " ".join(f"--state {shlex.quote(f'{source}={target}')}" for source, target in states.items())
+        more = (
+            f". All states in one command: python -m export adopt FILE --out FOLDER {given}" if len(states) > 1 else ""
+        )
+        super().__init__(what, candidates, settle + more)
 
 
 class NotServableError(AdoptError):

@@ -1,7 +1,7 @@
 """Runs that show whether one row of a batch changes what another row gets, on values as far apart as clients can send.
 
-Rows that mix may do so for extreme values alone: a mask or a maximum taken over the batch leaves rows of one loudness as
-they are, and silences a quiet row beside a loud one.
+Rows may mix for extreme values alone: a mask or a maximum taken over the batch leaves rows of one loudness as they
+are, and silences a quiet row beside a loud one.
 """
 
 import itertools
