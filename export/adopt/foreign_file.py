@@ -140,6 +140,11 @@ def _embed(path: Path, where: str, tensor: TensorProto) -> int:
 def _check_tensor(path: Path, where: str, tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.STRING or not tensor.data_type:
         return
+    if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+        raise UnsafeFileError(
+            path,
+            f"{where} holds complex numbers, which onnxruntime does not compute: export their real and imaginary parts",
+        )
     if any(dim < 0 for dim in tensor.dims):
         raise UnsafeFileError(path, f"{where} has a negative size")
     try:

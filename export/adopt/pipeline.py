@@ -10,6 +10,7 @@ from export.adopt.foreign_file import read_foreign
 from export.adopt.graph import build_served_graph
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
+from export.adopt.prepare import prepare
 from export.adopt.reference import OriginalReference
 from export.adopt.whole_sequence import check_whole_sequence
 from export.candidate import Candidate, write_artefact
@@ -42,8 +43,11 @@ def adopt_model(
     """
     destination = Destination(root, name, version)
     destination.check(force=options.force)
-    model = read_foreign(file)
-    planned = make_plan(model, adopt_options, options.on_progress)
+    source = read_foreign(file)
+    prepared = prepare(source, adopt_options)
+    model = prepared.model
+    planned = make_plan(model, prepared.options, options.on_progress)
+    planned = replace(planned, findings=(*prepared.findings, *planned.findings))
     for finding in planned.findings:
         options.on_finding(finding)
     plan = planned.plan
@@ -52,7 +56,7 @@ def adopt_model(
         options = replace(options, tolerance=HALF_TOLERANCE)
     options.on_progress("building the served graph")
     candidate = Candidate(
-        build_served_graph(model, plan), _card(model, planned, destination, options), OriginalReference(planned)
+        build_served_graph(model, plan), _card(source, planned, destination, options), OriginalReference(planned)
     )
 
     def check_whole_run() -> None:
