@@ -71,6 +71,19 @@ class GrowingStateError(NotServableError):
         )
 
 
+class SettlingStateError(NotServableError):
+    """A state of open size settles at one size, and what it gives depends on the size that it starts with."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], given: Sequence[str]) -> None:
+        settles = ", ".join(f"{name!r} settles at {'×'.join(map(str, shape))}" for name, shape in shapes.items())
+        start = "the value that --initial gives, brought to that size," if given else "zeros of that size"
+        super().__init__(
+            f"the state {settles} after some steps, but {start} gives something else than what is shorter. A session's "
+            "state is held in a slot of fixed size: give a value of that size by an --initial FILE, from which every "
+            "session is to start"
+        )
+
+
 class WholeSequenceError(AdoptError):
     """The original's run over a whole sequence differs from its steps one after another."""
 

@@ -47,7 +47,7 @@ def test_a_state_starts_from_its_default(source: str, target: str, dims: str, tm
     assert card.max_batch > 1
     assert [spec.name for spec in card.inputs] == ["x"]
     x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
-    expected, state = [], {}
+    expected, state = [], dict[str, Any]()
     for row in x:
         found = reference(model, {"x": row[None], **state})
         expected.append(found["y"][0])
