@@ -101,7 +101,8 @@ class WholeSequenceError(AdoptError):
         named = f"; what may carry something over time: {', '.join(nodes[:_MOST_NODES])}{more}" if nodes else ""
         super().__init__(
             f"the model's run over the whole sequence ({along}) differs from its steps one after another: {tensor!r} "
-            f"differs {by}, and the tolerance is {tolerance:.3g}{named}"
+            f"differs {by} (if the steps are what is wanted: --frame-by-frame), and the tolerance is "
+            f"{tolerance:.3g}{named}"
         )
 
 

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.adopt.errors import UnsafeFileError
+from export.adopt.other_formats import name_other_format
 from export.graphs import all_graphs, subgraphs
 
 MAX_BYTES = 2**31 - 1
@@ -28,6 +29,8 @@ def read_foreign(path: Path) -> ModelProto:
             beside it, uses operators that onnxruntime does not have, or holds NaN, infinite weights or settings.
     """
     data = _read_plain(path, path)
+    if other := name_other_format(data):
+        raise UnsafeFileError(path, f"it is {other}")
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as exc:

@@ -81,7 +81,7 @@ def make_plan(
         on_progress("watching what feeding back changes")
         felt = effects(found.original)
         found = _with_rows_apart(found, on_progress)
-        many = runs_many_steps(found.original, found.outputs)
+        many = None if options.frame_by_frame else runs_many_steps(found.original, found.outputs)
     except RunFailedError as exc:
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
     _refuse_doubtful(pairs, felt)
