@@ -13,8 +13,8 @@ _PICKLE = (
     f"code from it: {_EXPORT}"
 )
 _WEIGHTS = (
-    "a .safetensors file, which holds weights and no graph: for a checkpoint of this project use `python -m export`, for "
-    "a module of yours `python -m export module --weights`"
+    "a .safetensors file, which holds weights and no graph: for a checkpoint of this project use `python -m export`, "
+    "for a module of yours `python -m export module --weights`"
 )
 _HEADS = {
     b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes models, not an ONNX file: convert it by tf2onnx",
