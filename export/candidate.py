@@ -1,6 +1,6 @@
 """The last steps of every export: check that no arena is copied, compare, lower the precision, write, rename."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -40,6 +40,11 @@ class Candidate:
         """Return whether the card has the figures of this graph."""
         return bool(self.card.parity.errors)
 
+    def with_findings(self, findings: Sequence[str]) -> "Candidate":
+        """Return the candidate with more sentences among its card's findings."""
+        config = self.card.config | {"findings": [*self.card.config.get("findings", ()), *findings]}
+        return replace(self, card=self.card.model_copy(update={"config": config}))
+
     def verified(self, tolerance: float, on_progress: Callback) -> "Candidate":
         """Return the candidate with its figures on its card.
 
@@ -69,7 +74,21 @@ def write_artefact(
     *,
     last_check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Verify a candidate in the precision that is asked for, write it, and return the file; or write nothing.
+    """Verify a candidate, write it, and return the file; or write nothing. See `checked`.
+
+    Raises:
+        ExportError: See `checked`.
+        DestinationExistsError: Another export has written this version in the meantime.
+    """
+    candidate = checked(candidate, options, last_check=last_check)
+    options.on_progress("writing")
+    return save_artefact(destination.folder, candidate.graph, candidate.card, force=options.force)
+
+
+def checked(
+    candidate: Candidate, options: ExportOptions, *, last_check: Callable[[], None] = lambda: None
+) -> Candidate:
+    """Return a candidate in the precision that is asked for, verified.
 
     A candidate that is verified already is not verified again in float32. `last_check` may raise what else keeps the
     artefact from being written.
@@ -77,7 +96,6 @@ def write_artefact(
     Raises:
         PrecisionError: The graph cannot be held in the precision, or it would save nothing.
         ExportError: See `Candidate.verified`, and `last_check`.
-        DestinationExistsError: Another export has written this version in the meantime.
     """
     if options.precision is not Precision.FLOAT32:
         graph, card = lower_precision(candidate.graph, candidate.card, options.precision)
@@ -87,8 +105,7 @@ def write_artefact(
     elif not candidate.is_verified:
         candidate = candidate.verified(options.allowed, options.on_progress)
     last_check()
-    options.on_progress("writing")
-    return save_artefact(destination.folder, candidate.graph, candidate.card, force=options.force)
+    return candidate
 
 
 def _saving(before: Candidate, after: Candidate, precision: Precision) -> str:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +19,14 @@ from export.options import ExportOptions
 from export.precision import TOLERANCES, Precision, parse_precision
 from export.sentences import printable
 from export.tables import parity_table
+from models.card import ModelCard
 
 REFUSED = 1
 
-Out = Annotated[
-    Path,
-    typer.Option(help="Where to: artifacts/NAME/VERSION, an integer version.", metavar="FOLDER", show_default=False),
-]
+OUT_OPTION = typer.Option(
+    help="Where to: artifacts/NAME/VERSION, an integer version.", metavar="FOLDER", show_default=False
+)
+Out = Annotated[Path, OUT_OPTION]
 
 
 def _export_options(
@@ -80,15 +81,34 @@ def refused(what: str) -> Iterator[None]:
         raise typer.Exit(REFUSED) from exc
 
 
+def explain_export(options: ExportOptions, explain: Callable[[ExportOptions], ModelCard]) -> None:
+    """Show the findings and figures of an export that writes nothing, and what it would serve."""
+    console = Console(file=sys.stdout)
+    with console.status("starting") as status:
+        told = replace(options, on_progress=status.update, on_finding=partial(_show_finding, console))
+        card = explain(told)
+    console.print(parity_table(card))
+    console.print(
+        f"nothing was written; with --out it would be served with max_batch {card.max_batch} and "
+        f"{len(card.states)} state{'' if len(card.states) == 1 else 's'}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+
+
+def _show_finding(console: Console, finding: str) -> None:
+    console.print(printable(finding), soft_wrap=True, markup=False, highlight=False)
+
+
 def run_export(out: Path, options: ExportOptions, export: Callable[[Destination, ExportOptions], Path]) -> None:
     """Run an export to --out, show its progress, and print its findings, its figures and its file."""
     console = Console(file=sys.stdout)  # the real one, also while a user's code is kept from printing
 
-    def show_finding(finding: str) -> None:
-        console.print(printable(finding), soft_wrap=True, markup=False, highlight=False)
-
     destination = Destination.parse(out)
     with console.status("starting") as status:
-        path = export(destination, replace(options, on_progress=status.update, on_finding=show_finding))
+        path = export(
+            destination, replace(options, on_progress=status.update, on_finding=partial(_show_finding, console))
+        )
     console.print(parity_table(read_card(path)))
     console.print(printable(f"wrote {path} ({path.stat().st_size:,} bytes)"), soft_wrap=True, markup=False)

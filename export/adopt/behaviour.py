@@ -48,7 +48,12 @@ def runs_many_steps(original: Original, outputs: Layouts) -> Layouts | None:
     data = [(original.foreign.inputs[name], original.layouts[name]) for name in original.data]
     for port, layout in data:
         open_time = layout.time_axis is not None and isinstance(port.dims[layout.time_axis], str)
-        if not open_time or port.name in original.options.steps or port.name in original.options.overlaps:
+        if (
+            not open_time
+            or layout.batch is None
+            or port.name in original.options.steps
+            or port.name in original.options.overlaps
+        ):
             return None
     inputs = original.draw(1, _STEPS)
     try:
@@ -69,10 +74,19 @@ def runs_many_steps(original: Original, outputs: Layouts) -> Layouts | None:
         if len(grown) != 1 or together[name].shape[grown[0]] != _STEPS or singles[0][name].shape[grown[0]] != 1:
             return None
         stacked = np.concatenate([single[name] for single in singles], axis=grown[0])
-        found[name] = replace(layout, time=grown[0] - (layout.batch is not None and grown[0] > layout.batch))
+        batch = layout.batch if layout.batch != grown[0] else _other_axis_of_one(singles[0][name], grown[0])
+        if batch is None:
+            return None
+        inner = tuple(size for axis, size in enumerate(singles[0][name].shape) if axis != batch)
+        found[name] = Layout(inner, batch, time=grown[0] - (grown[0] > batch))
         if not close(stacked, together[name]):
             return None
     return found if all(close(after[name], states[name]) for name in states) else None
+
+
+def _other_axis_of_one(value: Array, time: int) -> int | None:
+    """Return the first axis of size 1 beside the time: the batch of a file that is fixed to one row."""
+    return next((axis for axis, size in enumerate(value.shape) if size == 1 and axis != time), None)
 
 
 def _step_of(rows: Array, layout: Layout, step: int) -> Array:

@@ -1,6 +1,7 @@
 """The reasons why a foreign model is not adopted, each with the sentence that a user reads."""
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,18 @@ class AmbiguousError(AdoptError):
         super().__init__(f"{what}: {'; '.join(candidates)}. Settle it with {settle}")
 
 
+class UnsettledStatesError(AmbiguousError):
+    """It is not clear what feeds some of the inputs; the message ends with one command that settles all of them."""
+
+    def __init__(self, what: str, candidates: Iterable[str], settle: str, states: Mapping[str, str]) -> None:
+        self.states = dict(states)
+        given = " ".join(f"--state {shlex.quote(f'{source}={target}')}" for source, target in states.items())
+        more = (
+            f". All states in one command: python -m export adopt FILE --out FOLDER {given}" if len(states) > 1 else ""
+        )
+        super().__init__(what, candidates, settle + more)
+
+
 class NotServableError(AdoptError):
     """The model is complete, but cannot be served one step at a time."""
 
@@ -58,6 +71,19 @@ class GrowingStateError(NotServableError):
         )
 
 
+class SettlingStateError(NotServableError):
+    """A state of open size settles at one size, and what it gives depends on the size that it starts with."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], given: Sequence[str]) -> None:
+        settles = ", ".join(f"{name!r} settles at {'×'.join(map(str, shape))}" for name, shape in shapes.items())
+        start = "the value that --initial gives, brought to that size," if given else "zeros of that size"
+        super().__init__(
+            f"the state {settles} after some steps, but {start} gives something else than what is shorter. A session's "
+            "state is held in a slot of fixed size: give a value of that size by an --initial FILE, from which every "
+            "session is to start"
+        )
+
+
 class WholeSequenceError(AdoptError):
     """The original's run over a whole sequence differs from its steps one after another."""
 
@@ -75,7 +101,8 @@ class WholeSequenceError(AdoptError):
         named = f"; what may carry something over time: {', '.join(nodes[:_MOST_NODES])}{more}" if nodes else ""
         super().__init__(
             f"the model's run over the whole sequence ({along}) differs from its steps one after another: {tensor!r} "
-            f"differs {by}, and the tolerance is {tolerance:.3g}{named}"
+            f"differs {by} (if the steps are what is wanted: --frame-by-frame), and the tolerance is "
+            f"{tolerance:.3g}{named}"
         )
 
 

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.adopt.errors import UnsafeFileError
+from export.adopt.other_formats import name_other_format
 from export.graphs import all_graphs, subgraphs
 
 MAX_BYTES = 2**31 - 1
@@ -28,6 +29,8 @@ def read_foreign(path: Path) -> ModelProto:
             beside it, uses operators that onnxruntime does not have, or holds NaN, infinite weights or settings.
     """
     data = _read_plain(path, path)
+    if other := name_other_format(data):
+        raise UnsafeFileError(path, f"it is {other}")
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as exc:
@@ -140,6 +143,11 @@ def _embed(path: Path, where: str, tensor: TensorProto) -> int:
 def _check_tensor(path: Path, where: str, tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.STRING or not tensor.data_type:
         return
+    if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+        raise UnsafeFileError(
+            path,
+            f"{where} holds complex numbers, which onnxruntime does not compute: export their real and imaginary parts",
+        )
     if any(dim < 0 for dim in tensor.dims):
         raise UnsafeFileError(path, f"{where} has a negative size")
     try:

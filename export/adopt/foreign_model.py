@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnxruntime as ort
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from export.adopt.errors import NotServableError
 from export.adopt.plan import DTYPES
@@ -13,6 +13,9 @@ from export.sentences import foreign_error
 
 Dim = int | str
 """A fixed size, or the name of one that is not fixed; sizes without a name are given one."""
+
+
+COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
 class RunFailedError(Exception):
@@ -45,8 +48,8 @@ class ForeignModel:
     def __init__(self, model: ModelProto) -> None:
         defaults = {tensor.name for tensor in model.graph.initializer}
         self.model = model
-        self.inputs = {i.name: _port(i, "input") for i in model.graph.input if i.name not in defaults}
-        self.outputs = {o.name: _port(o, "output") for o in model.graph.output}
+        self.inputs = {i.name: port_of(i, "input") for i in model.graph.input if i.name not in defaults}
+        self.outputs = {o.name: port_of(o, "output") for o in model.graph.output}
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -75,11 +78,21 @@ class ForeignModel:
         return dict(zip(names, values, strict=True))
 
 
-def _port(value: ValueInfoProto, what: str) -> Port:
+def port_of(value: ValueInfoProto, what: str) -> Port:
+    """Return an input or output as it is declared; `what` says which of the two, for the error.
+
+    Raises:
+        NotServableError: It is no tensor, or of a type or shape that cannot be served.
+    """
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         raise NotServableError(f"the {what} {value.name!r} is no tensor but a {str(kind).removesuffix('_type')}")
     tensor = value.type.tensor_type
+    if tensor.elem_type in COMPLEX:
+        raise NotServableError(
+            f"the {what} {value.name!r} holds complex numbers, which cannot be served: let the graph take and give "
+            "their real and imaginary parts as two float32 tensors, or as one more axis of size 2"
+        )
     if tensor.elem_type not in DTYPES:
         raise NotServableError(
             f"the {what} {value.name!r} is of a type that cannot be served: only {', '.join(DTYPES.values())} can"

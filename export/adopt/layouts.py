@@ -8,12 +8,19 @@ import numpy as np
 
 from export.adopt.errors import AmbiguousError, BadOptionError, NotServableError, OpenStateError
 from export.adopt.foreign_model import Dim, ForeignModel, Port
+from export.adopt.names import words
 from export.adopt.options import AdoptOptions
 from export.adopt.pairs import Pair
 from export.adopt.plan import Layout
 
 _BATCH_WORDS = ("batch", "b", "n", "bs", "bsz", "batch_size", "batchsize", "num_sequences", "streams")
 _TIME_WORDS = ("time", "t", "seq", "seq_len", "sequence", "sequence_length", "length", "steps", "frames", "len", "l")
+_LENGTH_WORDS = frozenset(
+    (
+        *("time", "seq", "sequence", "length", "len", "steps", "frames", "samples", "window", "chunk"),
+        *("past", "cache", "history", "hist", "context", "ctx", "kept", "memory", "mem"),
+    )
+)
 _MOST_CANDIDATES = 256
 
 Layouts = dict[str, Layout]
@@ -66,10 +73,18 @@ def candidate_layouts(
 def _batch_axes(port: Port, options: AdoptOptions) -> list[int | None]:
     if port.name in options.batch_axes:
         return [options.batch_axes[port.name]]
+    if port.free and len(port.dims) > 1 and port.dims[0] == 1:
+        # the leading 1 may be the batch, and what is open the time or the length of a cache
+        return [*(axis for axis in port.free if not _names_length(str(port.dims[axis]))), 0]
     if port.free:
         return list(port.free)
     # only one row can be run: a first axis of size 1 is the batch, else the tensor has none
     return [0] if len(port.dims) > 1 and port.dims[0] == 1 else [None]
+
+
+def _names_length(dim: str) -> bool:
+    """Return whether the name of a size says that it is a length: of time, of a window or of a cache."""
+    return not dim.startswith("?:") and bool(set(words(dim)) & _LENGTH_WORDS)
 
 
 def _read(

@@ -9,12 +9,12 @@ def _listed(text: str) -> frozenset[str]:
 
 _TIMES = _listed(
     "in out input output inp outp new next nxt prev previous old past present cur current curr now init initial final"
-    " last first updated update ret returned from to t tm1 t1 n i o x y src dst state states onnx"
+    " last first updated update upd ret returned from to t tm n i o x y src dst state states onnx"
 )
 """Words that say when a state is read or written, or nothing, but not which state it is."""
 _STATE_WORDS = _listed(
     "h c hx cx hn cn h0 c0 hidden cell state states cache caches mem memory buf buffer fifo past present carry context"
-    " hin hout cin cout hiddens rnn lstm gru kv history queue ring delay counter"
+    " hin hout cin cout hiddens rnn lstm gru kv history hist queue ring delay counter"
 )
 _LAYER_WORDS = _listed("rnn lstm gru")
 """Words for layers that hold a state and also read data: lstm_input and lstm_output are not one state."""
@@ -26,7 +26,7 @@ DATA_WORDS = _listed(
 )
 SIDES = _listed("in out input inputs output outputs")
 """Words for data that states have in their names as well: t_in and t_out may be either."""
-_UNTIL_NEXT = _listed("new next nxt prev previous old past present updated")
+_UNTIL_NEXT = _listed("new next nxt prev previous old past present updated upd")
 """Words that only a state needs: what is new was something else before."""
 _STEP_SIDES = SIDES | _UNTIL_NEXT | _listed("cur current")
 """Words that tell the input of a step from its output."""
@@ -85,6 +85,13 @@ def names_nothing(source: str, target: str) -> bool:
     """Return whether two names that agree are those of data, or agree in numbers alone, as input_1 and output_1."""
     generic = is_generic(source) and is_generic(target) and not {*words(source), *words(target)} & _UNTIL_NEXT
     return generic or _names_data(source, target)
+
+
+def says_data(source: str, target: str) -> bool:
+    """Return whether two names say what data they are, as audio and audio_out, or nothing at all, as x and x_out."""
+    both = {*words(source), *words(target)}
+    plain = all(set(words(name)) & PLAIN and not set(words(name)) & _STATE_WORDS for name in (source, target))
+    return (plain or (is_generic(source) and is_generic(target))) and not both & _UNTIL_NEXT
 
 
 def is_generic(name: str) -> bool:

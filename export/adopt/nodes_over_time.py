@@ -15,17 +15,19 @@ def nodes_over_time(model: ModelProto) -> list[str]:
     sizes = {tensor.name: tensor.dims for graph in all_graphs(model.graph) for tensor in graph.initializer}
     nodes = [node for graph in all_graphs(model.graph) for node in graph.node]
     nodes += [node for function in model.functions for node in function.node]
-    return [_named(node) for node in nodes if node.op_type in _OVER_TIME or _has_kernel(node, sizes)]
+    return [named_node(node) for node in nodes if node.op_type in _OVER_TIME or has_kernel(node, sizes)]
 
 
-def _has_kernel(node: NodeProto, sizes: Mapping[str, Collection[int]]) -> bool:
+def has_kernel(node: NodeProto, sizes: Mapping[str, Collection[int]]) -> bool:
+    """Return whether a node is a convolution or pooling over more than one value; `sizes` are those of weights."""
     kernel = [size for attribute in node.attribute if attribute.name == "kernel_shape" for size in attribute.ints]
     if not kernel and len(node.input) > 1:
         kernel = list(sizes.get(node.input[1], ()))[2:]
     return node.op_type in _KERNELS and any(size > 1 for size in kernel)
 
 
-def _named(node: NodeProto) -> str:
+def named_node(node: NodeProto) -> str:
+    """Return a node's type and name, and a recurrent layer's direction where it is not forward."""
     directions = [attribute.s.decode() for attribute in node.attribute if attribute.name == "direction"]
     backward = "".join(f" ({direction})" for direction in directions if direction != "forward")
     return f"{node.op_type} {node.name or ', '.join(node.output)!r}{backward}"

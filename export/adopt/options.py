@@ -24,7 +24,8 @@ class AdoptOptions:
 
     states: input → output, an empty output for an input that is no state. batch_axes: input or output → axis.
     constants: input → value. overlaps: input → how many values of the step before precede each step. steps:
-    input → shape of one step, without the batch. initial: input → value before the first step.
+    input → shape of one step, without the batch. initial: input → value before the first step. frame_by_frame: steps
+    are served one by one, though the file's run over a whole sequence differs from them.
     """
 
     states: dict[str, str] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class AdoptOptions:
     overlaps: dict[str, int] = field(default_factory=dict)
     steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     initial: dict[str, Array] = field(default_factory=dict)
+    frame_by_frame: bool = False
 
     @classmethod
     def parse(
@@ -43,6 +45,8 @@ class AdoptOptions:
         overlaps: Iterable[str] = (),
         steps: Iterable[str] = (),
         initial: Path | None = None,
+        *,
+        frame_by_frame: bool = False,
     ) -> "AdoptOptions":
         """Read the options as they are written on the command line.
 
@@ -68,6 +72,7 @@ class AdoptOptions:
                 for name, value in _named("--step", steps, "=", "NAME=SIZE or NAME=SIZExSIZE").items()
             },
             initial={} if initial is None else read_initial(initial),
+            frame_by_frame=frame_by_frame,
         )
 
 

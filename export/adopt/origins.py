@@ -1,13 +1,20 @@
 """Which inputs of a model reach certain nodes unchanged but for their shape and dtype."""
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
+from export.adopt.recurrent_layers import RECURRENT_LAYERS
 from export.graphs import all_graphs
 
-_PASSING = ("Cast", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Flatten")
-_RECURRENT_LAYERS = ("LSTM", "GRU", "RNN")
-_SEQUENCE_LENS = 4
+PASSING = ("Cast", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Flatten")
+"""Operators that change a value in shape or dtype at most."""
+_RECURRENT_LAYERS = {"": RECURRENT_LAYERS, "ai.onnx": RECURRENT_LAYERS, "com.microsoft": ("DynamicQuantizeLSTM",)}
+SEQUENCE_LENS = 4
 """The input of a recurrent layer that holds the sequences' lengths."""
+
+
+def is_recurrent(node: NodeProto) -> bool:
+    """Return whether a node is a recurrent layer of ONNX's or onnxruntime's."""
+    return node.op_type in _RECURRENT_LAYERS.get(node.domain, ())
 
 
 class _Origins:
@@ -19,7 +26,7 @@ class _Origins:
 
     def of(self, name: str) -> str:
         """Return the name of the value that reaches `name`."""
-        while name in self._makers and self._makers[name].op_type in _PASSING:
+        while name in self._makers and self._makers[name].op_type in PASSING:
             name = self._makers[name].input[0]
         return name
 
@@ -42,7 +49,7 @@ def find_step_counts(model: ModelProto) -> set[str]:
     """Return the inputs that tell LSTM, GRU and RNN nodes how many steps of a sequence there are."""
     origins = _Origins(model)
     return {
-        origins.of(node.input[_SEQUENCE_LENS])
+        origins.of(node.input[SEQUENCE_LENS])
         for node in model.graph.node
-        if node.op_type in _RECURRENT_LAYERS and len(node.input) > _SEQUENCE_LENS and node.input[_SEQUENCE_LENS]
+        if is_recurrent(node) and len(node.input) > SEQUENCE_LENS and node.input[SEQUENCE_LENS]
     }

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from export.adopt.errors import AmbiguousError, BadOptionError, NotServableError
+from export.adopt.errors import BadOptionError, NotServableError, UnsettledStatesError
 from export.adopt.foreign_model import Port
 from export.adopt.names import (
     DATA_WORDS,
@@ -15,11 +15,13 @@ from export.adopt.names import (
     is_state,
     names_nothing,
     names_one_state,
+    says_data,
     stem,
     timeless,
     untimed,
     words,
 )
+from export.adopt.naming_rules import rules_of, shared_rules
 from export.adopt.options import AdoptOptions
 
 
@@ -39,7 +41,7 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], options: Adopt
 
     Raises:
         BadOptionError: An option names no input or output.
-        AmbiguousError: An output could feed an input, and names do not say whether, or which of several does.
+        UnsettledStatesError: An output could feed an input, and names do not say whether, or which of several does.
         NotServableError: A pair given by the user or by names has different shapes or dtypes.
     """
     pairs = [_given_pair(source, target, inputs, outputs) for source, target in options.states.items() if target]
@@ -50,10 +52,12 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], options: Adopt
 
     for key in (timeless, bare_key, untimed):
         pairs += _by_name(open_inputs, fits, {pair.source for pair in pairs}, {pair.target for pair in pairs}, key)
+        pairs += _by_rule(open_inputs, fits, pairs)
     _refuse_misfits(open_inputs, list(free.values()), pairs)
 
     while lone := [pair for pair in _lone(open_inputs, outputs, fits, pairs) if pair.sure]:
         pairs += lone
+        pairs += _by_rule(open_inputs, fits, pairs)
     if len(pairs) == len(inputs):
         # something must be left for clients to send: the only one that is named as data, if any
         sent = [pair for pair in pairs if pair.source not in options.states and is_data(pair.source)]
@@ -65,13 +69,15 @@ def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], options: Adopt
         if len(data) == 1:
             break  # it is what clients send
         if named or not likely or len(outputs) - len({pair.target for pair in pairs}) == 1:
-            raise _doubtful((likely or lone)[0], inputs, "alone share their shape and dtype")
+            raise _doubtful((likely or lone)[0], inputs, pairs, "alone share their shape and dtype")
         pairs.append(likely[0])
+        pairs += _by_rule(open_inputs, fits, pairs)
 
     sources = {pair.source for pair in pairs}
     rest = [port for port in open_inputs if port.name not in sources]
+    _refuse_named_by_one_rule(rest, fits, inputs, pairs)
     if len(inputs) - len(pairs) > 1 or any(is_state(port.name) for port in rest):
-        _refuse_open(_left(rest, outputs, fits, pairs), outputs, inputs)
+        _refuse_open(_left(rest, outputs, fits, pairs), outputs, inputs, pairs)
     _refuse_unusual(rest, fits, inputs, pairs)
     _refuse_generic(rest, outputs, fits, inputs, pairs)
     return tuple(pairs)
@@ -137,6 +143,31 @@ def _by_name(
     return [pair for pair in found if taken.count(pair.target) == 1]
 
 
+def _by_rule(inputs: list[Port], fits: dict[str, list[str]], pairs: list[Pair]) -> list[Pair]:
+    """Pair what is left by the rules that the names of found pairs follow: p_km1 and p_k, so x_km1 and x_k."""
+    found: list[Pair] = []
+    sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
+    left = [port.name for port in inputs if port.name not in sources]
+    for rule, example in rules_of((pair.source, pair.target) for pair in pairs):
+        for name in left:
+            named = [
+                target
+                for target in rule.apply(name)
+                if target in fits[name] and target not in targets and not says_data(name, target)
+            ]
+            rivals = [target for target in fits[name] if target not in targets and _agree(name, target)]
+            if len(named) == 1 and set(rivals) <= set(named) and name not in {pair.source for pair in found}:
+                found.append(Pair(name, named[0], f"named by the rule of {example[0]} and {example[1]}"))
+    taken = [pair.target for pair in found]
+    found = [pair for pair in found if taken.count(pair.target) == 1]
+    # what is left alone is what clients send, unless its name is that of a state
+    return found if len(left) > len(found) else [pair for pair in found if is_state(pair.source)]
+
+
+def _agree(source: str, target: str) -> bool:
+    return any(key(source) == key(target) != () for key in (timeless, bare_key))
+
+
 def _reason(source: str, target: str) -> tuple[str, bool]:
     if is_state(source) or is_state(target):
         return "the only pair left of its shape and dtype, named as a state", True
@@ -168,7 +199,35 @@ def _refuse_misfits(inputs: list[Port], outputs: list[Port], pairs: list[Pair]) 
             )
 
 
-def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:
+def _refuse_named_by_one_rule(
+    rest: list[Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]
+) -> None:
+    """Refuse where several inputs and outputs that are left follow one rule of naming, as left_in and left_out do."""
+    targets = {pair.target for pair in pairs}
+    open_pairs = [
+        (port.name, target)
+        for port in rest
+        for target in fits[port.name]
+        if target not in targets and not says_data(port.name, target)
+    ]
+    for rule, group in shared_rules(open_pairs):
+        if len(set(group.values())) == len(group) < len(inputs) - len(pairs):
+            raise UnsettledStatesError(
+                f"several inputs and outputs are named by one rule ({rule}), so they may be states",
+                [f"{source}={target}" for source, target in group.items()],
+                " and ".join(f"--state {source}={target} or --state {source}=" for source, target in group.items())
+                + " (without an output: no state)",
+                _settled(pairs) | group,
+            )
+
+
+def _settled(pairs: list[Pair]) -> dict[str, str]:
+    return {pair.source: pair.target for pair in pairs}
+
+
+def _refuse_open(
+    left: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port], pairs: list[Pair]
+) -> None:
     """Refuse where an input that is not named as data may be fed from several outputs, and nothing decides."""
     _refuse_candidates(
         {
@@ -178,18 +237,26 @@ def _refuse_open(left: dict[str, list[str]], outputs: dict[str, Port], inputs: d
         },
         outputs,
         inputs,
+        pairs,
     )
 
 
-def _refuse_candidates(candidates: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port]) -> None:
-    for name, found in candidates.items():
-        if found:
-            options = " or ".join(f"--state {name}={target}" for target in [*found, ""])
-            raise AmbiguousError(
-                f"the input {inputs[name]} may be a state, fed from any of",
-                [str(outputs[target]) for target in found],
-                f"{options} (the last: {name} is no state)",
-            )
+def _refuse_candidates(
+    candidates: dict[str, list[str]], outputs: dict[str, Port], inputs: dict[str, Port], pairs: list[Pair]
+) -> None:
+    """Refuse where there are candidates, and show a command with a likely output for each input in doubt."""
+    doubtful = {name: found for name, found in candidates.items() if found}
+    likely = _settled(pairs)
+    for name, found in doubtful.items():
+        likely[name] = next((target for target in found if target not in likely.values()), "")
+    for name, found in doubtful.items():
+        options = " or ".join(f"--state {name}={target}" for target in [*found, ""])
+        raise UnsettledStatesError(
+            f"the input {inputs[name]} may be a state, fed from any of",
+            [str(outputs[target]) for target in found],
+            f"{options} (the last: {name} is no state)",
+            likely,
+        )
 
 
 def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]) -> None:
@@ -214,26 +281,32 @@ def _refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[s
         else:
             continue
         if len(data) > 1 and not any(set(words(name)) & plain for name in (port.name, free[0])):
-            raise _doubtful(Pair(port.name, free[0], "", sure=False), inputs, why)
+            raise _doubtful(Pair(port.name, free[0], "", sure=False), inputs, pairs, why)
 
 
 def _refuse_generic(
     rest: list[Port], outputs: dict[str, Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]
 ) -> None:
-    """Refuse where an input other than the first has a name that says nothing, and an output could feed it."""
+    """Refuse where an input has a name that says nothing, and an output could feed it.
+
+    The first input is asked about last, and only where another of the inputs left has such a name: it may be that one
+    which clients send.
+    """
     data = [name for name in inputs if name not in {pair.source for pair in pairs}]
-    candidates = {
-        name: [target for target in found if not set(words(target)) & PLAIN]
-        for name, found in _left(rest, outputs, fits, pairs).items()
-        if name != data[0] and is_generic(name)
-    }
-    _refuse_candidates(candidates, outputs, inputs)
+    generic = [port.name for port in rest if is_generic(port.name)]
+    asked = [name for name in generic if name != data[0]]
+    if asked and data[0] in generic:
+        asked.append(data[0])
+    left = _left(rest, outputs, fits, pairs)
+    candidates = {name: [target for target in left[name] if not set(words(target)) & PLAIN] for name in asked}
+    _refuse_candidates(candidates, outputs, inputs, pairs)
 
 
-def _doubtful(pair: Pair, inputs: dict[str, Port], why: str) -> AmbiguousError:
+def _doubtful(pair: Pair, inputs: dict[str, Port], pairs: list[Pair], why: str) -> UnsettledStatesError:
     source, target = pair.source, pair.target
-    return AmbiguousError(
+    return UnsettledStatesError(
         f"the input {inputs[source]} and the output {target} {why}, so they may be a state",
         [f"a state {source}={target}", f"{source} is an input"],
         f"--state {source}={target} or --state {source}= (the last: {source} is no state)",
+        _settled(pairs) | {source: target},
     )

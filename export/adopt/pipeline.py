@@ -6,15 +6,20 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from export.adopt.errors import WholeSequenceError
 from export.adopt.foreign_file import read_foreign
 from export.adopt.graph import build_served_graph
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
+from export.adopt.prepare import prepare
 from export.adopt.reference import OriginalReference
 from export.adopt.whole_sequence import check_whole_sequence
-from export.candidate import Candidate, write_artefact
+from export.adopt.windows import warn_of_windows
+from export.artefact import save_artefact
+from export.candidate import Candidate, checked
 from export.cards import UNVERIFIED, installed
 from export.destination import Destination
+from export.errors import ParityError
 from export.options import ExportOptions
 from export.verify import TOLERANCE
 from models.card import ModelCard
@@ -41,8 +46,30 @@ def adopt_model(
     """
     destination = Destination(root, name, version)
     destination.check(force=options.force)
-    model = read_foreign(file)
-    planned = make_plan(model, adopt_options, options.on_progress)
+    candidate = _checked(file, destination, options, adopt_options)
+    options.on_progress("writing")
+    return save_artefact(destination.folder, candidate.graph, candidate.card, force=options.force)
+
+
+def explain_model(
+    file: Path, options: ExportOptions = _DEFAULTS, *, adopt_options: AdoptOptions = _ADOPT_DEFAULTS
+) -> ModelCard:
+    """Return the card that a foreign file would get, its figures included, and write nothing.
+
+    Raises:
+        ExportError: It would not be adopted; what was found until then was told.
+    """
+    return _checked(file, Destination(Path(), "model", 1), options, adopt_options).card
+
+
+def _checked(file: Path, destination: Destination, options: ExportOptions, adopt_options: AdoptOptions) -> Candidate:
+    """Return the served graph of a foreign file and its card, verified against the original."""
+    source = read_foreign(file)
+    prepared = prepare(source, adopt_options)
+    model = prepared.model
+    planned = make_plan(model, prepared.options, options.on_progress)
+    warnings = warn_of_windows(model, prepared.options)
+    planned = replace(planned, findings=(*prepared.findings, *warnings, *planned.findings))
     for finding in planned.findings:
         options.on_finding(finding)
     plan = planned.plan
@@ -51,16 +78,34 @@ def adopt_model(
         options = replace(options, tolerance=HALF_TOLERANCE)
     options.on_progress("building the served graph")
     candidate = Candidate(
-        build_served_graph(model, plan), _card(model, planned, destination, options), OriginalReference(planned)
+        build_served_graph(model, plan), _card(source, planned, destination, options), OriginalReference(planned)
     )
+    later: list[str] = []
 
     def check_whole_run() -> None:
         options.on_progress("comparing: the original's own run over whole sequences")
         # in float32: what a lower precision costs is in the figures of the comparisons
         tolerance = TOLERANCE if options.tolerance is None else options.tolerance
-        check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
+        try:
+            check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
+        except WholeSequenceError as exc:
+            if not adopt_options.frame_by_frame:
+                raise
+            later.append(f"served frame by frame, as --frame-by-frame says: {exc}")
 
-    return write_artefact(destination, candidate, options, last_check=check_whole_run)
+    def tell(finding: str) -> str:
+        options.on_finding(finding)
+        return finding
+
+    try:
+        found = checked(candidate, options, last_check=check_whole_run)
+    except ParityError as exc:
+        if "strangers" not in exc.comparison or candidate.card.max_batch == 1:
+            raise
+        why = tell(f"rows cannot be run together, so max_batch is 1: {exc}")
+        card = candidate.card.model_copy(update={"max_batch": 1})
+        found = checked(replace(candidate, card=card).with_findings([why]), options, last_check=check_whole_run)
+    return found.with_findings([tell(finding) for finding in later]) if later else found
 
 
 def _card(model: ModelProto, planned: Planned, destination: Destination, options: ExportOptions) -> ModelCard:

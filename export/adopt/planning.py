@@ -8,23 +8,22 @@ from onnx import ModelProto
 
 from export.adopt.behaviour import check_finite, effects, runs_many_steps
 from export.adopt.errors import (
-    AdoptError,
     AmbiguousError,
     BadOptionError,
-    GrowingStateError,
     NotServableError,
-    OpenStateError,
 )
 from export.adopt.findings import findings
 from export.adopt.foreign_model import ForeignModel, RunFailedError
 from export.adopt.layout_search import FoundLayouts, find_layouts
-from export.adopt.layouts import Candidate, candidate_layouts
+from export.adopt.layouts import candidate_layouts
 from export.adopt.options import AdoptOptions
 from export.adopt.original import Original, cast, initial_value
 from export.adopt.origins import find_vocabularies
 from export.adopt.pairs import Pair, find_pairs
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.public_names import public_names
+from export.adopt.row_mixing import find_mixing
+from export.adopt.settling import settle_open_states
 from models.card import StateSpec, TensorSpec
 
 
@@ -75,37 +74,29 @@ def make_plan(
     on_progress("finding the batch by running the model")
     vocabularies = find_vocabularies(model)
     original = Original(foreign, {}, pairs, options, constants, vocabularies)
-    found = find_layouts(original, _candidates(original))
+    original, settled = settle_open_states(original)
+    found = find_layouts(original, candidate_layouts(foreign, pairs, original.options))
     try:
         found = replace(found, original=check_finite(found.original))
         on_progress("watching what feeding back changes")
         felt = effects(found.original)
-        many = runs_many_steps(found.original, found.outputs) if found.batched else None
+        found = _with_rows_apart(found, on_progress)
+        many = None if options.frame_by_frame else runs_many_steps(found.original, found.outputs)
     except RunFailedError as exc:
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
     _refuse_doubtful(pairs, felt)
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
     one_row = "" if plan.batched else f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}"
-    return Planned(plan, found.original, (*findings(plan, felt), *filter(None, [one_row])), one_row)
+    return Planned(plan, found.original, (*findings(plan, felt), *settled, *filter(None, [one_row])), one_row)
 
 
-_TRIED_SIZE = 2
-
-
-def _candidates(original: Original) -> list[Candidate]:
-    """Return the possible layouts; where a state's size is not known, a run first shows whether the state grows."""
-    try:
-        return candidate_layouts(original.foreign, original.pairs, original.options)
-    except OpenStateError as exc:
-        try:
-            find_layouts(
-                original, candidate_layouts(original.foreign, original.pairs, original.options, open_size=_TRIED_SIZE)
-            )
-        except GrowingStateError:
-            raise
-        except AdoptError:
-            pass  # with this size it cannot be told; it may run with the user's
-        raise exc
+def _with_rows_apart(found: FoundLayouts, on_progress: Callable[[str], None]) -> FoundLayouts:
+    """Return the layouts with rows run one at a time where one could change what another gets."""
+    if not found.batched:
+        return found
+    on_progress("running rows of values far apart beside each other")
+    mixing = find_mixing(found.original, found.outputs)
+    return replace(found, batched=False, why_not_batched=mixing) if mixing else found
 
 
 def _constant(foreign: ForeignModel, name: str, value: np.ndarray) -> np.ndarray:
