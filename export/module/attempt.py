@@ -119,7 +119,13 @@ class Attempt:
     def _adopt_options(self) -> AdoptOptions:
         explicit = self._explicit
         axes = {name: example.batch_axis for name, example in zip(self._names, self._examples, strict=True)}
+        times: dict[str, int | None] = {
+            name: example.time_axis for name, example in zip(self._names, self._examples, strict=True)
+        }
+        axis = self._examples[0].time_axis
+        times |= {output.name: axis if output.time else None for output in self._outputs}
         return AdoptOptions(
+            time_axes=times,
             states={name: f"after/{name}" for name in explicit.names} | dict.fromkeys(self._names, ""),
             batch_axes=axes | dict(zip(explicit.names, explicit.axes, strict=True)),
             initial={name: row for one in self.carried for name, row in one.initial.items()},
