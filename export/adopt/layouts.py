@@ -87,7 +87,9 @@ def _read(
     if port.name in options.time_axes:
         known = options.time_axes[port.name]
         return Layout(
-            tuple(1 if isinstance(dim, str) else dim for dim in dims), batch, None if known is None else axes.index(known)
+            tuple(1 if isinstance(dim, str) else dim for dim in dims),
+            batch,
+            None if known is None else axes.index(known),
         )
     dims = _without_overlap(port, dims, options)
     given = options.steps.get(port.name)

@@ -17,7 +17,7 @@ from export.candidate import Candidate
 from export.cards import UNVERIFIED, installed
 from export.destination import Destination
 from export.errors import ExportError, ParityError
-from export.module.errors import NotStreamableError
+from export.module.errors import ACCEPTED, NotStreamableError
 from export.module.example import Example
 from export.module.explicit import make_explicit
 from export.module.outputs import find_outputs, refuse_other_shapes
@@ -57,7 +57,8 @@ class Attempt:
         self._module, self._examples, self.carried, self.argument = module, examples, carried, argument
         self._destination, self._options = destination, options
         self._names = names
-        self._outputs = find_outputs(module, examples, 0 if argument is None else len(argument.names))
+        self._run: nn.Module = module if argument is None else argument.called
+        self._outputs = find_outputs(self._run, examples, 0 if argument is None else len(argument.names))
         refuse_other_shapes(self._outputs, examples[0])
         self._explicit = make_explicit(module, carried, argument, self._outputs, len(examples))
         self._refuse_names_taken()
@@ -84,7 +85,8 @@ class Attempt:
             seen = f", or choose by a tensor's value in {', '.join(self._value_reads)}" if self._value_reads else ""
             raise NotStreamableError(
                 f"{exc}: the module does not compute a step from its input and {states} alone (it may look ahead, as a "
-                f"convolution over time does, or carry something else{seen})"
+                f"convolution over time does, or carry something else{seen}). A state of its own is taken and returned: "
+                f"{ACCEPTED}"
             ) from exc
         except AdoptError as exc:
             raise NotStreamableError(f"the traced module cannot be served: {exc}") from exc
@@ -93,7 +95,7 @@ class Attempt:
         """Return a candidate that is compared with the module, on sequences from the same seed each time."""
         outputs = [spec.name for spec in plan.output_specs]
         inputs = [spec.name for spec in plan.input_specs]
-        return Candidate(graph, card, ModuleReference(self._module, self._examples, self._outputs, inputs, outputs))
+        return Candidate(graph, card, ModuleReference(self._run, self._examples, self._outputs, inputs, outputs))
 
     def _traced(self, steps: int) -> Traced:
         options = self._options
@@ -128,7 +130,8 @@ class Attempt:
             time_axes=times,
             states={name: f"after/{name}" for name in explicit.names} | dict.fromkeys(self._names, ""),
             batch_axes=axes | dict(zip(explicit.names, explicit.axes, strict=True)),
-            initial={name: row for one in self.carried for name, row in one.initial.items()},
+            initial={name: row for one in self.carried for name, row in one.initial.items()}
+            | ({} if self.argument is None else self.argument.initial),
         )
 
     def _card(self, planned: Planned) -> ModelCard:
