@@ -85,8 +85,8 @@ class Attempt:
             seen = f", or choose by a tensor's value in {', '.join(self._value_reads)}" if self._value_reads else ""
             raise NotStreamableError(
                 f"{exc}: the module does not compute a step from its input and {states} alone (it may look ahead, as a "
-                f"convolution over time does, or carry something else{seen}). A state of its own is taken and returned: "
-                f"{ACCEPTED}"
+                f"convolution over time does, or carry something else{seen}). A module takes and returns its own "
+                f"state: {ACCEPTED}"
             ) from exc
         except AdoptError as exc:
             raise NotStreamableError(f"the traced module cannot be served: {exc}") from exc

@@ -33,6 +33,9 @@ def given_back(module: nn.Module) -> Iterator[None]:
         (one, one.data, one.detach().clone(), one.grad if one.is_leaf else None, one.requires_grad)
         for one in _tensors(kept)
     ]
+    for tensor, *_, grad, _ in tensors:
+        if grad is not None:
+            tensor.grad = None  # a conversion of the module would convert it too
     try:
         yield
     finally:
