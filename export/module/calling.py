@@ -171,8 +171,8 @@ class Called(nn.Module):
             if one.name not in values:
                 left_out = left_out or one.kind is not one.VAR_POSITIONAL
             elif one.kind is one.VAR_POSITIONAL:
-                several = self._calling.packed
-                positional.extend(values.pop(one.name) if several else [values.pop(one.name)])
+                given = values.pop(one.name)
+                positional.extend(given if isinstance(given, tuple | list) else [given])
             elif one.kind is not one.KEYWORD_ONLY and not left_out:
                 positional.append(values.pop(one.name))
         return self.module(*positional, **values)

@@ -13,6 +13,7 @@ from export.module.calling import AFTER, Called, Calling, possible_arguments, po
 from export.module.errors import DoesNotRunError, NoStateFoundError
 from export.module.example import Example
 from export.module.initial_state import find_initial_state
+from export.module.layers import is_recurrent
 from export.module.leaves import equal_but_rounding
 from export.module.running import run_quietly
 from export.module.state_tree import tensors_in
@@ -62,7 +63,10 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
         NotStreamableError: Where the module starts from cannot be found.
     """
     reasons: list[str] = []
+    runs_sequences = False
     for one_step in (False, True):
+        if one_step and runs_sequences and not all(example.is_single for example in examples):
+            break  # it may take the features of a step for steps
         for arguments in possible_arguments(module, len(examples)):
             probe = Called(module, Calling(arguments, ((),), packed=False, one_step=one_step), examples)
             try:
@@ -70,6 +74,7 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
             except DoesNotRunError as exc:
                 reasons.append(str(exc))
                 continue
+            runs_sequences = True
             readings = []
             for where, packed in possible_places(result, arguments):
                 calling = Calling(arguments, where, packed, one_step)
@@ -137,6 +142,9 @@ def _read(module: nn.Module, calling: Calling, examples: Sequence[Example]) -> _
             raise _WrongReadingError(f"the state that it returns, of shape {list(tensor.shape)}, has no batch axis")
         axes += grown
     _check_two_runs(called, examples, two)
+    _check_effects(called, examples, two)
+    if calling.is_all and calling.one_step and not _gives_a_layers_state(module, called, examples):
+        raise _WrongReadingError("what it returns may be its output alone")
     return _Reading(called, calling, two, axes)
 
 
@@ -160,6 +168,35 @@ def _check_two_runs(called: Called, examples: Sequence[Example], like: Mapping[s
             "two runs, the second from the state that the first returned, give something else than one run over all "
             "steps"
         )
+
+
+def _check_effects(called: Called, examples: Sequence[Example], states: Mapping[str, Tensor]) -> None:
+    """Check that each tensor of the state changes what a step gives."""
+    inputs = _drawn(examples, _ROWS, 1, seed=3)
+    given = list(states.values())
+    expected = list(run_quietly(called, [*inputs, *(tensor.clone() for tensor in given)]).items())
+    for index, name in enumerate(states):
+        other = [~t if t.dtype == torch.bool else t + 1 for t in given[index : index + 1]]
+        changed = [*given[:index], *other, *given[index + 1 :]]
+        found = list(run_quietly(called, [*inputs, *(tensor.clone() for tensor in changed)]).items())
+        if equal_but_rounding(expected, found):
+            raise _WrongReadingError(f"{name!r} has no effect on what it returns")
+
+
+def _gives_a_layers_state(module: nn.Module, called: Called, examples: Sequence[Example]) -> bool:
+    """Return whether all that a step returns are results of the module's recurrent layers."""
+    results: list[Tensor] = []
+    handles = [
+        part.register_forward_hook(lambda _, __, result: results.extend(tensor for _, tensor in tensors_in(result)))
+        for part in module.modules()
+        if is_recurrent(part) and part is not module
+    ]
+    try:
+        found = tensors_in(run_quietly(called.first, _drawn(examples, _ROWS, 1)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return is_recurrent(module) or all(any(tensor is result for result in results) for _, tensor in found)
 
 
 def _chosen(module: nn.Module, readings: Sequence[_Reading], examples: Sequence[Example]) -> _Reading:

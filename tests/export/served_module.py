@@ -29,10 +29,10 @@ class Exported:
     findings: list[str]
     examples: list[Example]
 
-    def draw(self, rows: int = ROWS, steps: int = STEPS) -> list[Tensor]:
-        """Return random inputs as the module takes them."""
+    def draw(self) -> list[Tensor]:
+        """Return random inputs as the module takes them, for as many sequences as may run together, up to `ROWS`."""
         generator = torch.Generator().manual_seed(11)
-        return [example.draw(rows, steps, generator) for example in self.examples]
+        return [example.draw(min(ROWS, self.card.max_batch), STEPS, generator) for example in self.examples]
 
     def serve(self, inputs: Sequence[Tensor]) -> Mapping[str, np.ndarray]:
         """Run sequences together in chunks, as sessions are; return the outputs, (rows, steps, *shape)."""
@@ -61,7 +61,7 @@ def export(module: nn.Module, folder: Path, *shapes: str, time_first: bool = Fal
 
 
 def assert_serves(exported: Exported, whole: Callable[..., Tensor], output: str | None = None) -> None:
-    """Check that an output, the first unless named, is what `whole` gives for whole sequences, (rows, steps, *shape)."""
+    """Check that an output, the first unless named, is what `whole` gives for whole sequences."""
     inputs = exported.draw()
     with torch.no_grad():
         expected = whole(*[x.clone() for x in inputs]).numpy()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from tests.export.stateful_modules import FEATURES, WIDTH, Leaky, Policy
 
 def batch_norm() -> nn.Module:
     norm = nn.BatchNorm1d(WIDTH)
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     norm.running_mean += torch.randn(WIDTH)
     norm.running_var += 1
     return norm
@@ -76,13 +78,14 @@ def test_a_refused_module_is_given_back_as_it_was(tmp_path: Path) -> None:
     class Keeps(Policy):
         def __init__(self) -> None:
             super().__init__()
+            self.seen: Tensor
             self.register_buffer("seen", torch.zeros(3))
             self.history: list[Tensor] = []
 
-        def forward(self, obs: Tensor, state: object = None) -> Tensor:
-            self.seen += 1
+        def forward(self, obs: Tensor, state: Any = None) -> Any:
+            self.seen.add_(1)
             self.history.append(obs)
-            return self.head(self.cell(obs, None)[0]) + self.seen.sum()  # type: ignore[no-any-return]
+            return self.head(self.cell(obs, None)[0]) + self.seen.sum()
 
     module = Keeps().train()
     before = inventory(module)

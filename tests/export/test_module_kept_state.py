@@ -56,6 +56,7 @@ class Replaced(Loop):
 
     def __init__(self) -> None:
         super().__init__()
+        self.memory: Tensor
         self.register_buffer("memory", torch.zeros(1, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,6 +69,7 @@ class InPlace(Loop):
 
     def __init__(self) -> None:
         super().__init__()
+        self.memory: Tensor
         self.register_buffer("memory", torch.zeros(1, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ def invoke(*args: object) -> Result:
 def test_torch_script_is_refused_with_what_to_give(tmp_path: Path) -> None:
     """A compiled module, its file as the factory, and its file as weights are told from others."""
     file = tmp_path / "model.pt"
-    torch.jit.save(scripted(), file)  # type: ignore[no-untyped-call]
+    torch.jit.save(scripted(), file)
     out = ("--example", "1x6x3", "--out", tmp_path / "m/1")
     factory = f"{__name__}:scripted"
     for result in (
