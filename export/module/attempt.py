@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from onnx import ModelProto
@@ -105,8 +105,18 @@ class Attempt:
         plan = planned.plan
         if plan.native_time != (steps > 1):
             raise NotStreamableError("the module gives something else for several steps than for one after another")
-        candidate = self.candidate(build_served_graph(model, plan), self._card(planned), plan)
-        verified = candidate.verified(options.allowed_in_float32, options.on_progress)
+        graph = build_served_graph(model, plan)
+        try:
+            verified = self.candidate(graph, self._card(planned), plan).verified(
+                options.allowed_in_float32, options.on_progress
+            )
+        except ParityError as exc:
+            if steps > 1 or not plan.batched or not exc.comparison.endswith("strangers"):
+                raise
+            planned = _one_row(planned, exc)
+            verified = self.candidate(graph, self._card(planned), planned.plan).verified(
+                options.allowed_in_float32, options.on_progress
+            )
         return Traced(verified, planned, self._value_reads)
 
     def _refuse_names_taken(self) -> None:
@@ -155,6 +165,15 @@ class Attempt:
             parity=UNVERIFIED,
             created_by=installed("torch", "onnx", "onnxruntime"),
         )
+
+
+def _one_row(planned: Planned, failed: ParityError) -> Planned:
+    """Return a plan by which rows run one at a time, because together they gave something else."""
+    why = (
+        "rows cannot be run together, so max_batch is 1: an answer depends on the other rows of its batch, by "
+        f"{failed.error:.3g} of the scale"
+    )
+    return replace(planned, plan=replace(planned.plan, batched=False), one_row=why)
 
 
 def _weights_sha256(module: nn.Module) -> str:

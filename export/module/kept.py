@@ -52,6 +52,11 @@ def refuse_changing(module: nn.Module, examples: Sequence[Example]) -> DoesNotRu
                     "(noise, a random initial state, a dropout that eval() does not end), or keeps something from one "
                     "run to the next outside of its attributes"
                 )
+        if failed is not None and not steps:
+            return DoesNotRunError(
+                f"{failed}. It runs on one step without a time axis: a module of single steps takes its state and "
+                f"returns it, {ACCEPTED}"
+            )
         break
     return failed
 

@@ -63,7 +63,7 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
         NotStreamableError: Where the module starts from cannot be found.
     """
     reasons: list[str] = []
-    runs_sequences = False
+    runs_sequences = has_run = False
     for one_step in (False, True):
         if one_step and runs_sequences and not all(example.is_single for example in examples):
             break  # it may take the features of a step for steps
@@ -74,7 +74,7 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
             except DoesNotRunError as exc:
                 reasons.append(str(exc))
                 continue
-            runs_sequences = True
+            has_run, runs_sequences = True, runs_sequences or not one_step
             readings = []
             for where, packed in possible_places(result, arguments):
                 calling = Calling(arguments, where, packed, one_step)
@@ -89,7 +89,7 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
     names = _extra_names(module, len(examples))
     if not any(is_state(name) for name in names):
         return None
-    raise NoStateFoundError(inspect.signature(module.forward), _likeliest(reasons))
+    raise NoStateFoundError(inspect.signature(module.forward), _likeliest(reasons, has_run=has_run))
 
 
 def _extra_names(module: nn.Module, inputs: int) -> list[str]:
@@ -100,9 +100,11 @@ def _extra_names(module: nn.Module, inputs: int) -> list[str]:
     return list(parameters) if len(parameters) > inputs else []
 
 
-def _likeliest(reasons: Sequence[str]) -> str:
-    told = [reason for reason in reasons if not reason.startswith("the module does not run")] or list(reasons)
-    return told[0] if told else "no way to call it with the examples was found"
+def _likeliest(reasons: Sequence[str], *, has_run: bool) -> str:
+    told = [reason for reason in reasons if not reason.startswith("the module does not run")]
+    if not told and has_run:
+        return "nothing that it returns can be given back to it as its state"
+    return [*told, *reasons, "no way to call it with the examples was found"][0]
 
 
 def _drawn(examples: Sequence[Example], rows: int, steps: int, seed: int = 0) -> list[Tensor]:

@@ -239,6 +239,26 @@ def test_single_steps_of_any_shape_are_exported(kind: type[nn.Module], shape: st
     assert_serves(exported_unchanged(module, tmp_path, shape), whole, output)
 
 
+class Crowd(nn.Module):
+    """A flag of the first row moves all rows: of a few random rows the flags may well be the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(1, WIDTH, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gru(x.float().unsqueeze(-1))[0] + x[:1].float().unsqueeze(-1)
+
+
+def test_rows_that_differ_beside_others_run_one_at_a_time(tmp_path: Path) -> None:
+    """Where only the comparison with strangers shows that rows move each other, max_batch is 1, with the reason."""
+    module = Crowd()
+    exported = exported_unchanged(module, tmp_path, "1x9:bool")
+    assert exported.card.max_batch == 1
+    assert "so max_batch is 1" in exported.card.config["findings"][0]
+    assert_serves(exported, module)
+
+
 class Positions(nn.Module):
     """It adds a table of positions, which starts anew with every call."""
 
