@@ -62,23 +62,26 @@ def possible_arguments(module: nn.Module, inputs: int) -> Iterator[Arguments]:
         parameters = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):
         return
-    named = [one for one in parameters if one.kind is not one.VAR_KEYWORD]
+    taken = [one for one in parameters if one.kind is not one.VAR_KEYWORD]
     found = []
-    for count in range(1, min(_MOST_STATES, len(named) - inputs) + 1):
-        for states in combinations(named, count):
-            rest = [one for one in named if one not in states and one.kind is not one.VAR_POSITIONAL]
+    for count in range(1, min(_MOST_STATES, len(taken) - inputs) + 1):
+        for states in combinations(taken, count):
+            rest = [one for one in taken if one not in states and one.kind is not one.VAR_POSITIONAL]
             if len(rest) < inputs or any(one.default is one.empty for one in rest[inputs:]):
                 continue
             kept = [one.name for one in rest[:inputs]]
+            if any(map(is_state, kept)) and not all(is_state(one.name) for one in states):
+                continue  # data would be the state, and a state data
             called = sum(is_state(one.name) for one in states) - sum(is_state(one.name) for one in rest)
-            last = -sum(named.index(one) for one in states)
+            last = -sum(taken.index(one) for one in states)
             found.append((-called, last, Arguments(tuple(kept), tuple(one.name for one in states)), states))
     for _, _, arguments, states in islice(sorted(found, key=lambda one: one[:2]), _MOST_ARGUMENTS):
         required = any(one.default is one.empty and one.kind is not one.VAR_POSITIONAL for one in states)
         yield Arguments(arguments.inputs, arguments.states, "none") if required else arguments
         if required:
             methods = [method for method in _STARTS if callable(getattr(module, method, None))]
-            zeros = ["zeros"] if _only_layer(module) is not None else []
+            named = all(map(is_state, arguments.states))
+            zeros = ["zeros"] if named and _only_layer(module) is not None else []
             for start in (*methods, *zeros):
                 yield Arguments(arguments.inputs, arguments.states, start)
 
@@ -152,7 +155,7 @@ class Called(nn.Module):
             return dict.fromkeys(arguments.states)
         single = inputs[0].dim() == 1 + len(self._examples[0].step)
         rows = inputs[0].shape[0 if single else self._examples[0].batch_axis]
-        made = _zeros(self.module, rows) if arguments.start == "zeros" else getattr(self.module, arguments.start)(rows)
+        made = _zeros(self.module, rows) if arguments.start == "zeros" else _made(self.module, arguments.start, rows)
         return dict(zip(arguments.states, [made] if len(arguments.states) == 1 else made, strict=True))
 
     def _nested(self, states: Sequence[Tensor]) -> Mapping[str, Any]:
@@ -199,6 +202,21 @@ class Called(nn.Module):
                 inner = name_of(path)[1:] if numbered else f"_{name_of(path)}" if path else ""
                 found[f"{AFTER}{base}{inner}"] = tensor
         return found
+
+
+def _made(module: nn.Module, method: str, rows: int) -> Any:
+    """Return what a method makes for a number of rows; where it makes one row, (…, 1, width), that row repeated."""
+    make = getattr(module, method)
+    try:
+        inspect.signature(make).bind(rows)
+    except TypeError:
+        made = make()
+        spread = [
+            tensor.expand(*tensor.shape[:-2], rows, -1) if tensor.dim() > 1 and tensor.shape[-2] == 1 else tensor
+            for _, tensor in tensors_in(made)
+        ]
+        return with_tensors(made, iter(spread))
+    return make(rows)
 
 
 def _only_layer(module: nn.Module) -> nn.RNNBase | nn.RNNCellBase | None:

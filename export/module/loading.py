@@ -46,7 +46,13 @@ def make_module(factory: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise FactoryError(factory, f"returned a {type(module).__name__}, no torch.nn.Module")
     refuse_torch_script(f"what {factory} returns", module)
-    return prepared(module)
+    return prepared(unwrapped(module))
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module inside of what torch.compile or nn.DataParallel make of one."""
+    inner: Any = module.module if isinstance(module, nn.DataParallel) else getattr(module, "_orig_mod", module)
+    return inner if isinstance(inner, nn.Module) else module
 
 
 def prepared(module: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from export.module.example import Example
 from export.module.given_back import given_back
 from export.module.input_names import input_names
 from export.module.kept import refuse_changing
-from export.module.loading import check_weights, prepared
+from export.module.loading import check_weights, prepared, unwrapped
 from export.module.recording import record
 from export.module.running import said
 from export.module.state_argument import find_state_argument
@@ -44,6 +44,7 @@ def export_module(
     """
     destination = Destination(root, name, version)
     destination.check(force=options.force)
+    module = unwrapped(module)
     with given_back(module), torch_threads(1):
         refuse_torch_script("the module", module)
         prepared(module)

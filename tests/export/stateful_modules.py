@@ -229,6 +229,49 @@ class BareCell(nn.Module):
         return self.cell(obs, h)
 
 
+class RowMaker(nn.Module):
+    """The tutorials' network of names: single steps, and a method that makes the state of one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_hidden, self.to_output = nn.Linear(FEATURES + WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+
+    def init_hidden(self) -> Tensor:
+        return torch.zeros(1, WIDTH)
+
+    def forward(self, letter: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.to_hidden(torch.cat((letter, hidden), 1)))
+        return torch.log_softmax(self.to_output(hidden), 1), hidden
+
+
+class Spikes(nn.Module):
+    """Single steps of leaky neurons, whose arithmetic would run over sequences as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, 2)
+
+    def forward(self, x: Tensor, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        current = self.inner(x)
+        mem = torch.zeros_like(current) if mem is None else mem
+        mem = 0.9 * mem + current - (mem > 1).float()
+        return self.out(torch.sigmoid(mem)), mem
+
+
+class Resets(nn.Module):
+    """Single steps, with a flag that ends an episode as an input behind the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(FEATURES, FEATURES)
+
+    def forward(self, x: Tensor, h: Tensor | None = None, done: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = torch.zeros_like(x) if h is None else h
+        h = h if done is None else h * (1 - done.float()).unsqueeze(-1)
+        h = self.cell(x, h)
+        return h.sum(-1), h
+
+
 class EpisodeStarts(nn.Module):
     """A policy whose state, between its two inputs, is reset where an episode starts."""
 

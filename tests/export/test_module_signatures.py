@@ -1,6 +1,7 @@
 """Ways to take and return a state: each is exported as it computes, or the sentence shows the accepted one."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ STEPS: dict[type[nn.Module], Callable[[Any, Tensor, Any], tuple[Tensor, Any]]] =
     mine.SameWidth: lambda m, x, state: m(x, state),
     mine.SameWidthFirst: lambda m, x, state: m(x, state)[::-1],
     mine.BareCell: lambda m, x, state: (m(x, state),) * 2,
+    mine.Spikes: lambda m, x, state: m(x, state),
+    mine.RowMaker: lambda m, x, state: m(x, torch.zeros(ROWS, WIDTH) if state is None else state),
 }
 
 
@@ -84,6 +87,33 @@ def test_an_input_may_stand_behind_the_state(tmp_path: Path) -> None:
         return module(obs, (zeros, zeros), starts)[0]  # type: ignore[no-any-return]
 
     assert_serves(exported, whole)
+
+
+def test_an_option_behind_the_state_may_be_an_input(tmp_path: Path) -> None:
+    """An argument is no state because another one is: with two examples a flag is the second input."""
+    module = made(mine.Resets)
+    exported = exported_unchanged(module, tmp_path, f"1x1x{FEATURES}", "1x1:bool")
+    assert [spec.name for spec in exported.card.inputs] == ["x", "done"]
+
+    def whole(x: Tensor, done: Tensor) -> Tensor:
+        h, outputs = None, []
+        for t in range(x.shape[1]):
+            y, h = module(x[:, t], h, done[:, t])
+            outputs.append(y)
+        return torch.stack(outputs, 1)
+
+    assert_serves(exported, whole)
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, partial(torch.compile, backend="eager")], ids=["parallel", "compiled"]
+)
+def test_a_wrapped_module_is_exported_as_the_one_inside(wrap: Callable[[nn.Module], Any], tmp_path: Path) -> None:
+    """torch.compile and nn.DataParallel change neither names nor answers."""
+    module = made(mine.Apart)
+    exported = exported_unchanged(wrap(module), tmp_path, f"1x6x{FEATURES}")
+    assert [spec.name for spec in exported.card.states] == ["h", "c"]
+    assert_serves(exported, lambda x: module(x)[0])
 
 
 def test_zeros_for_a_required_state_are_told(tmp_path: Path) -> None:
