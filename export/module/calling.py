@@ -63,6 +63,9 @@ def possible_arguments(module: nn.Module, inputs: int) -> Iterator[Arguments]:
     except (TypeError, ValueError):
         return
     taken = [one for one in parameters if one.kind is not one.VAR_KEYWORD]
+    if [one.kind for one in taken] == [inspect.Parameter.VAR_POSITIONAL]:
+        yield Arguments(tuple(f"x{index}" for index in range(inputs)), ("state",))
+        return
     found = []
     for count in range(1, min(_MOST_STATES, len(taken) - inputs) + 1):
         for states in combinations(taken, count):
@@ -168,6 +171,8 @@ class Called(nn.Module):
 
     def _call(self, inputs: Sequence[Tensor], states: Mapping[str, Any]) -> Any:
         values = dict(zip(self._calling.arguments.inputs, [x.clone() for x in inputs], strict=True)) | dict(states)
+        if all(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in self._parameters_of_forward):
+            return self.module(*values.values())
         positional: list[Any] = []
         left_out = False
         for one in self._parameters_of_forward:

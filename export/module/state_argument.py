@@ -15,7 +15,7 @@ from export.module.example import Example
 from export.module.initial_state import find_initial_state
 from export.module.layers import is_recurrent
 from export.module.leaves import equal_but_rounding
-from export.module.running import run_quietly
+from export.module.running import RAISED, quiet, run_quietly
 from export.module.state_tree import tensors_in
 
 _ROWS, _STEPS, _FIRST = 2, 5, 2
@@ -105,6 +105,7 @@ def _likeliest(reasons: Sequence[str], *, has_run: bool) -> str:
     told = [reason for reason in reasons if not reason.startswith("the module does not run")]
     if not told and has_run:
         return "nothing that it returns can be given back to it as its state"
+    told.sort(key=lambda reason: not reason.startswith("two runs"))  # that reading has come furthest
     return [*told, *reasons, "no way to call it with the examples was found"][0]
 
 
@@ -243,8 +244,11 @@ def _is_named(reading: _Reading) -> bool:
 def _others_follow(reading: _Reading, examples: Sequence[Example]) -> bool:
     """Return whether each output of a step is computed from the state after it, and no state from an output."""
     inputs = _drawn(examples, _ROWS, 1)
-    with torch.enable_grad():
-        result = reading.called.first(*inputs)
+    try:
+        with quiet(), torch.enable_grad():
+            result = reading.called.first(*inputs)
+    except RAISED:  # it runs without gradients alone
+        return False
     where = reading.calling.where
     if reading.calling.is_all:
         return False

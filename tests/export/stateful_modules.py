@@ -131,6 +131,25 @@ class KeywordOnly(Maths):
         return y, (h, c)
 
 
+class AnyArguments(Maths):
+    """The signature says nothing, as that of a wrapper."""
+
+    def forward(self, *args: Any) -> tuple[Tensor, Any]:
+        return self.answer(*args)
+
+    def answer(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        y, h, c = self.run(x, *(self.start(len(x)) if state is None else state))
+        return y, (h, c)
+
+
+class AllKeywords(Maths):
+    """Input and state can only be given by name."""
+
+    def forward(self, *, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        y, h, c = self.run(x, *(self.start(len(x)) if state is None else state))
+        return y, (h, c)
+
+
 class Dicts(Maths):
     """A dict of states in a dict of results, with an option between input and state."""
 

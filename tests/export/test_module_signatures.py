@@ -24,6 +24,8 @@ SEQUENCES: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
     mine.Flat: lambda m, x: m(x)[0],
     mine.TakenFirst: lambda m, x: m(None, x)[0],
     mine.KeywordOnly: lambda m, x: m(x)[0],
+    mine.AnyArguments: lambda m, x: m(x)[0],
+    mine.AllKeywords: lambda m, x: m(x=x)[0],
     mine.Dicts: lambda m, x: m(x)["y"],
     mine.Named: lambda m, x: m(x)[0],
     mine.Dataclass: lambda m, x: m(x)[0],
