@@ -89,7 +89,7 @@ def possible_arguments(module: nn.Module, inputs: int) -> Iterator[Arguments]:
                 yield Arguments(arguments.inputs, arguments.states, start)
 
 
-def possible_places(result: Any, arguments: Arguments) -> Iterator[tuple[tuple[Path, ...], bool]]:
+def possible_paths(result: Any, arguments: Arguments) -> Iterator[tuple[tuple[Path, ...], bool]]:
     """Yield the likeliest paths of the state in what forward returned, and whether one argument takes several."""
     held = [key for key, value in children(result) if tensors_in(value)]
     count = len(arguments.states)

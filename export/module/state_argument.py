@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from export.adopt.names import is_state
-from export.module.calling import AFTER, Called, Calling, possible_arguments, possible_places
+from export.module.calling import AFTER, Called, Calling, possible_arguments, possible_paths
 from export.module.errors import DoesNotRunError, NoStateFoundError
 from export.module.example import Example
 from export.module.initial_state import find_initial_state
@@ -77,7 +77,7 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
                 continue
             has_run, runs_sequences = True, runs_sequences or not one_step
             readings = []
-            for where, packed in possible_places(result, arguments):
+            for where, packed in possible_paths(result, arguments):
                 calling = Calling(arguments, where, packed, one_step)
                 try:
                     readings.append(_read(module, calling, examples))
