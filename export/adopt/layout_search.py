@@ -97,7 +97,7 @@ def _independent_rows(original: Original) -> Layouts:
         for row, (single, _) in enumerate(alone):
             if not close(np.take(value, [row], axis=axes), single[name]):
                 raise _DependentRowsError(f"a row's output {name!r} depends on the other rows of its batch")
-        found[name] = _output_layout(value, axes, original)
+        found[name] = _output_layout(name, value, axes, original)
     for pair in original.pairs:
         axis = found[pair.target].batch
         if axis != original.layouts[pair.source].batch:
@@ -116,7 +116,7 @@ def _single(original: Original) -> Layouts:
         axis = original.options.batch_axes.get(name, first)
         if axis is not None and (axis >= value.ndim or value.shape[axis] != 1):
             raise BadOptionError(f"--batch-axis {name}:{axis}", f"the output is of shape {value.shape} for one row")
-        found[name] = _output_layout(value, axis, original)
+        found[name] = _output_layout(name, value, axis, original)
     return found
 
 
@@ -137,8 +137,12 @@ def _check_shapes(original: Original, before: Rows, after: Rows) -> None:
             )
 
 
-def _output_layout(value: Array, batch: int | None, original: Original) -> Layout:
-    inner = tuple(dim for axis, dim in enumerate(value.shape) if axis != batch)
+def _output_layout(name: str, value: Array, batch: int | None, original: Original) -> Layout:
+    axes = [axis for axis in range(value.ndim) if axis != batch]
+    inner = tuple(value.shape[axis] for axis in axes)
+    if name in original.options.time_axes:
+        known = original.options.time_axes[name]
+        return Layout(inner, batch, axes.index(known) if known in axes else None)
     timed = any(original.layouts[name].time is not None for name in original.data)
     return Layout(inner, batch, 0 if timed and len(inner) > 1 and inner[0] == 1 else None)
 

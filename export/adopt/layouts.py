@@ -99,6 +99,13 @@ def _read(
     dims = [port.dims[axis] for axis in axes]
     if pair is not None:
         return Layout(_state_sizes(foreign, port, pair, axes, options, open_size), batch)
+    if port.name in options.time_axes:
+        known = options.time_axes[port.name]
+        return Layout(
+            tuple(1 if isinstance(dim, str) else dim for dim in dims),
+            batch,
+            None if known is None else axes.index(known),
+        )
     dims = _without_overlap(port, dims, options)
     given = options.steps.get(port.name)
     if given is not None:

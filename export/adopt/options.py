@@ -24,7 +24,8 @@ class AdoptOptions:
 
     states: input → output, an empty output for an input that is no state. batch_axes: input or output → axis.
     constants: input → value. overlaps: input → how many values of the step before precede each step. steps:
-    input → shape of one step, without the batch. initial: input → value before the first step. frame_by_frame: steps
+    input → shape of one step, without the batch. initial: input → value before the first step. time_axes: input or
+    output → axis that counts steps, None for none; where a name is missing the axis is guessed. frame_by_frame: steps
     are served one by one, though the file's run over a whole sequence differs from them.
     """
 
@@ -34,6 +35,7 @@ class AdoptOptions:
     overlaps: dict[str, int] = field(default_factory=dict)
     steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     initial: dict[str, Array] = field(default_factory=dict)
+    time_axes: dict[str, int | None] = field(default_factory=dict)
     frame_by_frame: bool = False
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from onnx import ModelProto
@@ -17,7 +17,7 @@ from export.candidate import Candidate
 from export.cards import UNVERIFIED, installed
 from export.destination import Destination
 from export.errors import ExportError, ParityError
-from export.module.errors import NotStreamableError
+from export.module.errors import ACCEPTED, NotStreamableError
 from export.module.example import Example
 from export.module.explicit import make_explicit
 from export.module.outputs import find_outputs, refuse_other_shapes
@@ -57,7 +57,8 @@ class Attempt:
         self._module, self._examples, self.carried, self.argument = module, examples, carried, argument
         self._destination, self._options = destination, options
         self._names = names
-        self._outputs = find_outputs(module, examples, 0 if argument is None else len(argument.names))
+        self._run: nn.Module = module if argument is None else argument.called
+        self._outputs = find_outputs(self._run, examples, 0 if argument is None else len(argument.names))
         refuse_other_shapes(self._outputs, examples[0])
         self._explicit = make_explicit(module, carried, argument, self._outputs, len(examples))
         self._refuse_names_taken()
@@ -84,7 +85,8 @@ class Attempt:
             seen = f", or choose by a tensor's value in {', '.join(self._value_reads)}" if self._value_reads else ""
             raise NotStreamableError(
                 f"{exc}: the module does not compute a step from its input and {states} alone (it may look ahead, as a "
-                f"convolution over time does, or carry something else{seen})"
+                f"convolution over time does, or carry something else{seen}). A module takes and returns its own "
+                f"state: {ACCEPTED}"
             ) from exc
         except AdoptError as exc:
             raise NotStreamableError(f"the traced module cannot be served: {exc}") from exc
@@ -93,7 +95,7 @@ class Attempt:
         """Return a candidate that is compared with the module, on sequences from the same seed each time."""
         outputs = [spec.name for spec in plan.output_specs]
         inputs = [spec.name for spec in plan.input_specs]
-        return Candidate(graph, card, ModuleReference(self._module, self._examples, self._outputs, inputs, outputs))
+        return Candidate(graph, card, ModuleReference(self._run, self._examples, self._outputs, inputs, outputs))
 
     def _traced(self, steps: int) -> Traced:
         options = self._options
@@ -103,8 +105,18 @@ class Attempt:
         plan = planned.plan
         if plan.native_time != (steps > 1):
             raise NotStreamableError("the module gives something else for several steps than for one after another")
-        candidate = self.candidate(build_served_graph(model, plan), self._card(planned), plan)
-        verified = candidate.verified(options.allowed_in_float32, options.on_progress)
+        graph = build_served_graph(model, plan)
+        try:
+            verified = self.candidate(graph, self._card(planned), plan).verified(
+                options.allowed_in_float32, options.on_progress
+            )
+        except ParityError as exc:
+            if steps > 1 or not plan.batched or not exc.comparison.endswith("strangers"):
+                raise
+            planned = _one_row(planned, exc)
+            verified = self.candidate(graph, self._card(planned), planned.plan).verified(
+                options.allowed_in_float32, options.on_progress
+            )
         return Traced(verified, planned, self._value_reads)
 
     def _refuse_names_taken(self) -> None:
@@ -119,10 +131,17 @@ class Attempt:
     def _adopt_options(self) -> AdoptOptions:
         explicit = self._explicit
         axes = {name: example.batch_axis for name, example in zip(self._names, self._examples, strict=True)}
+        times: dict[str, int | None] = {
+            name: example.time_axis for name, example in zip(self._names, self._examples, strict=True)
+        }
+        axis = self._examples[0].time_axis
+        times |= {output.name: axis if output.time else None for output in self._outputs}
         return AdoptOptions(
+            time_axes=times,
             states={name: f"after/{name}" for name in explicit.names} | dict.fromkeys(self._names, ""),
             batch_axes=axes | dict(zip(explicit.names, explicit.axes, strict=True)),
-            initial={name: row for one in self.carried for name, row in one.initial.items()},
+            initial={name: row for one in self.carried for name, row in one.initial.items()}
+            | ({} if self.argument is None else self.argument.initial),
         )
 
     def _card(self, planned: Planned) -> ModelCard:
@@ -146,6 +165,15 @@ class Attempt:
             parity=UNVERIFIED,
             created_by=installed("torch", "onnx", "onnxruntime"),
         )
+
+
+def _one_row(planned: Planned, failed: ParityError) -> Planned:
+    """Return a plan by which rows run one at a time, because together they gave something else."""
+    why = (
+        "rows cannot be run together, so max_batch is 1: an answer depends on the other rows of its batch, by "
+        f"{failed.error:.3g} of the scale"
+    )
+    return replace(planned, plan=replace(planned.plan, batched=False), one_row=why)
 
 
 def _weights_sha256(module: nn.Module) -> str:

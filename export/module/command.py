@@ -20,14 +20,17 @@ def module(
         str, typer.Argument(metavar="PACKAGE.MODULE:FACTORY", help="A function or class that makes the module.")
     ],
     example: Annotated[
-        list[str], typer.Option(metavar="SHAPE", help="BATCHxTIMExFEATURES of each input, 1x20:int64:1000 for ids.")
+        list[str],
+        typer.Option(
+            metavar="SHAPE", help="BATCHxTIMExFEATURES of each input, 1x20:int64:1000 for ids; 1x1x4 for single steps."
+        ),
     ],
     out: Out,
     options: ExportOptions,
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="A state_dict: .pt or .safetensors.")] = None,
     time_first: Annotated[bool, typer.Option("--time-first", help="SHAPE is TIMExBATCHxFEATURES.")] = False,
 ) -> None:
-    """Export your own torch module that contains nn.LSTM, nn.GRU, nn.RNN or their cells, and verify it.
+    """Export your own torch module with nn.LSTM, nn.GRU, nn.RNN, their cells, or a state of its own, and verify it.
 
     Exit status 1: it cannot be exported; a sentence says what and where, and nothing is written.
     """

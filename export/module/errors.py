@@ -2,6 +2,9 @@
 
 from export.errors import ExportError
 
+ACCEPTED = "forward(x, state=None) → (y, state)"
+"""The signature of a module that takes and returns its state, as sentences show it."""
+
 
 class ModuleError(ExportError):
     """The module was not exported, and the message says what is wrong and where."""
@@ -23,3 +26,17 @@ class WeightsError(ModuleError):
 
 class NotStreamableError(ModuleError):
     """The module cannot be run one step at a time."""
+
+
+class DoesNotRunError(NotStreamableError):
+    """The module's forward raised an error on an example."""
+
+
+class NoStateFoundError(NotStreamableError):
+    """The module seems to take a state, but it could not be found out how."""
+
+    def __init__(self, signature: object, reason: str) -> None:
+        super().__init__(
+            f"forward{signature} seems to take a state, but {reason}. The accepted signature is {ACCEPTED}, where no "
+            "state means the state before the first step and the returned one has the shapes of the one that is taken"
+        )

@@ -22,12 +22,14 @@ class Example:
     """One input of the module's forward: `step` is its shape without batch and time.
 
     The batch is axis 0 and the time axis 1, or the other way round with `time_first`. Integers lie in [0, `ids`).
+    `is_single` is whether it was written with a time of 1, as for a module of single steps.
     """
 
     step: tuple[int, ...]
     dtype: str = "float32"
     time_first: bool = False
     ids: int = 2
+    is_single: bool = False
 
     @classmethod
     def parse(cls, text: str, *, time_first: bool = False) -> Self:
@@ -53,7 +55,8 @@ class Example:
             raise ModuleError(f"--example {text}: a step may hold at most {MOST:,} values")
         if ids < 1:
             raise ModuleError(f"--example {text}: there must be at least 1 id")
-        return cls(tuple(sizes[2:]), match[2] or "float32", time_first, ids)
+        is_single = sizes[0 if time_first else 1] == 1
+        return cls(tuple(sizes[2:]), match[2] or "float32", time_first, ids, is_single)
 
     @property
     def batch_axis(self) -> int:

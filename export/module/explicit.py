@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.module.calling import Called
 from export.module.errors import NotStreamableError
 from export.module.layers import Layer
 from export.module.leaves import leaves_of
 from export.module.outputs import ModuleOutput
 from export.module.recording import Carried, input_and_state
 from export.module.running import RAISED, said
-from export.module.state_argument import StateArgument, TakesState
+from export.module.state_argument import StateArgument
 
 DOMAIN = "cellstream"
 OPERATOR = "Layer"
@@ -45,8 +46,7 @@ def make_explicit(
 ) -> Explicit:
     """Return a copy of a module whose states are explicit: those of its layers, or those that it takes itself."""
     if argument is not None:
-        indices = [output.index for output in outputs]
-        takes_state = TakesState(module, argument, inputs, indices)
+        takes_state = _TakesState(argument.called, [output.index for output in outputs], len(argument.names))
         return Explicit(takes_state, argument.names, argument.axes, argument.zeros, [])
     layers = [layer for one in carried for layer in one.layers]
     names = [name for one in carried for layer in range(len(one.layers)) for name in one.names(layer)]
@@ -55,6 +55,7 @@ def make_explicit(
     except RAISED as exc:
         raise NotStreamableError(f"the module cannot be copied, as it must be to be exported: {said(exc)}") from exc
     wrapper = _ExplicitModule(own, _States(), carried, outputs, inputs)
+    nn.Module.train(wrapper, False)  # torch's exporter gives a module back in the mode of its outermost part
     zeros = [torch.zeros(2, *spec.shape) for layer in layers for spec in layer.cell.states]
     return Explicit(wrapper, names, [0] * len(names), zeros, layers)
 
@@ -65,6 +66,19 @@ class _States:
 
     before: dict[str, Tensor] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _TakesState(nn.Module):
+    """Takes and returns a module's state as separate tensors, beside the outputs that are wanted."""
+
+    def __init__(self, called: Called, outputs: Sequence[int], states: int) -> None:
+        super().__init__()
+        self.called, self._outputs, self._states = called, outputs, states
+        nn.Module.train(self, False)  # torch's exporter gives a module back in the mode of its outermost part
+
+    def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
+        found = list(self.called(*args).values())
+        return (*(found[index] for index in self._outputs), *found[-self._states :])
 
 
 class _ExplicitModule(nn.Module):

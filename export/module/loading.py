@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from export.module.errors import FactoryError, ModuleError, WeightsError
 from export.module.running import RAISED, quiet, said
+from export.module.torch_script import refuse_torch_script
 from export.sentences import printable
 
 
@@ -22,6 +23,13 @@ def make_module(factory: str) -> nn.Module:
     Raises:
         FactoryError: There is no such factory, it fails, or it does not return a module.
     """
+    if ":" not in factory and Path(factory).is_file():
+        refuse_torch_script(factory, Path(factory))
+        raise FactoryError(
+            factory,
+            "is a file: give the Python class or function that makes the module as PACKAGE.MODULE:FACTORY, and a file "
+            "of its weights by --weights",
+        )
     package, found, name = factory.partition(":")
     if not found or not package or not name:
         raise FactoryError(factory, "expected PACKAGE.MODULE:FACTORY")
@@ -37,7 +45,14 @@ def make_module(factory: str) -> nn.Module:
         raise FactoryError(factory, f"cannot be called: {said(exc)}") from exc
     if not isinstance(module, nn.Module):
         raise FactoryError(factory, f"returned a {type(module).__name__}, no torch.nn.Module")
-    return prepared(module)
+    refuse_torch_script(f"what {factory} returns", module)
+    return prepared(unwrapped(module))
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module inside of what torch.compile or nn.DataParallel make of one."""
+    inner: Any = module.module if isinstance(module, nn.DataParallel) else getattr(module, "_orig_mod", module)
+    return inner if isinstance(inner, nn.Module) else module
 
 
 def prepared(module: nn.Module) -> nn.Module:
@@ -102,6 +117,7 @@ def check_weights(module: nn.Module, where: object) -> None:
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise WeightsError(path, "is no file" if path.exists() else "there is no such file")
+    refuse_torch_script(path, path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

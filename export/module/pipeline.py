@@ -9,11 +9,16 @@ from export.candidate import write_artefact
 from export.destination import Destination
 from export.errors import ExportError
 from export.module.attempt import Attempt, Traced
+from export.module.errors import NotStreamableError
 from export.module.example import Example
+from export.module.given_back import given_back
 from export.module.input_names import input_names
-from export.module.loading import check_weights, prepared
-from export.module.recording import record, refuse_changing
+from export.module.kept import refuse_changing
+from export.module.loading import check_weights, prepared, unwrapped
+from export.module.recording import record
+from export.module.running import said
 from export.module.state_argument import find_state_argument
+from export.module.torch_script import refuse_torch_script
 from export.options import ExportOptions
 from export.precision import Precision
 from models.threads import torch_threads
@@ -31,20 +36,26 @@ def export_module(
 ) -> Path:
     """Write `root/name/version/model.onnx` for a module with recurrent layers and return its path; or write nothing.
 
-    For a lower precision the graph is verified in float32 first.
+    The module is exported as it computes after eval(), and given back as it was. For a lower precision the graph is
+    verified in float32 first.
 
     Raises:
         ExportError: No artefact was written; see `export.module.errors` and `export.errors`.
     """
     destination = Destination(root, name, version)
     destination.check(force=options.force)
-    module = prepared(module)
-    check_weights(module, "the module")
-    names = input_names(module, len(examples))
-    with torch_threads(1):
+    module = unwrapped(module)
+    with given_back(module), torch_threads(1):
+        refuse_torch_script("the module", module)
+        prepared(module)
+        check_weights(module, "the module")
         options.on_progress("watching a run")
-        refuse_changing(module, examples)
-        attempt, traced = _trace(module, examples, names, destination, options)
+        try:
+            attempt, traced = _trace(module, examples, destination, options)
+        except ExportError:
+            raise
+        except Exception as exc:  # torch, onnx and onnxruntime raise many types for what they do not support
+            raise NotStreamableError(f"the module cannot be exported: {said(exc)}") from exc
         candidate = traced.candidate
         if options.precision is not Precision.FLOAT32:
             # new sequences for the lower precision
@@ -55,21 +66,28 @@ def export_module(
 def _trace(
     module: nn.Module,
     examples: Sequence[Example],
-    names: Sequence[str],
     destination: Destination,
     options: ExportOptions,
 ) -> tuple[Attempt, Traced]:
     """Carry the states of the module's recurrent layers; where that fails, the state that it takes and returns."""
-    failed = None
+    does_not_run = refuse_changing(module, examples)
+    failed: ExportError | None = None
     try:
+        names = input_names(module, len(examples))
+        if does_not_run is not None:
+            raise does_not_run
         if carried := record(module, examples):
             attempt = Attempt(module, examples, names, carried, None, destination, options)
             return attempt, attempt.best()
     except ExportError as exc:
         failed = exc
     argument = find_state_argument(module, examples)
-    if failed is not None and argument is None:
-        raise failed
+    if argument is None:
+        if failed is not None:
+            raise failed
+        names = input_names(module, len(examples))
+    else:
+        names = list(argument.inputs)
     attempt = Attempt(module, examples, names, [], argument, destination, options)
     return attempt, attempt.best()
 
@@ -81,7 +99,10 @@ def _report(attempt: Attempt, traced: Traced, options: ExportOptions) -> None:
             f"{one.path}: {len(one.layers)} layer{'s' * (len(one.layers) > 1)}, carried from step to step"
         )
     if attempt.argument is not None:
-        options.on_finding(f"forward takes and returns its state: {', '.join(attempt.argument.names)}")
+        options.on_finding(
+            f"forward takes and returns its state: {', '.join(attempt.argument.names)}"
+            + (" (it requires one: sessions start from zeros)" if attempt.argument.is_required else "")
+        )
     options.on_finding(
         "several steps run at once"
         if traced.planned.plan.native_time

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from export.module.errors import NotStreamableError
 from export.module.example import Example
 from export.module.layers import Layer, is_recurrent, layers_of
-from export.module.leaves import equal_but_rounding, leaves_of
+from export.module.leaves import leaves_of
 from export.module.running import run_quietly
 
 
@@ -39,22 +39,6 @@ class Carried:
         """Return the names of a layer's states."""
         where = f"{self.path}.layer{layer}" if len(self.layers) > 1 else self.path
         return [f"{where}.{spec.name}" for spec in self.layers[layer].cell.states]
-
-
-def refuse_changing(module: nn.Module, examples: Sequence[Example]) -> None:
-    """Refuse a module that returns something else when it is run again on the same input.
-
-    Raises:
-        NotStreamableError: It does so.
-    """
-    generator = torch.Generator().manual_seed(3)
-    inputs = [example.draw(2, 3, generator) for example in examples]
-    one, again = (leaves_of(run_quietly(module, [x.clone() for x in inputs])) for _ in range(2))
-    if not equal_but_rounding(one, again):
-        raise NotStreamableError(
-            "the module gives something else when it is run again on the same input: forward is random (noise, a "
-            "random initial state, a dropout that eval() does not end), or keeps something from one run to the next"
-        )
 
 
 def record(module: nn.Module, examples: Sequence[Example]) -> list[Carried]:

@@ -3,15 +3,15 @@
 import io
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from export.module.errors import NotStreamableError
+from export.module.errors import DoesNotRunError, NotStreamableError
 from export.sentences import foreign_error
 
 RAISED = (Exception, SystemExit)
@@ -33,11 +33,11 @@ def said(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {foreign_error(exc) or f'{Path(last.filename).name}:{last.lineno}'}"
 
 
-def run_quietly(module: nn.Module, inputs: Sequence[Any]) -> Any:
+def run_quietly(module: Callable[..., Any], inputs: Sequence[Any]) -> Any:
     """Run a module without gradients, and without what it prints.
 
     Raises:
-        NotStreamableError: It does not run.
+        DoesNotRunError: It does not run.
     """
     try:
         with quiet(), torch.no_grad():
@@ -46,6 +46,6 @@ def run_quietly(module: nn.Module, inputs: Sequence[Any]) -> Any:
         raise
     except RAISED as exc:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
-        raise NotStreamableError(
+        raise DoesNotRunError(
             f"the module does not run on {shapes}, as it must on any number of rows and steps: {said(exc)}"
         ) from exc

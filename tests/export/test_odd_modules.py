@@ -94,7 +94,7 @@ def write_weights(folder: Path) -> None:
         ("Base", "complex.pt", "'layer.bias_hh_l0' is complex"),
         ("Base", "checkpoint.pt", "save what stands under 'model_state_dict' alone"),
         ("Base", "parallel.pt", "begins with 'module.'"),
-        ("Base", "scripted.pt", "not a whole file of weights alone"),
+        ("Base", "scripted.pt", "is TorchScript, compiled code"),
         ("Base", ".", "is no file"),
         ("NoLoad", "good.pt", "cannot be loaded: KeyError: 'layer.weight'"),
     ],
