@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from export.adopt.foreign_file import read_foreign
 from export.adopt.graph import build_served_graph
+from export.adopt.lift import lift_states
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
 from export.adopt.reference import OriginalReference
@@ -42,7 +43,9 @@ def adopt_model(
     destination = Destination(root, name, version)
     destination.check(force=options.force)
     model = read_foreign(file)
-    planned = make_plan(model, adopt_options, options.on_progress)
+    options.on_progress("looking for states that the file does not show")
+    lifted = lift_states(model, adopt_options)
+    planned = lifted.explained(make_plan(lifted.model, lifted.options, options.on_progress))
     for finding in planned.findings:
         options.on_finding(finding)
     plan = planned.plan
@@ -51,7 +54,7 @@ def adopt_model(
         options = replace(options, tolerance=HALF_TOLERANCE)
     options.on_progress("building the served graph")
     candidate = Candidate(
-        build_served_graph(model, plan), _card(model, planned, destination, options), OriginalReference(planned)
+        build_served_graph(lifted.model, plan), _card(model, planned, destination, options), OriginalReference(planned)
     )
 
     def check_whole_run() -> None:
@@ -60,7 +63,8 @@ def adopt_model(
         tolerance = TOLERANCE if options.tolerance is None else options.tolerance
         check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
 
-    return write_artefact(destination, candidate, options, last_check=check_whole_run)
+    with lifted.reasons(planned):
+        return write_artefact(destination, candidate, options, last_check=check_whole_run)
 
 
 def _card(model: ModelProto, planned: Planned, destination: Destination, options: ExportOptions) -> ModelCard:
