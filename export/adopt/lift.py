@@ -84,7 +84,7 @@ def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
     A model that looks ahead, or that has no hidden states, is returned as it is, but for recurrent layers that are
     rewritten as onnxruntime takes them. What is returned gives the same for whole sequences as the original.
     """
-    found, findings = plain_layers(model)
+    found, findings = plain_layers(model, {*options.constants, *options.states, *options.steps, *options.batch_axes})
     unchanged = Lifted(found, options, findings)
     try:
         flat = inlined(found)

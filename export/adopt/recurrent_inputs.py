@@ -1,5 +1,7 @@
 """Recurrent layers rewritten to what onnxruntime and a stream take: time first, and no lengths of sequences."""
 
+from collections.abc import Collection
+
 from onnx import ModelProto, NodeProto, helper
 
 from export.adopt.carried import attribute, described, set_name
@@ -12,12 +14,13 @@ _TO_TIME_FIRST = [1, 0, 2]
 _Y_TO_BATCH_FIRST = [2, 0, 1, 3]
 
 
-def plain_layers(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
+def plain_layers(model: ModelProto, named: Collection[str] = ()) -> tuple[ModelProto, tuple[str, ...]]:
     """Return a model whose layers have the time first and read no lengths from an input, and what was changed.
 
-    Every step that a client sends counts, so an input of lengths is the number of steps at all times.
+    Every step that a client sends counts, so an input of lengths is the number of steps at all times. Those that the
+    user has `named` in an option stay.
     """
-    lengths = _removable_lengths(model)
+    lengths = _removable_lengths(model) - set(named)
     batch_first = [n for n in model.graph.node if n.op_type in _LAYERS and attribute(n, "layout", 0) == 1]
     if not lengths and not batch_first:
         return model, ()

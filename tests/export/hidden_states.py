@@ -63,12 +63,13 @@ class Dilated(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Conv1d(4, 4, 3, padding=2 * 2**i, dilation=2**i) for i in range(3))
+        self.pads = [2 * 2**i for i in range(3)]
+        self.layers = nn.ModuleList(nn.Conv1d(4, 4, 3, padding=pad, dilation=pad // 2) for pad in self.pads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x.transpose(1, 2)
-        for layer in self.layers:
-            y = y + torch.tanh(layer(y)[:, :, : -layer.padding[0]])
+        for layer, pad in zip(self.layers, self.pads, strict=True):
+            y = y + torch.tanh(layer(y)[:, :, :-pad])
         return y.transpose(1, 2)
 
 

@@ -82,7 +82,8 @@ def test_a_hidden_state_is_streamed(name: str, tmp_path: Path) -> None:
 
 def reference(model: ModelProto, x: Any) -> Any:
     """Return y by onnx's own implementation, which shares nothing with onnxruntime."""
-    return ReferenceEvaluator(model).run(["y"], {"x": x})[0]
+    outputs: Any = ReferenceEvaluator(model).run(["y"], {"x": x})
+    return outputs[0]
 
 
 @pytest.mark.parametrize(
