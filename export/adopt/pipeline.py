@@ -7,6 +7,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from export.adopt.foreign_file import read_foreign
+from export.adopt.free_batch import open_batch
 from export.adopt.graph import build_served_graph
 from export.adopt.lift import lift_states
 from export.adopt.options import AdoptOptions
@@ -45,7 +46,9 @@ def adopt_model(
     model = read_foreign(file)
     options.on_progress("looking for states that the file does not show")
     lifted = lift_states(model, adopt_options)
-    planned = lifted.explained(make_plan(lifted.model, lifted.options, options.on_progress))
+    planned = make_plan(lifted.model, lifted.options, options.on_progress)
+    lifted, planned = open_batch(lifted, planned, options.on_progress)
+    planned = lifted.explained(planned)
     for finding in planned.findings:
         options.on_finding(finding)
     plan = planned.plan
