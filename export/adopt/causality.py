@@ -8,6 +8,9 @@ from export.figure import Array
 
 _STEPS, _CHANGED = 48, (32, 24)
 """Steps of the sequence, and those that are changed, in a run each."""
+_EXACT, _ROUNDED = 1e-6, 0.1
+"""How far values may differ that do not depend on a step, of the largest: where nodes scale their inputs by the largest
+value of the whole run, each step changes the rounding of all others."""
 
 
 def look_ahead(model: ModelProto, axes: ValueAxes) -> list[str]:
@@ -17,7 +20,8 @@ def look_ahead(model: ModelProto, axes: ValueAxes) -> list[str]:
         RunFailedError: The model does not run on so many steps.
     """
     feeds, plain = axes.run(_STEPS)
-    differing = [_differing(axes, feeds, plain, at) for at in _CHANGED]
+    scaled = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
+    differing = [_differing(axes, feeds, plain, at, _ROUNDED if scaled else _EXACT) for at in _CHANGED]
     ahead: dict[str, int] = {}
     taking_all: dict[str, NodeProto] = {}  # value without a time axis → the node that took the steps together
     found: dict[str, str] = {}
@@ -43,7 +47,7 @@ def look_ahead(model: ModelProto, axes: ValueAxes) -> list[str]:
     return list(dict.fromkeys(sentence for name, sentence in found.items() if name in _ancestors(model, outputs)))
 
 
-def _differing(axes: ValueAxes, feeds: Values, plain: Values, at: int) -> dict[str, int]:
+def _differing(axes: ValueAxes, feeds: Values, plain: Values, at: int, tolerance: float) -> dict[str, int]:
     """Return the values that change with step `at` of the inputs, with the first step of each that does.
 
     It is 0 for a value that has no time axis.
@@ -56,7 +60,7 @@ def _differing(axes: ValueAxes, feeds: Values, plain: Values, at: int) -> dict[s
             changed[name] = np.concatenate([front, axes.tracer.other(name, step), back], axis=axis)
     first = {}
     for name, value in axes.tracer.run(changed).items():
-        if value.shape == plain[name].shape and (differs := _differs(plain[name], value)).any():
+        if value.shape == plain[name].shape and (differs := _differs(plain[name], value, tolerance)).any():
             axis = axes.times.get(name)
             first[name] = 0
             if axis is not None:
@@ -81,11 +85,11 @@ def _named(node: NodeProto) -> str:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _differs(one: Array, other: Array) -> Array:
+def _differs(one: Array, other: Array, tolerance: float) -> Array:
     if one.dtype.kind != "f":
         return np.asarray(one != other)
     largest = float(np.abs(np.where(np.isfinite(one), one, 0).astype(np.float64)).max(initial=0.0))
-    return ~np.isclose(one, other, rtol=1e-5, atol=1e-6 * largest, equal_nan=True)
+    return ~np.isclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
 
 
 def _ancestors(model: ModelProto, names: list[str]) -> set[str]:
