@@ -106,4 +106,15 @@ class WholeSequenceError(AdoptError):
         )
 
 
+class NotCausalError(AdoptError):
+    """An output of a step depends on steps that come after it."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        more = f"; and {len(nodes) - _MOST_NODES} more" if len(nodes) > _MOST_NODES else ""
+        super().__init__(
+            "the model cannot answer one step at a time, because what it gives for a step depends on later ones: "
+            f"{'; '.join(nodes[:_MOST_NODES])}{more}. Run it over whole sequences, or export a causal model"
+        )
+
+
 _MOST_NODES = 5

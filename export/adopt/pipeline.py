@@ -8,7 +8,9 @@ from onnx import ModelProto
 
 from export.adopt.errors import WholeSequenceError
 from export.adopt.foreign_file import read_foreign
+from export.adopt.free_batch import open_batch
 from export.adopt.graph import build_served_graph
+from export.adopt.lift import lift_states
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
 from export.adopt.prepare import prepare
@@ -66,9 +68,12 @@ def _checked(file: Path, destination: Destination, options: ExportOptions, adopt
     """Return the served graph of a foreign file and its card, verified against the original."""
     source = read_foreign(file)
     prepared = prepare(source, adopt_options)
-    model = prepared.model
-    planned = make_plan(model, prepared.options, options.on_progress)
-    warnings = warn_of_windows(model, prepared.options)
+    options.on_progress("looking for states that the file does not show")
+    lifted = lift_states(prepared.model, prepared.options)
+    planned = make_plan(lifted.model, lifted.options, options.on_progress)
+    lifted, planned = open_batch(lifted, planned, options.on_progress)
+    planned = lifted.explained(planned)
+    warnings = warn_of_windows(lifted.model, lifted.options)
     planned = replace(planned, findings=(*prepared.findings, *warnings, *planned.findings))
     for finding in planned.findings:
         options.on_finding(finding)
@@ -78,7 +83,7 @@ def _checked(file: Path, destination: Destination, options: ExportOptions, adopt
         options = replace(options, tolerance=HALF_TOLERANCE)
     options.on_progress("building the served graph")
     candidate = Candidate(
-        build_served_graph(model, plan), _card(source, planned, destination, options), OriginalReference(planned)
+        build_served_graph(lifted.model, plan), _card(source, planned, destination, options), OriginalReference(planned)
     )
     later: list[str] = []
 
@@ -97,14 +102,15 @@ def _checked(file: Path, destination: Destination, options: ExportOptions, adopt
         options.on_finding(finding)
         return finding
 
-    try:
-        found = checked(candidate, options, last_check=check_whole_run)
-    except ParityError as exc:
-        if "strangers" not in exc.comparison or candidate.card.max_batch == 1:
-            raise
-        why = tell(f"rows cannot be run together, so max_batch is 1: {exc}")
-        card = candidate.card.model_copy(update={"max_batch": 1})
-        found = checked(replace(candidate, card=card).with_findings([why]), options, last_check=check_whole_run)
+    with lifted.reasons(planned):
+        try:
+            found = checked(candidate, options, last_check=check_whole_run)
+        except ParityError as exc:
+            if "strangers" not in exc.comparison or candidate.card.max_batch == 1:
+                raise
+            why = tell(f"rows cannot be run together, so max_batch is 1: {exc}")
+            card = candidate.card.model_copy(update={"max_batch": 1})
+            found = checked(replace(candidate, card=card).with_findings([why]), options, last_check=check_whole_run)
     return found.with_findings([tell(finding) for finding in later]) if later else found
 
 

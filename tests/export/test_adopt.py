@@ -94,7 +94,7 @@ def test_what_is_found_is_told(tmp_path: Path) -> None:
 def test_the_card_says_why_rows_run_one_at_a_time(tmp_path: Path) -> None:
     """The reason for max_batch 1 is among the card's findings, not on the terminal alone."""
     text = """net (float[1,2] x, float[1,2] h) => (float[1,2] y, float[1,2] h_out)
-        { h_out = Add (h, x)  y = Neg (h_out) }"""
+        { h_out = Add (h, x)  most = ReduceMax <keepdims = 0> (h_out)  y = Sub (h_out, most) }"""
     card, findings = adopted(text_model(text), tmp_path)
     assert card.max_batch == 1
     assert "max_batch is 1: its shapes are fixed to one row" in findings[-1]

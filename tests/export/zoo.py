@@ -161,7 +161,7 @@ ZOO: dict[str, ForeignGraph] = {
         {"count": "count_out", "seen": "seen_out"},
         {"x": (2,), "count": (), "seen": (2,)},
     ),
-    "one_row_only": ForeignGraph(
+    "one_row_in_its_shapes": ForeignGraph(
         """net (float[1,1,4] x, float[1,1,5] h0, float[1,1,5] c0) => (float[1,1,5] y, float[1,1,5] hn, float[1,1,5] cn)
         { Y, hn, cn = LSTM <hidden_size = 5> (x, W, R, B, , h0, c0)
           one = Constant <value = int64[1] {1}> ()
@@ -169,7 +169,6 @@ ZOO: dict[str, ForeignGraph] = {
         {"h0": "hn", "c0": "cn"},
         {"x": (4,), "y": (5,)},
         weights=_LSTM,
-        batched=False,
     ),
     "one_row_no_batch_axis": ForeignGraph(
         """net (float[4] x, float[5] h, int64 position) => (float[5] y, float[5] h_out, int64 position_out)
