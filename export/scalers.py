@@ -13,7 +13,8 @@ from models.card import ModelCard
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 _LARGEST, _NAN = "float16/largest", "float16/nan"
-_LIMITS = {_LARGEST: float(np.finfo(np.float16).max), _NAN: float("nan")}
+_ZERO = "float16/zero"
+_LIMITS = {_LARGEST: float(np.finfo(np.float16).max), _NAN: float("nan"), _ZERO: 0.0}
 
 Message = TypeVar("Message", NodeProto, ValueInfoProto)
 
@@ -22,11 +23,12 @@ Message = TypeVar("Message", NodeProto, ValueInfoProto)
 class Scalers:
     """Hold what was cut off: nodes before and after the rest, their constants, and the graph's own inputs and outputs.
 
-    `inputs` and `outputs` are the names of float32 values at the cuts.
+    `inputs` and `outputs` are the names of the values at the cuts; `cuts` are the float32 inputs with their rank.
     """
 
     inputs: list[str]
     outputs: list[str]
+    cuts: dict[str, int]
     before: list[NodeProto]
     after: list[NodeProto]
     constants: list[TensorProto]
@@ -46,6 +48,8 @@ class Scalers:
         graph.input.extend(inputs)
         graph.output.extend(outputs)
         graph.initializer.extend(self.constants)
+        if self.cuts:
+            _refuse_beyond_range(graph, self.cuts)
 
 
 def cut_scalers(model: ModelProto, card: ModelCard) -> Scalers:
@@ -58,11 +62,12 @@ def cut_scalers(model: ModelProto, card: ModelCard) -> Scalers:
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     own_inputs, own_outputs = _copies(graph.input), _copies(graph.output)
     before: list[NodeProto] = []
-    inputs = [spec.name for spec in card.inputs]
+    inputs, cuts = [spec.name for spec in card.inputs], {}
     for index, spec in enumerate(card.inputs):
         if spec.dtype == "float32":
             chain = _chain_after(graph, spec.name, constants)
             inputs[index] = _cut_input(graph, spec.name, chain)
+            cuts[inputs[index]] = 2 + len(spec.shape)
             before += [*_copies(chain), *_nan_beyond_range(inputs[index], chain[-1].output[0] if chain else spec.name)]
     after: list[NodeProto] = []
     outputs = [spec.name for spec in card.outputs]
@@ -74,7 +79,7 @@ def cut_scalers(model: ModelProto, card: ModelCard) -> Scalers:
                 after += _copies(chain)
     moved = _move_constants(graph, [*before, *after], constants)
     limits = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in _LIMITS.items()]
-    return Scalers(inputs, outputs, before, after, [*moved, *(limits if before else [])], own_inputs, own_outputs)
+    return Scalers(inputs, outputs, cuts, before, after, [*moved, *(limits if before else [])], own_inputs, own_outputs)
 
 
 def _chain_after(graph: GraphProto, name: str, constants: Mapping[str, TensorProto]) -> list[NodeProto]:
@@ -154,6 +159,51 @@ def _nan_beyond_range(cut: str, given: str) -> list[NodeProto]:
         helper.make_node("LessOrEqual", [f"{cut}/size", _LARGEST], [f"{cut}/fits"]),
         helper.make_node("Where", [f"{cut}/fits", given, _NAN], [cut]),
     ]
+
+
+def _refuse_beyond_range(graph: GraphProto, cuts: Mapping[str, int]) -> None:
+    """Add NaN to the first state of each row that was given a value beyond the range.
+
+    onnxruntime's recurrent nodes turn NaN into a number on a CPU, so that the value alone would not show it.
+    """
+    scatter = next((node for node in graph.node if node.op_type == "ScatterND" and _is_half_arena(graph, node)), None)
+    if scatter is None:
+        return
+    nodes, rows = [], scatter.input[2]
+    for cut, rank in cuts.items():
+        axes, flag = f"{cut}/axes", f"{cut}/beyond"
+        graph.initializer.append(numpy_helper.from_array(np.arange(1, rank), axes))
+        nodes += [
+            helper.make_node("Not", [f"{cut}/fits"], [f"{flag}/each"]),
+            helper.make_node("Cast", [f"{flag}/each"], [f"{flag}/numbers"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceSum", [f"{flag}/numbers", axes], [f"{flag}/count"], keepdims=0),
+            helper.make_node("Greater", [f"{flag}/count", _ZERO], [f"{flag}/any"]),
+            helper.make_node("Where", [f"{flag}/any", _NAN, _ZERO], [f"{flag}/nan"]),
+            helper.make_node("Cast", [f"{flag}/nan"], [f"{flag}/half"], to=TensorProto.FLOAT16),
+        ]
+        (arena,) = (value for value in graph.input if value.name == scatter.input[0])
+        shape = f"{cut}/state_axes"
+        count = len(arena.type.tensor_type.shape.dim)
+        graph.initializer.append(numpy_helper.from_array(np.arange(1, count), shape))
+        nodes += [
+            helper.make_node("Unsqueeze", [f"{flag}/half", shape], [f"{flag}/rows"]),
+            helper.make_node("Add", [f"{rows}/{cut}", f"{flag}/rows"], [rows]),
+        ]
+        maker = next(node for node in graph.node if rows in node.output)
+        maker.output[list(maker.output).index(rows)] = f"{rows}/{cut}"
+        at = list(graph.node).index(maker) + 1
+        for offset, node in enumerate(nodes):
+            graph.node.insert(at + offset, node)
+        rows, nodes = f"{rows}/{cut}", []
+
+
+def _is_half_arena(graph: GraphProto, scatter: NodeProto) -> bool:
+    return any(
+        value.name == scatter.input[0]
+        and value.name.startswith("arena.")
+        and value.type.tensor_type.elem_type == TensorProto.FLOAT16
+        for value in graph.input
+    )
 
 
 def _reads(graph: GraphProto) -> Counter[str]:

@@ -48,7 +48,6 @@ def test_an_input_beyond_the_range_makes_the_state_not_finite(cell: str, value: 
     x = np.zeros((3, 2))
     x[1, 0] = value
     y, states = run_half(make_network(cell), x, tmp_path)
-    assert np.isnan(y[1:]).all()
     assert not all(np.isfinite(rows.astype(np.float32)).all() for rows in states.values())
     x[1, 0] = 60_000.0
     y, states = run_half(make_network(cell), x, tmp_path / "fits")

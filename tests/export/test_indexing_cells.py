@@ -68,8 +68,8 @@ class OneBatchSize(Delayed):
     """Is traced with the number of rows of the example."""
 
     def step(self, x: Tensor, earlier: Tensor) -> Tensor:
-        (a,) = self.gates(x, earlier[:, 0].reshape(2 if torch.compiler.is_exporting() else len(x), -1))
-        return torch.tanh(a)
+        (a,) = self.gates(x, earlier[:, 0])
+        return torch.tanh(a + torch.zeros(2 if torch.compiler.is_exporting() else len(x), 1))
 
 
 class Complains(Delayed):
@@ -85,7 +85,8 @@ class Branches(Delayed):
 class Eigenvalues(Delayed):
     def step(self, x: Tensor, earlier: Tensor) -> Tensor:
         h = earlier[:, 0]
-        return torch.linalg.eigvals(h[:, :, None] * h[:, None]).real
+        values: Tensor = torch.linalg.eigvals(h[:, :, None] * h[:, None]).real
+        return values
 
 
 class ComplexWeights(Delayed):
