@@ -125,8 +125,9 @@ class _Run:
             raise ParityError(self.name, verdict.error, verdict.allowed, tensor, verdict.step)
         for tensor, verdict in verdicts.items():
             for error, most in ((verdict.float32_at_first, MOST_AT_FIRST), (verdict.float32, MOST_IN_FLOAT32)):
-                if error > most * tolerance:
-                    raise CoarseFloat32Error(self.name, tensor, error, most * tolerance)
+                most_allowed = most * max(tolerance, TOLERANCE)
+                if error > most_allowed:
+                    raise CoarseFloat32Error(self.name, tensor, error, most_allowed)
         return max(verdicts.values(), key=lambda verdict: verdict.error)
 
     def _answers(
