@@ -15,7 +15,7 @@ from export.adopt.command import adopt
 from export.artefact import read_card
 from export.commands import REFUSED, Out, run_export, takes_export_options
 from export.destination import Destination
-from export.errors import ArenaCopiedError, ExportError, ForeignRowError, ParityError
+from export.errors import ArenaCopiedError, CoarseFloat32Error, ExportError, ForeignRowError, ParityError
 from export.lower import Target
 from export.module.command import module
 from export.options import ExportOptions
@@ -60,7 +60,7 @@ def _errors_as_sentences() -> Iterator[None]:
     """Turn an error into a sentence on stderr and an exit status."""
     try:
         yield
-    except (ParityError, ForeignRowError, ArenaCopiedError) as exc:
+    except (ParityError, CoarseFloat32Error, ForeignRowError, ArenaCopiedError) as exc:
         print(printable(f"no artefact was written: {exc}"), file=sys.stderr)
         raise typer.Exit(REFUSED) from exc
     except (ExportError, CheckpointError, OSError, MemoryError) as exc:

@@ -1,20 +1,34 @@
 """onnxruntime behind arenas, as the service runs it, for one graph under test."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import onnxruntime as ort
 
+from export.errors import GraphFailedError
 from export.figure import Array
+from export.sentences import foreign_error
 from models.card import ModelCard
 
 INITIAL_SLOT = 0
 FIRST_FREE_SLOT = 2
 
 
+@contextmanager
+def _errors_as_sentences() -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:  # onnxruntime raises many types
+        raise GraphFailedError(foreign_error(exc)) from exc
+
+
 class ArenaRunner:
     """Run a served graph with each arena bound as input and output, in the same buffer.
+
+    Raises:
+        GraphFailedError: onnxruntime does not load the graph; from `run`, it does not run it.
 
     `arenas` are the buffers themselves: rows written here are read by the next run. Slot 0 holds the initial state;
     all other rows start as noise, so that reading a wrong one is noticed.
@@ -24,7 +38,8 @@ class ArenaRunner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        with _errors_as_sentences():
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._ragged = card.ragged
         self._fetched = [*(spec.name for spec in card.outputs), *(f"state.{spec.name}" for spec in card.states)]
         self.slots = slots
@@ -47,8 +62,9 @@ class ArenaRunner:
         Inputs and outputs are (batch, time, *shape), slots int64 (batch,), new rows (batch, *shape). `lengths` are the
         true lengths of padded chunks, int64 (batch,): all of the chunk unless given, for a graph that takes them.
         """
-        binding = self._bind(inputs, read, write, lengths)
-        self._session.run_with_iobinding(binding)
+        with _errors_as_sentences():
+            binding = self._bind(inputs, read, write, lengths)
+            self._session.run_with_iobinding(binding)
         # outputs come as they were bound; copying them all would copy the arenas too
         return {name: value.numpy() for name, value in zip(self._fetched, binding.get_outputs(), strict=False)}
 

@@ -115,8 +115,8 @@ def _saving(before: Candidate, after: Candidate, precision: Precision) -> str:
     return (
         f"{precision.value}: {before.graph.ByteSize():,} → {after.graph.ByteSize():,} bytes, a row of states "
         f"{_row_bytes(before.card):,} → {_row_bytes(after.card):,}; a step of one row takes {1e6 * seconds[0]:.1f} → "
-        f"{1e6 * seconds[1]:.1f} µs on this CPU; largest error {max(after.card.parity.errors.values()):.1e} of the "
-        f"scale{limit}"
+        f"{1e6 * seconds[1]:.1f} µs on this CPU; largest error over "
+        f"{after.card.parity.steps} steps {max(after.card.parity.errors.values()):.1e} of the spread of a value{limit}"
     )
 
 

@@ -39,7 +39,7 @@ def _export_options(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help=f"The largest difference allowed, of the scale ({TOLERANCES[Precision.FLOAT32]:g} in float32).",
+            help=f"The largest difference allowed, of the spread ({TOLERANCES[Precision.FLOAT32]:g} in float32).",
             show_default=False,
         ),
     ] = None,

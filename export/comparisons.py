@@ -16,6 +16,8 @@ from models.card import ModelCard
 LENGTHS = (1, 2, 7, 50)
 BATCHES = (1, 3, 33)
 SINGLE_LENGTHS = (1, 2, 7, 24)
+INT8_LENGTHS = (*SINGLE_LENGTHS, 200)
+"""What int8 loses at each step adds up in the state."""
 STRANGERS = (2, 5, 33)
 STRANGERS_LENGTH = 6
 
@@ -25,7 +27,7 @@ ChunkLength = Callable[[np.random.Generator], int]
 
 def whole_sequence(random: np.random.Generator) -> int:
     """Take all steps in one chunk."""
-    return max(*LENGTHS, *SINGLE_LENGTHS)
+    return max(*LENGTHS, *INT8_LENGTHS)
 
 
 def one_step(random: np.random.Generator) -> int:
@@ -59,10 +61,11 @@ def comparisons_of(reference: Reference, card: ModelCard) -> dict[str, Compariso
     """Return the comparisons that fit a model and its reference, by name."""
     if isinstance(reference, BatchReference):
         return _batch_comparisons(card)
+    lengths = INT8_LENGTHS if card.config.get("precision") == "int8" else SINGLE_LENGTHS
     found = {
-        "one_step_at_a_time": Comparison(SINGLE_LENGTHS, (1,), one_step),
-        "whole_sequence": Comparison(SINGLE_LENGTHS, (1,), whole_sequence),
-        "random_chunks": Comparison(SINGLE_LENGTHS, (1,), up_to(8)),
+        "one_step_at_a_time": Comparison(lengths, (1,), one_step),
+        "whole_sequence": Comparison(lengths, (1,), whole_sequence),
+        "random_chunks": Comparison(lengths, (1,), up_to(8)),
     }
     if card.max_batch > 1:
         batches = tuple(sorted({min(batch, card.max_batch) for batch in STRANGERS}))

@@ -1,5 +1,6 @@
 """The reasons why an export writes nothing, each with the sentence that a user reads."""
 
+import math
 from pathlib import Path
 
 
@@ -40,6 +41,15 @@ class NoLoweringError(ExportError):
         )
 
 
+class GraphFailedError(ExportError):
+    """onnxruntime does not load the served graph, or does not run it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"onnxruntime does not run the graph on some number of rows and steps, as it must on any: {reason}"
+        )
+
+
 class ArenaCopiedError(ExportError):
     """The graph would copy a whole arena at every step."""
 
@@ -48,16 +58,37 @@ class ArenaCopiedError(ExportError):
 
 
 class ParityError(ExportError):
-    """onnxruntime and what the artefact was made from disagree."""
+    """onnxruntime and what the artefact was made from disagree.
 
-    def __init__(self, comparison: str, error: float, tolerance: float, detail: str = "") -> None:
+    `error` is the largest difference of the spread, infinite where the two differ in what is not finite; `tolerance` is
+    what was allowed there, at the step that counts from 1.
+    """
+
+    def __init__(self, comparison: str, error: float, tolerance: float, tensor: str, step: int) -> None:
         self.comparison = comparison
         self.error = error
         self.tolerance = tolerance
-        where = f" ({detail})" if detail else ""
+        if math.isfinite(error):
+            where = f"{tensor}, step {step}"
+            found = f"the largest difference is {error:.3g} of the spread of its values"
+        else:
+            where = tensor
+            found = "a shape, an integer, a boolean, or what is NaN or infinite differs (do values overflow?)"
         super().__init__(
-            f"the comparison {comparison!r} with the original failed{where}: "
-            f"the largest difference is {error:.3g} of the scale, the tolerance {tolerance:.3g}"
+            f"the comparison {comparison!r} with the original failed ({where}): {found}, the tolerance {tolerance:.3g} "
+            "(--tolerance sets another)"
+        )
+
+
+class CoarseFloat32Error(ExportError):
+    """float32 is too coarse for the original itself, so that a comparison would say nothing."""
+
+    def __init__(self, comparison: str, tensor: str, error: float, most: float) -> None:
+        self.error = error
+        super().__init__(
+            f"the comparison {comparison!r} says nothing ({tensor}): the original's own run in float32 is {error:.3g} "
+            f"of the spread of its values away from its run in float64, and {most:.3g} is the most. Take a large "
+            "offset out of the outputs, or train with smaller weights; a larger --tolerance allows more of it"
         )
 
 

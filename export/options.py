@@ -19,7 +19,7 @@ class ExportOptions:
     """Options of an export.
 
     description: a sentence for the card. max_batch: the most sequences that the service runs together. precision: what
-    weights and states are held in. tolerance: the largest difference allowed, of the scale; None is the precision's
+    weights and states are held in. tolerance: the largest difference allowed, of the spread; None is the precision's
     own. force: replace a version that exists. on_progress: called with what begins. on_finding: called with each thing
     found about the model, and with what a lower precision saves and costs.
 

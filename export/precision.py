@@ -1,6 +1,8 @@
 """Lower precision: what it does to a served graph, and how large a difference it may cost.
 
-float16 halves weights and states; it is for CUDA: on a CPU onnxruntime casts to float32 and back. int8 quantises
+float16 halves weights and states; it is for CUDA: on a CPU onnxruntime casts to float32 and back. The scalers of inputs
+and outputs stay in float32, whose range raw units need; a value that is beyond float16's range even so becomes NaN, so
+that the service refuses the step instead of answering something wrong. int8 quantises
 weights beforehand and activations at run time: their scale is taken over the whole run, so a row of large values would
 change another's output. An int8 graph therefore runs one row at a time.
 """
@@ -16,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from export.errors import ExportError
 from export.graphs import all_graphs
+from export.scalers import cut_scalers
 from export.sentences import foreign_error
 from export.transposes import guard_transposes
 from export.verify import TOLERANCE
@@ -31,7 +34,7 @@ class Precision(enum.Enum):
 
 
 TOLERANCES = {Precision.FLOAT32: TOLERANCE, Precision.FLOAT16: 5e-3, Precision.INT8: 5e-2}
-"""The largest difference from float32 that is allowed, of the scale, unless the user gives another."""
+"""The largest difference from float32 that is allowed, of the spread, unless the user gives another."""
 
 _QUANTISED = ("LSTM", "MatMul", "Gemm")
 
@@ -91,13 +94,15 @@ def _float16(model: ModelProto, card: ModelCard) -> ModelProto:
         raise PrecisionError("no weight of the graph is float32: there is nothing to hold in float16")
     copy = ModelProto()
     copy.CopyFrom(model)
-    kept = [spec.name for spec in (*card.inputs, *card.outputs)]
+    scalers = cut_scalers(copy, card)
+    kept = [*scalers.inputs, *scalers.outputs]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that tiny weights become zero: the comparison says whether it matters
             converted: ModelProto = convert_float_to_float16(copy, keep_io_types=kept, disable_shape_infer=False)
     except Exception as exc:  # the converter raises many types
         raise PrecisionError(f"the graph cannot be converted to float16: {foreign_error(exc)}") from exc
+    scalers.join(converted)
     _keep_casts_off_arenas(converted)
     return guard_transposes(converted)
 

@@ -41,6 +41,26 @@ class BatchReference(Reference, Protocol):
         """Return random states that the model could be in."""
 
 
+@dataclass(frozen=True, slots=True)
+class ExactAnswer:
+    """An answer computed in float64, and what it becomes in `rounded` if each weight is off by one rounding."""
+
+    answer: Answer
+    rounded: tuple[Answer, ...] = ()
+
+
+@runtime_checkable
+class ExactReference(Protocol):
+    """A reference that can also compute in float64, so that the error of float32 itself is known."""
+
+    def answer_exactly(self, inputs: Rows, states: Mapping[str, Array] | None = None) -> ExactAnswer | None:
+        """Answer as `answer` does, in float64; None where that does not run."""
+
+    @property
+    def units(self) -> Mapping[str, Array]:
+        """Return the unit of each feature of an output, where it is known."""
+
+
 def stack(rows: list[Rows]) -> Rows:
     """Return batches as one batch."""
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -8,7 +8,8 @@ import onnx
 import onnxruntime as ort
 from onnx import GraphProto
 
-from export.errors import ArenaCopiedError
+from export.errors import ArenaCopiedError, GraphFailedError
+from export.sentences import foreign_error
 
 
 def check_arenas_stay(model: bytes, states: Iterable[str]) -> None:
@@ -17,6 +18,7 @@ def check_arenas_stay(model: bytes, states: Iterable[str]) -> None:
     The buffer's address would show nothing: a graph that copies the whole arena into the same buffer keeps it too.
 
     Raises:
+        GraphFailedError: onnxruntime does not load the graph.
         ArenaCopiedError: Anything else reads an arena, or arena_out is not the ScatterND's own output.
     """
     graph = _optimised(model)
@@ -39,5 +41,8 @@ def _optimised(model: bytes) -> GraphProto:
         options.log_severity_level = 3  # without warnings of unused weights
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # onnxruntime raises many types
+            raise GraphFailedError(foreign_error(exc)) from exc
         return onnx.load(path).graph

@@ -11,10 +11,14 @@ _COMPARED = {"adopted": "the original and the artefact"}
 
 def parity_table(card: ModelCard) -> Table:
     """Return a table of an artefact's comparisons with what it was made from."""
+    parity = card.parity
     title = _COMPARED.get(card.cell, "torch and onnxruntime")
-    table = Table("comparison", "largest difference", "tolerance", title=title)
-    for comparison, error in card.parity.errors.items():
-        table.add_row(comparison, f"{error:.2e}", f"{card.parity.tolerance:.0e}")
+    caption = f"of the spread, over up to {parity.steps} steps" if parity.steps else None
+    if parity.float32:
+        caption = f"{caption}; float32 itself: {parity.float32:.0e}"
+    table = Table("comparison", "largest difference", "tolerance", title=title, caption=caption)
+    for comparison, error in parity.errors.items():
+        table.add_row(comparison, f"{error:.2e}", f"{parity.tolerance:.0e}")
     return table
 
 

@@ -8,15 +8,19 @@ import numpy as np
 from export.arena_runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner
 from export.cards import network_card
 from export.comparisons import Comparison, comparisons_of
-from export.errors import ForeignRowError, ParityError
-from export.figure import Array, Figure
+from export.errors import CoarseFloat32Error, ForeignRowError, ParityError
+from export.figure import LEAST_SPREAD, Array, Figure, Verdict
 from export.network_reference import BatchNetworkReference
-from export.reference import Answer, BatchReference, Reference, Rows, stack
+from export.reference import Answer, BatchReference, ExactReference, Reference, Rows, stack
 from models.card import ModelCard, Parity
 from models.network import Network
 from models.threads import torch_threads
 
 TOLERANCE = 1e-5
+MOST_IN_FLOAT32 = 1000.0
+"""The largest error of float32 itself over a run, in tolerances, with which a comparison still says something."""
+MOST_AT_FIRST = 100.0
+"""The same at the first step, where rounding has had no time to grow: more than that is an offset of the outputs."""
 
 
 def compare(
@@ -30,12 +34,14 @@ def compare(
 ) -> Parity:
     """Run the served graph on the reference's random sequences and compare outputs and states.
 
-    A comparison's figure is that of its worst tensor: the largest absolute difference over the largest absolute value,
-    where both are finite. `on_comparison` is told each comparison's name as it begins. `random` draws slots, lengths
-    and the rows' positions.
+    A comparison's figure is that of its worst tensor: its largest difference over the spread of its values, where both
+    are finite. Where the reference can compute in float64, that is what both are compared with, and the graph may be
+    off by the tolerance and a few times what the reference's own float32 run is off. `on_comparison` is told each
+    comparison's name as it begins. `random` draws slots, lengths and the rows' positions.
 
     Raises:
         ParityError: A comparison is over the tolerance, or not finite.
+        CoarseFloat32Error: The reference's own float32 run is so far from its float64 run that none would be.
         ForeignRowError: A run changed a row it was not told to write; slot 0 is never one of those it may.
     """
     comparisons = comparisons_of(reference, card)
@@ -44,15 +50,17 @@ def compare(
     spare = largest if isinstance(reference, BatchReference) else 2
     runner = ArenaRunner(model, card, FIRST_FREE_SLOT + 2 * largest + spare)
     random = np.random.default_rng(0) if random is None else random
-    errors = {}
+    errors, float32 = {}, 0.0
     for name, comparison in comparisons.items():
         on_comparison(name)
-        run = _Run(name, comparison, reference, runner, random)
+        run = _Run(name, comparison, reference, runner, random, frozenset(spec.name for spec in card.outputs))
         for length in comparison.lengths:
             for batch in comparison.batches:
                 run.compare(length, batch)
-        errors[name] = run.check(tolerance)
-    return Parity(tolerance=tolerance, errors=errors)
+        verdict = run.check(tolerance)
+        errors[name], float32 = verdict.error, max(float32, verdict.float32)
+    steps = max(max(comparison.lengths) for comparison in comparisons.values())
+    return Parity(tolerance=tolerance, steps=steps, float32=float32, errors=errors)
 
 
 def verify(
@@ -83,6 +91,7 @@ class _Run:
     reference: Reference
     runner: ArenaRunner
     random: np.random.Generator
+    outputs: frozenset[str]
     figures: dict[str, Figure] = field(default_factory=dict)
 
     def compare(self, length: int, batch: int) -> None:
@@ -94,33 +103,50 @@ class _Run:
         inputs = stack([self.reference.draw(length) for _ in range(batch)])
         lengths = self.random.integers(1, length + 1, batch) if self.comparison.ragged else None
         outputs, slots = self._run(inputs, slots, lengths)
-        for rows, steps, answer in self._answers(inputs, states, lengths):
+        for rows, steps, answer, exact in self._answers(inputs, states, lengths):
             for name, expected in answer.outputs.items():
-                self._figure(name).add(outputs[name][rows, :steps], expected)
+                in_float64 = [one.outputs[name] for one in exact]
+                self._figure(name).add(outputs[name][rows, :steps], expected, *in_float64)
             for name, expected in answer.states.items():
-                self._figure(f"state.{name}").add(self.runner.arenas[name][slots[rows]], expected)
+                in_float64 = [one.states[name] for one in exact]
+                self._add_rows(f"state.{name}", self.runner.arenas[name][slots[rows]], expected, in_float64, steps)
 
-    def check(self, tolerance: float) -> float:
-        """Return the figure of the worst tensor.
+    def check(self, tolerance: float) -> Verdict:
+        """Return the verdict on the tensor that is furthest off.
 
         Raises:
-            ParityError: It is over the tolerance.
+            ParityError: A tensor is further off than is allowed.
+            CoarseFloat32Error: The original's own run in float32 is, so that the comparison would say nothing.
         """
-        tensor, figure = max(self.figures.items(), key=lambda item: item[1].error)
-        if not figure.error <= tolerance:
-            raise ParityError(self.name, figure.error, tolerance, tensor)
-        return figure.error
+        verdicts = {name: figure.judge(tolerance) for name, figure in self.figures.items()}
+        if not all(verdict.passes for verdict in verdicts.values()):
+            tensor = max(verdicts, key=lambda name: (not verdicts[name].passes, verdicts[name].error))
+            verdict = verdicts[tensor]
+            raise ParityError(self.name, verdict.error, verdict.allowed, tensor, verdict.step)
+        for tensor, verdict in verdicts.items():
+            for error, most in ((verdict.float32_at_first, MOST_AT_FIRST), (verdict.float32, MOST_IN_FLOAT32)):
+                most_allowed = most * max(tolerance, TOLERANCE)
+                if error > most_allowed:
+                    raise CoarseFloat32Error(self.name, tensor, error, most_allowed)
+        return max(verdicts.values(), key=lambda verdict: verdict.error)
 
-    def _answers(self, inputs: Rows, states: Rows | None, lengths: Array | None) -> Iterator[tuple[slice, int, Answer]]:
-        """Yield which rows and how many steps an answer is for, and the answer."""
+    def _answers(
+        self, inputs: Rows, states: Rows | None, lengths: Array | None
+    ) -> Iterator[tuple[slice, int, Answer, list[Answer]]]:
+        """Yield which rows and how many steps an answer is for, the answer, and those in float64."""
         batch, length = next(iter(inputs.values())).shape[:2]
         if isinstance(self.reference, BatchReference) and lengths is None:
-            yield slice(0, batch), length, self.reference.answer(inputs, states)
+            yield slice(0, batch), length, self.reference.answer(inputs, states), self._exact_answers(inputs, states)
             return
         for row in range(batch):
             steps = length if lengths is None else int(lengths[row])
             alone = {name: values[row : row + 1, :steps] for name, values in inputs.items()}
-            yield slice(row, row + 1), steps, self.reference.answer(alone)
+            yield slice(row, row + 1), steps, self.reference.answer(alone), self._exact_answers(alone, None)
+
+    def _exact_answers(self, inputs: Rows, states: Rows | None) -> list[Answer]:
+        reference = self.reference
+        exact = reference.answer_exactly(inputs, states) if isinstance(reference, ExactReference) else None
+        return [] if exact is None else [exact.answer, *exact.rounded]
 
     def _run(self, inputs: Rows, slots: Array, lengths: Array | None) -> tuple[Rows, Array]:
         """Run sequences in chunks from `slots`; return all outputs and the slots of the states after them."""
@@ -150,7 +176,7 @@ class _Run:
             if foreign := sorted(set(changed.tolist()) - set(write.tolist())):
                 raise ForeignRowError(self.name, f"arena.{name}", foreign)
             # the arena must hold what the run returns
-            self._figure(f"arena.{name}").add(arena[write], outputs.pop(f"state.{name}"))
+            self._add_rows(f"arena.{name}", arena[write], outputs.pop(f"state.{name}"), [], 1)
         return outputs, write
 
     def _fresh_slots(self, batch: int, taken: Array) -> Array:
@@ -167,8 +193,18 @@ class _Run:
             self.runner.arenas[name][slots] = rows
         return slots, states
 
+    def _add_rows(self, name: str, found: Array, expected: Array, exact: list[Array], steps: int) -> None:
+        """Compare rows of a state (batch, *shape) after so many steps."""
+        in_float64 = [one[:, None] for one in exact]
+        self._figure(name).add(found[:, None], expected[:, None], *in_float64, first_step=steps - 1)
+
     def _figure(self, tensor: str) -> Figure:
-        return self.figures.setdefault(tensor, Figure())
+        if tensor not in self.figures:
+            units = self.reference.units if isinstance(self.reference, ExactReference) else {}
+            # a state is seen after a few steps only: the spread of one of its values is that of the widest
+            is_output = tensor in self.outputs
+            self.figures[tensor] = Figure(units.get(tensor, 1.0), LEAST_SPREAD if is_output else 1.0)
+        return self.figures[tensor]
 
 
 def _bytes(arena: Array) -> Array:

@@ -68,9 +68,17 @@ class StateSpec(_Frozen):
 
 
 class Parity(_Frozen):
-    """Record how far onnxruntime differed from torch at export: largest absolute difference divided by the scale."""
+    """Record how far onnxruntime was off at export: largest difference divided by the spread of a tensor's values.
+
+    The graph is compared with the original's run in float64 where there is one; then it may be off by the tolerance
+    and a few times `float32`. In older artefacts the difference was divided by the largest absolute value.
+    """
 
     tolerance: float = Field(gt=0)
+    steps: int = Field(default=0, ge=0, description="Length of the longest sequence compared; 0 in older artefacts.")
+    float32: float = Field(
+        default=0.0, ge=0, description="Largest error of the original's own run in float32; 0 where it is not known."
+    )
     errors: dict[str, float] = Field(description="Name of the comparison → largest difference seen.")
 
 

@@ -1,5 +1,6 @@
 """The configuration of a network: a frozen value that is saved in one file with the weights."""
 
+import json
 from typing import Any, Self
 
 import torch
@@ -24,6 +25,20 @@ def first_error(exc: ValidationError, prefix: str = "") -> str:
     field = ".".join(str(part) for part in (prefix, *first["loc"]) if part != "")
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
     return f"{field}: {message}" if field else message
+
+
+def least_weights(text: str) -> int:
+    """Return how many weights a network of this configuration, JSON, has at least, without building it.
+
+    1 if the configuration is not valid, which `NetworkConfig` tells.
+    """
+    try:
+        fields = json.loads(text)
+        options = CELLS[fields["cell"]].Options.model_validate(fields.get("cell_options", {}))
+        layers = fields.get("num_layers", 1)
+        return layers * options.least_weights if 1 <= layers <= MAX_LAYERS else 1
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return 1
 
 
 class Scaler(BaseModel):

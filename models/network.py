@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.card import StateSpec, TensorSpec
-from models.config import NetworkConfig, Scaler, first_error
+from models.config import NetworkConfig, Scaler, first_error, least_weights
 from models.stack import NamedState
 
 __all__ = ["CheckpointError", "Network", "NetworkConfig", "Scaler"]
@@ -109,12 +109,17 @@ class Network(nn.Module):
         """Read a network that `save` wrote, and return it in eval mode.
 
         Raises:
-            CheckpointError: The file is missing, damaged, not written by `save`, or holds NaN or infinite weights.
+            CheckpointError: The file is missing, damaged, not written by `save`, or holds weights that are not real
+                numbers, NaN or infinite.
         """
         path = Path(path)
         metadata, weights = _read_safetensors(path)
         if _METADATA_KEY not in metadata:
             raise CheckpointError(path, "a safetensors file, but not one written by Network.save")
+        if (least := least_weights(metadata[_METADATA_KEY])) > len(weights):
+            raise CheckpointError(
+                path, f"its weights do not fit its configuration: it holds {len(weights):,} and needs {least:,} or more"
+            )
         try:
             config = NetworkConfig.model_validate(json.loads(metadata[_METADATA_KEY]))
         except ValidationError as exc:
@@ -150,5 +155,8 @@ def _check_weights(path: Path, expected: dict[str, Tensor], found: dict[str, Ten
             raise CheckpointError(
                 path, f"{name} has the shape {tuple(found[name].shape)} and should be {tuple(tensor.shape)}"
             )
+        if tensor.is_floating_point() and not found[name].is_floating_point():
+            dtype = str(found[name].dtype).removeprefix("torch.")
+            raise CheckpointError(path, f"the weight {name!r} is of {dtype}: save it as real numbers, float32")
         if not torch.isfinite(found[name]).all():
             raise CheckpointError(path, f"the weight {name!r} holds NaN or infinity")

@@ -64,14 +64,14 @@ class History:
 
 
 def fit(network: Network, train: Sequences, config: FitConfig, validation: Sequences | None = None) -> History:
-    """Train the network in place, and leave it in eval mode with the weights of the best epoch.
+    """Train the network in place, and leave it in eval mode with the weights of the best epoch, whatever ends it.
 
     The best epoch has the lowest loss on `validation`, or on `train` when there is none. The seed determines the order
     of the batches; the initial weights are those the network was built with. With an output scaler, errors are divided
     by its standard deviations before the mean square is taken.
 
     Raises:
-        FloatingPointError: The loss is no longer finite.
+        FloatingPointError: The loss is no longer finite. As on Ctrl-C, the network has the best weights so far.
     """
     generator = torch.Generator().manual_seed(config.seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
@@ -79,22 +79,24 @@ def fit(network: Network, train: Sequences, config: FitConfig, validation: Seque
     best_loss = float("inf")
     best_weights = copy.deepcopy(network.state_dict())
     evaluated = train if validation is None else validation
-    with torch_threads(config.threads), _progress_bar(config) as bar:
-        task = bar.add_task("training", total=config.epochs, loss=best_loss)
-        for epoch in range(config.epochs):
-            history.train.append(_train_epoch(network, train, config, optimiser, generator))
-            # the epoch's training loss belongs to weights that have changed since: evaluate the present ones
-            loss = evaluate(network, evaluated, config.loss)
-            if not loss < float("inf"):
-                raise FloatingPointError(f"the loss is {loss} after epoch {epoch}: lower the learning rate")
-            if validation is not None:
-                history.validation.append(loss)
-            if loss < best_loss:
-                best_loss, history.best_epoch = loss, epoch
-                best_weights = copy.deepcopy(network.state_dict())
-            bar.update(task, advance=1, loss=best_loss)
-    network.load_state_dict(best_weights)
-    network.eval()
+    try:
+        with torch_threads(config.threads), _progress_bar(config) as bar:
+            task = bar.add_task("training", total=config.epochs, loss=best_loss)
+            for epoch in range(config.epochs):
+                history.train.append(_train_epoch(network, train, config, optimiser, generator))
+                # the epoch's training loss belongs to weights that have changed since: evaluate the present ones
+                loss = evaluate(network, evaluated, config.loss)
+                if not loss < float("inf"):
+                    raise FloatingPointError(f"the loss is {loss} after epoch {epoch}: lower the learning rate")
+                if validation is not None:
+                    history.validation.append(loss)
+                if loss < best_loss:
+                    best_loss, history.best_epoch = loss, epoch
+                    best_weights = copy.deepcopy(network.state_dict())
+                bar.update(task, advance=1, loss=best_loss)
+    finally:  # also on Ctrl-C
+        network.load_state_dict(best_weights)
+        network.eval()
     return history
 
 

@@ -93,7 +93,7 @@ class WholeSequenceError(AdoptError):
         self.difference = difference
         along = ", ".join(f"axis {axis} of {name}" for name, axis in axes.items())
         by = (
-            f"by {difference:.3g} of its largest value"
+            f"by {difference:.3g} of the spread of its values"
             if math.isfinite(difference)
             else "in shape or in what is not finite"
         )

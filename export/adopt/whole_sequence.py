@@ -47,13 +47,13 @@ def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, toler
     output that has no such axis the last step is compared.
 
     Raises:
-        WholeSequenceError: The largest difference, over the largest absolute value of the tensor, is not at most the
-            tolerance.
+        WholeSequenceError: The largest difference, over the spread of the tensor's values, is not at most the tolerance
+            and rounding.
     """
     runner = ArenaRunner(served, card, slots=FIRST_FREE_SLOT + 2)
     random = np.random.default_rng(0)
     for axes in _time_axes(planned):
-        figures: dict[str, float] = {}
+        figures: dict[str, Figure] = {}
         for length in _LENGTHS:
             try:
                 whole = _run_whole(planned, axes, length)
@@ -63,11 +63,15 @@ def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, toler
                 continue
             for chunk_length in _CHUNK_LENGTHS:
                 found = _run_served(runner, whole, length, partial(chunk_length, random))
-                for name, expected in (whole.answer.outputs | whole.answer.states).items():
-                    figures[name] = max(figures.get(name, 0.0), Figure.of(found[name], expected).error)
-        name, error = max(figures.items(), key=lambda item: item[1], default=("", 0.0))
-        if not error <= tolerance:
-            raise WholeSequenceError(axes, name, error, tolerance, nodes_over_time(planned.original.foreign.model))
+                for name, expected in whole.answer.outputs.items():
+                    figures.setdefault(name, Figure()).add(found[name], expected)
+                for name, expected in whole.answer.states.items():
+                    figures.setdefault(name, Figure(least_spread=1.0)).add(found[name][:, None], expected[:, None])
+        wrong = {name: verdict for name, figure in figures.items() if not (verdict := figure.judge(tolerance)).passes}
+        if wrong:
+            name, verdict = max(wrong.items(), key=lambda item: item[1].error)
+            nodes = nodes_over_time(planned.original.foreign.model)
+            raise WholeSequenceError(axes, name, verdict.error, verdict.allowed, nodes)
 
 
 def _time_axes(planned: Planned) -> Iterator[Axes]:

@@ -58,8 +58,14 @@ class GraphBuilder:
         return name
 
     def constant(self, value: npt.ArrayLike | Tensor, dtype: npt.DTypeLike = np.float32, hint: str = "const") -> str:
-        """Add a constant to the graph; equal values are stored once."""
-        array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, dtype=dtype)
+        """Add a constant to the graph; equal values are stored once.
+
+        An array keeps its shape, that of a scalar too; a plain number becomes an array of one value.
+        """
+        given = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        array = np.asarray(given, dtype=dtype, order="C")
+        if not isinstance(given, np.ndarray):
+            array = np.atleast_1d(array)
         constants = self._constants_of._initialisers
         for name, tensor in constants.items():
             if _same(tensor, array):

@@ -18,9 +18,11 @@ from export.lower.builder import GraphBuilder
 from export.lower.contract import CellInput, CellLowerings, CellOutput, Lowering
 from export.lower.scan import States, lower_step
 from export.lower.value import Value
+from export.sentences import clipped, printable
 from models.cells.base import Cell
 
 TRACE_OPSET = 18
+_LONGEST_REASON = 300
 
 
 class _Step(nn.Module):
@@ -57,6 +59,9 @@ def trace_step(cell: Cell) -> GraphProto:
     Raises:
         NoLoweringError: See `lower_traced`.
     """
+    for name, weight in [*cell.named_parameters(), *cell.named_buffers()]:
+        if weight.is_complex():
+            raise NoLoweringError(type(cell), f"{name} is complex; hold its real and imaginary parts as two tensors")
     cell = cell.eval()
     # two rows and not one: torch takes a size of one for a constant
     examples = (torch.zeros(2, cell.input_size), *cell.initial_state(2))
@@ -74,21 +79,29 @@ def trace_step(cell: Cell) -> GraphProto:
         assert program is not None
         return onnx.inliner.inline_local_functions(program.model_proto).graph
     except Exception as exc:  # the exporter raises whatever went wrong inside it
-        reason = str(exc).strip().splitlines()
-        raise NoLoweringError(type(cell), reason[0] if reason else type(exc).__name__) from exc
+        raise NoLoweringError(type(cell), _reason(exc)) from exc
+
+
+def _reason(exc: BaseException) -> str:
+    """Return what first went wrong: the exporter wraps it in errors that only name its own stages."""
+    while (cause := exc.__cause__ or exc.__context__) is not None:
+        exc = cause
+    lines = str(exc).strip().splitlines()
+    return f"{type(exc).__name__}: {clipped(printable(lines[0]), _LONGEST_REASON)}" if lines else type(exc).__name__
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's reports off the terminal: a failure is raised as an error of ours."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    nowhere = io.StringIO()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        logging.disable(disabled)
 
 
 def _copy(trace: GraphProto, graph: GraphBuilder, inputs: list[str]) -> list[str]:

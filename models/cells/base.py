@@ -17,6 +17,11 @@ class CellOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def least_weights(self) -> int:
+        """Return how many weights a cell with these options has at least: a file with fewer is not its checkpoint."""
+        return 1
+
 
 class OnnxOperators(NamedTuple):
     """Name the recurrent ONNX operator to which a cell is exported, for the CPU and for CUDA.

@@ -17,6 +17,10 @@ class DepthGatedOptions(LSTMOptions):
 
     layers: int = Field(default=2, ge=1, le=1024)
 
+    @property
+    def least_weights(self) -> int:
+        return self.layers
+
 
 class DepthLayer(nn.Module):
     """Hold the weights of one layer: gates, peepholes P (i, f, o), and W_d, w_c and b_d of the depth gate.

@@ -17,6 +17,10 @@ class GridOptions(CellOptions):
     blocks: int = Field(default=2, ge=1, le=1024)
     output: Literal["paper", "standard"] = "paper"
 
+    @property
+    def least_weights(self) -> int:
+        return self.blocks
+
 
 class GridBlock(nn.Module):
     """Hold the two LSTM transforms of one block: along time, then along depth, which reads the result along time."""

@@ -109,7 +109,7 @@ def test_the_status_is_1_where_a_row_fails(monkeypatch: pytest.MonkeyPatch) -> N
     """A cell over the tolerance is named with its comparison, the rest is still shown, and the status is 1."""
 
     def refuse(name: str, folder: Path, target: str) -> Outcome:
-        raise ParityError("random_chunks", 0.5, TOLERANCE)
+        raise ParityError("random_chunks", 0.5, TOLERANCE, "y", 3)
 
     assert CliRunner().invoke(app, ["ind_rnn"]).exit_code == 0
     monkeypatch.setattr("benchmarks.cells.table.export_variant", refuse)

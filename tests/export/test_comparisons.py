@@ -52,6 +52,13 @@ def infinite(model: ModelProto) -> None:
     change(model, "y", ("Add", ["right", "infinity"]))
 
 
+def wrong_infinity(model: ModelProto) -> None:
+    """Give infinity of both signs in turn beside a wrong output, of which the scale would be infinite."""
+    constant(model, "factor", 1.001)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, -np.inf, 0], np.float32), "mask"))
+    change(model, "y", ("Mul", ["right", "factor"]), ("Add", ["changed_0", "mask"]))
+
+
 def wrong_state(model: ModelProto) -> None:
     """Give the right outputs and store a wrong row."""
     constant(model, "factor", 1.001)
@@ -110,6 +117,7 @@ MUTANTS: dict[Callable[[ModelProto], None], set[str]] = {
     wrong_output: {*BATCH, *SINGLE},
     not_finite: {*BATCH, *SINGLE},
     infinite: {*BATCH, *SINGLE},
+    wrong_infinity: {*BATCH, *SINGLE},
     wrong_state: {*BATCH, *SINGLE},
     state_forgotten: {*IN_CHUNKS, "initial_state"},
     lengths_ignored: {"ragged_batch"},

@@ -142,7 +142,9 @@ def test_the_fields_of_a_dataclass_name_the_outputs(tmp_path: Path) -> None:
 
 
 def test_rounding_is_not_called_looking_ahead(tmp_path: Path) -> None:
-    """A tolerance below what float32 can hold is told by the figures alone."""
+    """A tolerance below what float32 can hold allows what float32 is off by itself, and the table says both."""
     result = invoke("Base", tmp_path, "--tolerance", "1e-9")
-    assert_refused(result, "the tolerance 1e-09", tmp_path)
-    assert "look ahead" not in result.stderr
+    assert result.exit_code == 0, result.output
+    assert "float32 itself" in result.stdout
+    parity = read_card(tmp_path / "m/1/model.onnx").parity
+    assert 1e-9 < max(parity.errors.values()) < 8 * parity.float32 < 1e-5

