@@ -26,6 +26,7 @@ from service.api.schemas import Status
 from service.api.session_operations import SessionOperations
 from service.api.session_routes import sessions_router
 from service.api.websocket import NoStreamRoute, StreamRoute, Streams
+from service.engine.quota import Shares
 from service.engine.work import Committer
 from service.errors import MethodNotAllowed, NotFound, ServiceError
 from service.metrics import Metrics
@@ -70,7 +71,8 @@ class Service:
         self.settings = settings
         keys = settings.api_key_file
         authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
-        self.repository = Repository(settings, committer or MemoryCommitter(), clock)
+        self._authenticator, self._shares = authenticator, Shares(settings.tenant_share, authenticator.tenants)
+        self.repository = Repository(settings, committer or MemoryCommitter(), clock, self._shares)
         self.metrics = Metrics(self.repository.counts)
         self.handler = Handler(authenticator, self.metrics, boot)
 
@@ -146,6 +148,7 @@ class Service:
         if ended := self.sessions.sweep():
             _log.info("sessions_expired", count=ended)
         self.repository.retire()
+        self._shares.groups = self._authenticator.tenants
         delay = 0.0 if self.sessions.sweeping else SWEEP_SECONDS
         self._sweeper = asyncio.get_running_loop().call_later(delay, self._sweep)
 

@@ -263,11 +263,37 @@ class TableFull(ServiceError):
         super().__init__(f"all {limit} sessions of this model are taken", retry_after=1, limit=limit)
 
 
+class TenantFull(ServiceError):
+    """The tenant holds as many of the model's sessions as it may, while others have keys too."""
+
+    code, status, close = "tenant_full", 429, 4429
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"your sessions have reached your share of this model's sessions, {limit} at most",
+            retry_after=1,
+            limit=limit,
+        )
+
+
 class QueueFull(ServiceError):
     code, status = "queue_full", 503
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} requests are waiting for this model already", retry_after=1, limit=limit)
+
+
+class TenantBusy(ServiceError):
+    """As many requests of the tenant wait for the model as may, while others have keys too."""
+
+    code, status = "tenant_busy", 429
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"your waiting requests have reached your share of this model's queue, {limit} at most",
+            retry_after=1,
+            limit=limit,
+        )
 
 
 class SessionBusy(ServiceError):

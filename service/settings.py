@@ -55,6 +55,13 @@ class Settings(BaseSettings):
         False, description="let clients load and unload models by the Open Inference Protocol's repository routes"
     )
 
+    tenant_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="largest share of a model's sessions and of its queue that one tenant may hold, where several "
+        "tenants have API keys; 1: no limit",
+    )
     queue_limit: int = Field(1024, ge=1, description="most requests waiting for one model; further ones are refused")
     session_queue_limit: int = Field(64, ge=1, description="most waiting requests of one session")
     deadline: float = Field(5.0, gt=0, le=3600, description="seconds that a request may wait in the queue")

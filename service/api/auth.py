@@ -49,6 +49,11 @@ class Authenticator:
             raise RefusedToStart(f"{path}: expected at least one line tenant:sha256, found none")
         return cls(tuple(keys))
 
+    @property
+    def tenants(self) -> int:
+        """The number of tenants."""
+        return len({tenant for _, tenant in self._keys}) or 1
+
     def tenant(self, headers: Mapping[bytes, bytes]) -> str:
         """Return the tenant of a request.
 

@@ -66,9 +66,9 @@ class ModelOperations:
         model = self._repository.find(call.argument)
         limits = self._settings.predict_steps, self._settings.predict_elements
         if call.headers.get(CONTENT_TYPE) == OCTETS:
-            (result,) = await self._steps.predict(model, [model.codec.decode_binary(body, *limits)])
+            (result,) = await self._steps.predict(call.tenant, model, [model.codec.decode_binary(body, *limits)])
             return 200, [(CONTENT_TYPE, OCTETS)], raw_outputs(result.outputs)
-        results = await self._steps.predict(model, await model.codec.decode_sequences(body, *limits))
+        results = await self._steps.predict(call.tenant, model, await model.codec.decode_sequences(body, *limits))
         encoded = await model.codec.encode_all([result.outputs for result in results])
         return json_reply(b'{"outputs":[%b]}' % b",".join(encoded))
 

@@ -1,6 +1,7 @@
 """The scheduler: which jobs run together next, and which end without a run."""
 
-from service.engine.queue import JobQueue, Line
+from service.engine.line import Line
+from service.engine.queue import JobQueue
 from service.engine.statistics import Statistics
 from service.engine.work import Job, Outcome, RunLimits, Work
 
@@ -17,7 +18,7 @@ class Scheduler:
     def pick(self, now: float, room: int) -> tuple[Work | None, list[Unrun], Line]:
         """Return the work of the next run, the jobs that end without one, and the line that both come from.
 
-        The run has at most `room` rows.
+        The run has at most `room` rows. Where jobs of several groups wait, each group gives one in turn.
         """
         queue, limits = self._queue, self._limits
         line = queue.next(now)
@@ -28,8 +29,10 @@ class Scheduler:
             room = min(room, limits.costs.rows_within(seconds))
         picked: list[Job] = []
         unrun: list[Unrun] = []
-        while line and len(picked) < room and not (line[0].alone and picked):
-            job = line.popleft()
+        while line.first and len(picked) < room and not (line.first[0].alone and picked):
+            job = line.first.popleft()
+            if line.others:
+                line.rotate()
             outcome = job.outcome(now)
             if outcome is not None:
                 unrun.append((job, outcome))

@@ -81,7 +81,9 @@ class Inference:
         if head_length is not None and head_length.isdigit() and not int(head_length):
             if io.carries_state:
                 raise NoSequence(model.name)
-            return await self._predict(model, read_raw(io, body, self._limits), Parameters({}), io.all_binary)
+            return await self._predict(
+                call.tenant, model, read_raw(io, body, self._limits), Parameters({}), io.all_binary
+            )
         fields, head, tail = _split(body, head_length)
         parameters = Parameters(fields)
         name, _, version = call.argument.partition("/")
@@ -145,7 +147,7 @@ class Inference:
             return await self._take_fleet(call, model, inputs.sessions, inputs, parameters, requested)
         if parameters.create:
             raise Refused("create", "needs an input session_id")
-        return await self._predict(model, inputs, parameters, requested)
+        return await self._predict(call.tenant, model, inputs, parameters, requested)
 
     async def _take_fleet(
         self,
@@ -175,10 +177,13 @@ class Inference:
         io = self._ios.of(model)
         return rows_response(io, parameters.id, requested, [tensor], {"failed": len(result.errors), **notes})
 
-    async def _predict(self, model: ServedModel, inputs: Inputs, parameters: Parameters, requested: Requested) -> Reply:
+    async def _predict(
+        self, tenant: str, model: ServedModel, inputs: Inputs, parameters: Parameters, requested: Requested
+    ) -> Reply:
         """Run each row as a whole sequence from the initial state, without keeping a state."""
         rows = zip(*map(partial(_rows, inputs.rows), inputs.raw), strict=True)
-        results = await self._steps.predict(model, [(raw, inputs.steps) for raw in rows], parameters.patience)
+        sequences = [(raw, inputs.steps) for raw in rows]
+        results = await self._steps.predict(tenant, model, sequences, parameters.patience)
         io = self._ios.of(model)
         tensors = [np.stack([output_tensor(result.outputs, k) for result in results]) for k in range(len(io.outputs))]
         return rows_response(io, parameters.id, requested, tensors, {})
