@@ -60,7 +60,7 @@ class Inference:
     ) -> Reply | None:
         """Advance a sequence by a request that has a stored template; return None for another request."""
         io = self._ios.of(model)
-        found = io.templates.read(body, head_length)
+        found = io.templates.read(call.tenant, body, head_length)
         if found is None:
             return None
         template, raw, request_id = found
@@ -95,12 +95,13 @@ class Inference:
             raise NotStreamable(model.name)
         request = parameters.sequence_request(model, version or None)
         served = self._sequences.version_of(call.tenant, request)
-        requested = self._read_steps(served, fields, head, tail, parameters, request)
+        requested = self._read_steps(call.tenant, served, fields, head, tail, parameters, request)
         result = await self._sequences.take(call.tenant, request)
         return sequence_response(self._ios.of(result.model), parameters.id, requested, result)
 
     def _read_steps(
         self,
+        tenant: str,
         model: ServedModel,
         fields: dict[str, Any],
         head: bytes,
@@ -116,7 +117,7 @@ class Inference:
             request.inputs, request.steps = (raw,), 1
             if not (parameters.start or parameters.end or parameters.number):  # no later request is the same
                 template = Template(parameters.name, parameters.shown, parameters.epoch, parameters.patience, requested)
-                io.templates.learn(template, parameters.id, fields, head, tail)
+                io.templates.learn(tenant, template, parameters.id, fields, head, tail)
             return requested
         inputs = read_inputs(io, fields, tail, self._step_limits)
         if inputs.sessions is not None:

@@ -307,9 +307,9 @@ class SessionTable:
 
     def _error_of_id(self, session_id: str, tenant: str) -> ServiceError:
         """Return the error for an id that no live session has."""
-        tombstone = self._tombstones.find(session_id)
+        tombstone = self._tombstones.find(tenant, session_id)
         if tombstone is not None:
-            return tombstone.error(tenant)
+            return tombstone.error()
         unknown = not session_id.startswith(f"{self._replica}-") or session_id.startswith(self._prefix)
         return SessionNotFound() if unknown or not self.is_id(session_id) else SessionLost()
 
@@ -323,7 +323,7 @@ class SessionTable:
         session = owner.sessions.get(session_id)
         if session is not None:
             return session.newer.id if session.newer is not None else None
-        tombstone = self._tombstones.find(session_id)
-        if tombstone is None or tombstone.tenant != tenant:
+        tombstone = self._tombstones.find(tenant, session_id)
+        if tombstone is None:
             raise InvalidInput("after", "the id of one of your sessions", "another id")
         return tombstone.opened_next()

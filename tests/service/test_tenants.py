@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from service.app import Service
+from service.sessions import replay
+from service.sessions.tombstones import Tombstones
 from service.settings import Settings
 from tests.fakes import FakeClock
 from tests.service.conftest import FEATURES
@@ -187,4 +189,74 @@ async def test_a_single_tenant_may_take_everything(undivided: Settings, clock: F
     async with clients_of(service) as clients:
         opened, refused = await open_all(clients["alpha"])
         assert (len(opened), refused.json()["code"]) == (40, "table_full")
+    service.close()
+
+
+async def open_and_close(client: httpx.AsyncClient, count: int) -> None:
+    """Open sessions, each by a key of its own, and end them."""
+    for number in range(count):
+        answer = await client.post(SESSIONS, headers={"idempotency-key": f"k{number}"})
+        await client.delete(f"/v1/sessions/{answer.json()['session_id']}")
+
+
+@pytest.fixture
+def small_caches(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bound what is stored of repeated requests to a few values, before the service is composed; return how many."""
+    monkeypatch.setattr(replay, "MOST_CREATIONS", 30)
+    monkeypatch.setattr(replay, "MOST_RESPONSES", 30)
+    monkeypatch.setattr(replay, "MOST_RESPONSE_BYTES", 30 * 8)
+    return 30
+
+
+async def test_another_tenants_openings_do_not_open_a_session_twice(
+    small_caches: int, settings: Settings, clock: FakeClock
+) -> None:
+    """A repeated creation gives the same session, however many sessions another tenant has opened in between."""
+    service = Service(settings, clock)
+    service.open()
+    async with clients_of(service) as clients:
+        keyed = {"idempotency-key": "order-1"}
+        first = (await clients["beta"].post(SESSIONS, headers=keyed)).json()["session_id"]
+        await open_and_close(clients["alpha"], 3 * small_caches)
+        again = (await clients["beta"].post(SESSIONS, headers=keyed)).json()["session_id"]
+        assert again == first
+        await open_and_close(clients["gamma"], 3 * small_caches)
+        assert (await clients["beta"].post(SESSIONS, headers=keyed)).json()["session_id"] == first
+    service.close()
+
+
+async def test_another_tenants_endings_do_not_hide_why_a_session_ended(
+    service: Service, clients: dict[str, httpx.AsyncClient]
+) -> None:
+    """A session that was closed is answered with 410 however many sessions another tenant has closed since."""
+    service.sessions._tombstones = Tombstones(service.sessions._clock, 30)
+    opened = (await clients["beta"].post(SESSIONS)).json()["session_id"]
+    assert (await clients["beta"].delete(f"/v1/sessions/{opened}")).status_code == 204
+    await open_and_close(clients["alpha"], 90)
+    gone = await clients["beta"].get(f"/v1/sessions/{opened}")
+    assert (gone.status_code, gone.json()["code"]) == (410, "session_closed")
+    assert (await clients["alpha"].get(f"/v1/sessions/{opened}")).status_code == 404
+    assert len(service.sessions._tombstones) == 30
+
+
+async def test_another_tenants_sequences_do_not_drop_a_final_response(
+    small_caches: int, settings: Settings, clock: FakeClock
+) -> None:
+    """The request that ended a sequence is answered again, however many sequences another tenant has ended since."""
+    service = Service(settings, clock)
+    service.open()
+    async with clients_of(service) as clients:
+        tensor = {"name": "x", "shape": [1, 1, FEATURES], "datatype": "FP32", "data": [0.5] * FEATURES}
+
+        def whole(sequence: int) -> dict[str, object]:
+            flags = {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
+            return {"id": "only", "inputs": [tensor], "parameters": flags}
+
+        first = await clients["beta"].post("/v2/models/lstm/infer", json=whole(1))
+        for sequence in range(1, 3 * small_caches):
+            assert (await clients["alpha"].post("/v2/models/lstm/infer", json=whole(sequence))).status_code == 200
+        created = service.repository.find("lstm").sessions_created
+        again = await clients["beta"].post("/v2/models/lstm/infer", json=whole(1))
+        assert again.json()["outputs"] == first.json()["outputs"]
+        assert service.repository.find("lstm").sessions_created == created
     service.close()
