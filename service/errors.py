@@ -33,6 +33,15 @@ class Unauthorized(ServiceError):
         super().__init__("expected a valid API key, as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
 
 
+class RoleNeeded(ServiceError):
+    """The request shows what all tenants do, and several have keys; this key has not the role that is needed."""
+
+    code, status = "role_needed", 403
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"this shows counts of all tenants: expected an API key with the role {role}", role=role)
+
+
 class MalformedJson(ServiceError):
     code, status = "malformed_json", 400
 

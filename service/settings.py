@@ -28,7 +28,10 @@ class Settings(BaseSettings):
     artifacts: Path = Field(Path("artifacts"), description="folder of artefacts: MODEL/VERSION/model.onnx")
     host: str = Field("127.0.0.1", description="address to listen on; one that is not loopback needs API keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    api_key_file: Path | None = Field(None, description="file of API keys, one per line: tenant:sha256-of-the-key")
+    api_key_file: Path | None = Field(
+        None,
+        description="file of API keys, one per line: tenant:sha256-of-the-key, or tenant:sha256-of-the-key:metrics",
+    )
     replica: Name = Field("r0", description="this replica's name, the first part of every session id")
 
     provider: Literal["cpu", "cuda"] = Field("cpu", description="onnxruntime's execution provider")

@@ -6,24 +6,27 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from service.errors import RefusedToStart, Unauthorized
+from service.errors import RefusedToStart, RoleNeeded, Unauthorized
 
 PUBLIC = "public"
 """The only tenant of a service without API keys."""
 
-_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63}):([0-9a-fA-F]{64})")
+METRICS = "metrics"
+"""The role of keys that may read the counts of all tenants."""
+
+_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63}):([0-9a-fA-F]{64})(:metrics)?")
 
 
 class Authenticator:
     """Maps the API key in a request's headers to its tenant; without keys, all requests belong to one tenant."""
 
-    def __init__(self, keys: tuple[tuple[bytes, str], ...] = ()) -> None:
-        """Create one from pairs (SHA-256 digest of a key, tenant)."""
-        self._keys = keys
+    def __init__(self, keys: tuple[tuple[bytes, str], ...] = (), metrics: frozenset[bytes] = frozenset()) -> None:
+        """Create one from pairs (SHA-256 digest of a key, tenant), and the digests of keys with the role metrics."""
+        self._keys, self._metrics = keys, metrics
 
     @classmethod
     def from_file(cls, path: Path) -> "Authenticator":
-        """Read lines `tenant:sha256` from a file; blank lines and lines that begin with # are ignored.
+        """Read lines `tenant:sha256` or `tenant:sha256:metrics` from a file; empty lines and lines with # are ignored.
 
         Raises:
             RefusedToStart: The file cannot be read, has an invalid line or the same key twice, or has no key.
@@ -33,26 +36,39 @@ class Authenticator:
         except (OSError, UnicodeDecodeError) as exc:
             raise RefusedToStart(f"the API key file {path} cannot be read: {exc}") from exc
         keys: list[tuple[bytes, str]] = []
+        metrics: set[bytes] = set()
         for number, line in enumerate(map(str.strip, lines), start=1):
             if not line or line.startswith("#"):
                 continue
             match = _LINE.fullmatch(line)
             if match is None:
                 raise RefusedToStart(
-                    f"{path}, line {number}: expected tenant:sha256, 64 hexadecimal digits after the colon"
+                    f"{path}, line {number}: expected tenant:sha256, 64 hexadecimal digits after the colon, and "
+                    "nothing or :metrics after them"
                 )
             digest = bytes.fromhex(match[2])
             if any(digest == known for known, _ in keys):
                 raise RefusedToStart(f"{path}, line {number}: the same key is in an earlier line")
             keys.append((digest, match[1]))
+            if match[3]:
+                metrics.add(digest)
         if not keys:
             raise RefusedToStart(f"{path}: expected at least one line tenant:sha256, found none")
-        return cls(tuple(keys))
+        return cls(tuple(keys), frozenset(metrics))
 
     @property
     def tenants(self) -> int:
-        """The number of tenants."""
-        return len({tenant for _, tenant in self._keys}) or 1
+        """The number of tenants that share the service: those that have a key without a role; at least 1."""
+        return len({tenant for digest, tenant in self._keys if digest not in self._metrics}) or 1
+
+    def check_metrics(self, headers: Mapping[bytes, bytes]) -> None:
+        """Check that a request, whose key is known, may read the counts of all tenants.
+
+        Raises:
+            RoleNeeded: Several tenants have keys, and this key has not the role metrics.
+        """
+        if self.tenants > 1 and _digest(headers) not in self._metrics:
+            raise RoleNeeded(METRICS)
 
     def tenant(self, headers: Mapping[bytes, bytes]) -> str:
         """Return the tenant of a request.
@@ -62,12 +78,7 @@ class Authenticator:
         """
         if not self._keys:
             return PUBLIC
-        key = headers.get(b"x-api-key")
-        if key is None:
-            scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer":
-                raise Unauthorized
-        digest = hashlib.sha256(key.strip()).digest()
+        digest = _digest(headers)
         found = None
         for known, tenant in self._keys:  # all keys are compared, so that the time taken reveals nothing
             if hmac.compare_digest(known, digest):
@@ -75,3 +86,13 @@ class Authenticator:
         if found is None:
             raise Unauthorized
         return found
+
+
+def _digest(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the SHA-256 digest of a request's key; raise Unauthorized where it has none."""
+    key = headers.get(b"x-api-key")
+    if key is None:
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise Unauthorized
+    return hashlib.sha256(key.strip()).digest()

@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from service.api.auth import Authenticator
 from service.app import Service
+from service.errors import RefusedToStart
 from service.sessions import replay
 from service.sessions.tombstones import Tombstones
 from service.settings import Settings
@@ -260,3 +262,68 @@ async def test_another_tenants_sequences_do_not_drop_a_final_response(
         assert again.json()["outputs"] == first.json()["outputs"]
         assert service.repository.find("lstm").sessions_created == created
     service.close()
+
+
+COUNTS_OF_ALL = ("/metrics", "/v2/models/stats", "/v2/models/lstm/stats", "/v2/models/lstm/versions/1/stats")
+"""The paths whose replies have counts of all tenants."""
+
+
+async def test_the_number_of_sessions_is_ones_own(clients: dict[str, httpx.AsyncClient]) -> None:
+    """A model's `sessions` are the tenant's own, and `max_sessions` how many it may have."""
+    for _ in range(3):
+        await clients["alpha"].post(SESSIONS)
+    for tenant, count in (("alpha", 3), ("beta", 0)):
+        one = (await clients[tenant].get("/v1/models/lstm")).json()
+        listed = {each["name"]: each for each in (await clients[tenant].get("/v1/models")).json()["models"]}
+        assert (one["sessions"], one["max_sessions"]) == (count, 20)
+        assert (listed["lstm"]["sessions"], listed["lstm"]["max_sessions"]) == (count, 20)
+
+
+@pytest.mark.parametrize("path", COUNTS_OF_ALL)
+async def test_counts_of_all_tenants_need_the_role(
+    artifacts: Path, tmp_path: Path, clock: FakeClock, path: str
+) -> None:
+    """Where several tenants have keys, only a key with the role metrics may read the counts of all of them."""
+    keys = write_keys(tmp_path / "keys", "alpha", "beta", "gamma:metrics")
+    service = Service(Settings(artifacts=artifacts, api_key_file=keys), clock)
+    service.open()
+    async with clients_of(service) as clients:
+        for tenant in ("alpha", "beta"):
+            refused = await clients[tenant].get(path)
+            assert (refused.status_code, refused.json()["code"], refused.json()["role"]) == (
+                403,
+                "role_needed",
+                "metrics",
+            )
+        assert (await clients["gamma"].get(path)).status_code == 200
+        transport = httpx.ASGITransport(service.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as anonymous:
+            assert (await anonymous.get(path)).status_code == 401
+    service.close()
+
+
+@pytest.mark.parametrize("path", COUNTS_OF_ALL)
+async def test_a_single_tenant_reads_its_own_counts(undivided: Settings, clock: FakeClock, path: str) -> None:
+    """With keys of one tenant, or without keys, no role is needed, as all counts are its own."""
+    service = Service(undivided, clock)
+    service.open()
+    async with clients_of(service) as clients:
+        assert (await clients["alpha"].get(path)).status_code == 200
+    service.close()
+
+
+async def test_a_key_for_monitoring_takes_no_share(artifacts: Path, tmp_path: Path, clock: FakeClock) -> None:
+    """A tenant that has only keys with the role metrics is not counted where limits are divided."""
+    keys = write_keys(tmp_path / "keys", "alpha", "gamma:metrics")
+    service = Service(Settings(artifacts=artifacts, max_sessions=40, api_key_file=keys), clock)
+    service.open()
+    async with clients_of(service) as clients:
+        opened, refused = await open_all(clients["alpha"])
+        assert (len(opened), refused.json()["code"]) == (40, "table_full")
+    service.close()
+
+
+def test_a_role_that_is_not_known_prevents_the_start(tmp_path: Path) -> None:
+    """A key file with another role than metrics is refused with the line that has it."""
+    with pytest.raises(RefusedToStart, match=r"line 2: .* :metrics"):
+        Authenticator.from_file(write_keys(tmp_path / "keys", "alpha", "beta:admin"))
