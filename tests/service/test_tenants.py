@@ -2,14 +2,17 @@
 
 import asyncio
 import hashlib
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from service.api.auth import Authenticator
 from service.app import Service
@@ -18,7 +21,7 @@ from service.sessions import replay
 from service.sessions.tombstones import Tombstones
 from service.settings import Settings
 from tests.fakes import FakeClock
-from tests.service.conftest import FEATURES
+from tests.service.conftest import FEATURES, RunningServer
 
 TENANTS = ("alpha", "beta", "gamma")
 SESSIONS = "/v1/models/lstm/sessions"
@@ -327,3 +330,96 @@ def test_a_role_that_is_not_known_prevents_the_start(tmp_path: Path) -> None:
     """A key file with another role than metrics is refused with the line that has it."""
     with pytest.raises(RefusedToStart, match=r"line 2: .* :metrics"):
         Authenticator.from_file(write_keys(tmp_path / "keys", "alpha", "beta:admin"))
+
+
+async def test_steps_and_fleets_beyond_the_share_are_refused(
+    service: Service, clients: dict[str, httpx.AsyncClient]
+) -> None:
+    """Beyond its share of the queue, a tenant's steps, fleet steps and `/v2` requests are refused; no step is taken."""
+    alpha, beta = clients["alpha"], clients["beta"]
+    session = (await alpha.post(SESSIONS)).json()["session_id"]
+    service.repository.find("lstm").batcher._quota.held["alpha"] += 20
+    step = await alpha.post(f"/v1/sessions/{session}/steps", json={"inputs": SMALL["inputs"][0]})
+    fleet = await alpha.post("/v1/models/lstm/fleet", json={"sessions": [session], "inputs": SMALL["inputs"]})
+    for refused in (step, fleet):
+        assert (refused.status_code, refused.json()["code"]) == (429, "tenant_busy")
+        assert (refused.headers["retry-after"], refused.json()["limit"]) == ("1", 20)
+    tensor = {"name": "x", "shape": [1, 1, FEATURES], "datatype": "FP32", "data": [0.5] * FEATURES}
+    body = {"inputs": [tensor], "parameters": {"sequence_id": session}}
+    refused = await alpha.post("/v2/models/lstm/infer", json=body)
+    assert (refused.status_code, refused.json()["code"], refused.json()["retryable"]) == (503, "tenant_busy", True)
+    assert (await beta.post(PREDICT, json=SMALL)).status_code == 200
+    service.repository.find("lstm").batcher._quota.held["alpha"] -= 20
+    assert (await alpha.get(f"/v1/sessions/{session}")).json()["step"] == 0
+    assert (await alpha.post(PREDICT, json=SMALL)).status_code == 200
+
+
+async def test_a_refused_start_leaves_the_sequence_that_it_would_replace(
+    service: Service, clients: dict[str, httpx.AsyncClient]
+) -> None:
+    """A sequence that cannot be started again, as too many requests wait, goes on where it was."""
+    alpha = clients["alpha"]
+    tensor = {"name": "x", "shape": [1, 1, FEATURES], "datatype": "FP32", "data": [0.5] * FEATURES}
+
+    async def infer(**parameters: object) -> httpx.Response:
+        body = {"inputs": [tensor], "parameters": {"sequence_id": 7, **parameters}}
+        return await alpha.post("/v2/models/lstm/infer", json=body)
+
+    assert (await infer(sequence_start=True)).status_code == 200
+    held = service.repository.find("lstm").batcher._quota.held
+    held["alpha"] += 20
+    assert (await infer(sequence_start=True)).json()["code"] == "tenant_busy"
+    held["alpha"] -= 20
+    assert (await infer()).json()["parameters"]["step"] == 2
+    assert len(service.sessions) == 1
+
+
+async def test_a_tenant_at_its_share_may_start_a_sequence_again(clients: dict[str, httpx.AsyncClient]) -> None:
+    """At its share, a tenant can still replace a sequence of its own, as that takes no more room."""
+    alpha = clients["alpha"]
+    tensor = {"name": "x", "shape": [1, 1, FEATURES], "datatype": "FP32", "data": [0.5] * FEATURES}
+    for sequence in [*range(1, 21), 7, 7]:
+        body = {"inputs": [tensor], "parameters": {"sequence_id": sequence, "sequence_start": True}}
+        assert (await alpha.post("/v2/models/lstm/infer", json=body)).status_code == 200
+    body["parameters"] = {"sequence_id": 21, "sequence_start": True}
+    assert (await alpha.post("/v2/models/lstm/infer", json=body)).json()["code"] == "tenant_full"
+
+
+def test_streams_are_bounded_and_other_tenants_served(artifacts: Path, tmp_path: Path) -> None:
+    """A real server refuses a tenant's handshake beyond its share with 429, and opens another tenant's stream."""
+    keys = write_keys(tmp_path / "keys", "alpha", "beta")
+    server = RunningServer(artifacts, "--api-key-file", str(keys), "--max-sessions", "8", "--tenant-share", "0.25")
+    url = server.url.replace("http", "ws") + "/v1/models/lstm/stream"
+    try:
+        with ExitStack() as opened:
+            for _ in range(2):
+                opened.enter_context(connect(url, additional_headers={"x-api-key": "alpha"}))
+            with pytest.raises(InvalidStatus) as refused:
+                opened.enter_context(connect(url, additional_headers={"x-api-key": "alpha"}))
+            answer = refused.value.response
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert json.loads(answer.body or b"")["code"] == "tenant_full"
+            stream = opened.enter_context(connect(url, additional_headers={"x-api-key": "beta"}))
+            stream.send(json.dumps({"inputs": SMALL["inputs"][0]}))
+            assert json.loads(stream.recv())["step"] == 1
+    finally:
+        assert server.stop() == 0
+
+
+async def test_a_share_follows_the_number_of_tenants(
+    service: Service, clients: dict[str, httpx.AsyncClient], tmp_path: Path
+) -> None:
+    """Once only one tenant has keys, it may take everything; when others come back, no more than its share."""
+    alpha = clients["alpha"]
+    before = service._authenticator._keys
+    service._authenticator._keys = before[:1]
+    service._sweep()
+    opened, refused = await open_all(alpha)
+    assert (len(opened), refused.json()["code"]) == (40, "table_full")
+    service._authenticator._keys = before
+    service._sweep()
+    for session in opened[:21]:
+        assert (await alpha.post(SESSIONS)).status_code == 429
+        await alpha.delete(f"/v1/sessions/{session}")
+    assert (await alpha.post(SESSIONS)).status_code == 201
+    assert (await clients["beta"].post(SESSIONS)).status_code == 201
