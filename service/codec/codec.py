@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 
 from models.card import ModelCard
-from service.codec.json_values import kind, load_large_json, whole_number
-from service.codec.large_json import LARGE, check_size
+from service.codec.json_values import kind, load_json, load_large_json, whole_number
+from service.codec.large_json import LARGE
 from service.codec.packer import SHORT_STEPS, Packer
 from service.engine.outputs import OutputRow, RunOutputs, output_tensor
 from service.errors import InvalidInput, MalformedJson
@@ -56,11 +56,12 @@ class Codec:
             MalformedJson, InvalidInput: The body is not such a request, or it exceeds a limit.
         """
         if len(body) >= LARGE:
-            check_size(body, max_elements)
-        try:
-            fields = orjson.loads(body)
-        except orjson.JSONDecodeError as exc:
-            raise MalformedJson(str(exc)) from exc
+            fields = load_json(body, max_elements)
+        else:
+            try:
+                fields = orjson.loads(body)
+            except orjson.JSONDecodeError as exc:
+                raise MalformedJson(str(exc)) from exc
         number, epoch = None, None
         if type(fields) is dict and len(fields) > 1:
             number, epoch = fields.pop("step", None), fields.pop("epoch", None)

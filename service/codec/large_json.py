@@ -65,6 +65,7 @@ async def load_pieces(body: bytes) -> Any:
     begin = body.rfind(b'"') + 1
     name_end = _ARRAY.match(body, begin)
     end = body.find(b"}", begin)
+    end = len(body) if end < 0 else end
     if name_end is None or end - begin < LARGE or body.find(b"{", begin) >= 0:
         return load_whole(body)
     start = name_end.end()
@@ -116,6 +117,8 @@ async def _load_array(text: bytes, offset: int) -> list[Any]:
             result = value
         start, depth = end + 1, behind
         await asyncio.sleep(0)
+    if depth:
+        raise MalformedJson(f"a value is missing behind byte {offset + start}")
     return result
 
 

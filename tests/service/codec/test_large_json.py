@@ -15,7 +15,9 @@ from service.codec.large_json import LARGE, check_size
 from service.errors import InvalidInput, MalformedJson
 
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
-ARRAYS = st.recursive(st.lists(NUMBERS, max_size=20), lambda inner: st.lists(inner | NUMBERS, max_size=8), max_leaves=40)
+ARRAYS = st.recursive(
+    st.lists(NUMBERS, max_size=20), lambda inner: st.lists(inner | NUMBERS, max_size=8), max_leaves=40
+)
 FIELDS = st.dictionaries(st.text(max_size=5), st.text(max_size=5) | NUMBERS | st.lists(st.text(max_size=3)), max_size=4)
 
 
@@ -62,7 +64,9 @@ def test_pieces_accept_what_is_valid_only() -> None:
     def check(array: list[Any], data: st.DataObject) -> None:
         body = bytearray(json.dumps({"inputs": array}).encode())
         at = data.draw(st.integers(0, len(body) - 1))
-        new = data.draw(st.sampled_from([b"", b",", b"[", b"]", b"}", b"{", b"1", b" ", b'"', b":", b"],[", b"-", b"\\"]))
+        new = data.draw(
+            st.sampled_from([b"", b",", b"[", b"]", b"}", b"{", b"1", b" ", b'"', b":", b"],[", b"-", b"\\"])
+        )
         body[at : at + data.draw(st.integers(0, 2))] = new
         assert outcome(in_pieces, bytes(body)) == outcome(orjson.loads, bytes(body))
 
