@@ -104,7 +104,10 @@ async def _load_array(text: bytes, offset: int) -> list[Any]:
         end = len(text) if end < 0 else end
         piece = text[start:end]
         behind = depth + piece.count(b"[") - piece.count(b"]")
-        fits = behind == 0 if end == len(text) else 0 < behind <= _DEPTH
+        if end == len(text):
+            fits = behind == 0
+        else:
+            fits = 0 < behind <= _DEPTH and not piece.rstrip(_SPACE).endswith(b"[")
         if not fits or (depth and piece.lstrip(_SPACE).startswith(b"]")):
             raise MalformedJson(f"a bracket or a value is missing, or one too many, behind byte {offset + start}")
         try:

@@ -127,6 +127,8 @@ def test_bad_handshakes_do_not_break_the_stop(artifacts: Path) -> None:
         while client.recv(1 << 20):
             pass
     _, errors = running.process.communicate(timeout=20)
+    for client in stay:
+        client.close()
     assert running.process.returncode == 0
     assert "Traceback" not in errors
 
