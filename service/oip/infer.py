@@ -9,7 +9,8 @@ import orjson
 
 from service.api.request import Call, OperationOf, Reply
 from service.codec.binary import HEAD_LENGTH, split_head
-from service.codec.json_values import kind, load_large_json
+from service.codec.json_values import kind, load_json, load_large_json
+from service.codec.large_json import LARGE
 from service.engine.outputs import output_tensor
 from service.errors import InvalidInput, NotStreamable, SequenceNotStarted, ServiceError, SessionGone
 from service.oip.compression import check_encoding, compressed, decompressed
@@ -85,7 +86,7 @@ class Inference:
             return await self._predict(
                 call.tenant, model, read_raw(io, body, self._limits), Parameters({}), io.all_binary
             )
-        fields, head, tail = await _split(body, head_length, self._settings.predict_elements)
+        fields, head, tail = await _read(body, head_length, self._settings.predict_elements)
         parameters = Parameters(fields)
         name, _, version = call.argument.partition("/")
         if (parameters.start or parameters.create) and model is not self._repository.models.get(name):
@@ -215,15 +216,25 @@ def infer_at(inference: Inference, parts: list[str]) -> "tuple[OperationOf[Reply
     return None
 
 
-async def _split(body: bytes, head_length: bytes | None, max_elements: int) -> tuple[dict[str, Any], bytes, bytes]:
+async def _read(body: bytes, head_length: bytes | None, max_elements: int) -> tuple[dict[str, Any], bytes, bytes]:
+    """Return what `_split` does; while a large JSON body is parsed, other tasks of the event loop may run."""
+    if head_length is not None or len(body) < LARGE:
+        return _split(body, head_length)
+    return _object(await load_large_json(body, max_elements)), body, b""
+
+
+def _split(body: bytes, head_length: bytes | None) -> tuple[dict[str, Any], bytes, bytes]:
     """Return the fields of a body's JSON head, the bytes of the head, and the bytes after it."""
     if head_length is not None:
         fields, tail = split_head(body, head_length)
         return fields, body[: len(body) - len(tail)], tail
-    fields = await load_large_json(body, max_elements)
+    return _object(load_json(body)), body, b""
+
+
+def _object(fields: Any) -> dict[str, Any]:
     if type(fields) is not dict:
         raise InvalidInput("body", "an object", kind(fields))
-    return fields, body, b""
+    return fields
 
 
 def _input_names(fields: dict[str, Any]) -> list[Any]:

@@ -1,6 +1,5 @@
 """Reading a body by a template gives what reading it as a whole gives."""
 
-import asyncio
 import json
 from typing import Any
 
@@ -86,7 +85,7 @@ def io(service: Service, networks: dict[str, Network]) -> ModelIO:
 def read(io: ModelIO, body: bytes, length: bytes | None, templates: Templates | None = None, tenant: str = "t") -> Any:
     """Return all that a request says, read as a whole; None if it is refused."""
     try:
-        fields, head, tail = asyncio.run(_split(body, length, 1000))
+        fields, head, tail = _split(body, length)
         asked = Parameters(fields)
         template = Template(asked.name, asked.shown, asked.epoch, asked.patience, requested_outputs(io, fields, asked))
         raw = read_step(io, fields, head, tail, asked)
