@@ -158,7 +158,6 @@ class Service:
         if ended := self.sessions.sweep():
             _log.info("sessions_expired", count=ended)
         self.repository.retire()
-        self._shares.groups = self._authenticator.tenants
         delay = 0.0 if self.sessions.sweeping else SWEEP_SECONDS
         self._sweeper = asyncio.get_running_loop().call_later(delay, self._sweep)
 

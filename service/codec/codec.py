@@ -16,10 +16,10 @@ import orjson
 
 from models.card import ModelCard
 from service.codec.json_values import kind, load_json, load_large_json, whole_number
-from service.codec.large_json import LARGE, check_size
+from service.codec.large_json import LARGE
 from service.codec.packer import SHORT_STEPS, Packer
 from service.engine.outputs import OutputRow, RunOutputs, output_tensor
-from service.errors import InvalidInput, MalformedJson
+from service.errors import InvalidInput
 
 _SEQUENCES_PER_YIELD = 256
 """Sequences that are decoded or encoded before other tasks of the event loop may run."""
@@ -58,14 +58,8 @@ class Codec:
         Raises:
             MalformedJson, InvalidInput: The body is not such a request, or it exceeds a limit.
         """
-        if len(body) >= LARGE:
-            check_size(body, max_elements, self._max_arrays(max_steps))
-            fields = load_json(body, max_elements)
-        else:
-            try:
-                fields = orjson.loads(body)
-            except orjson.JSONDecodeError as exc:
-                raise MalformedJson(str(exc)) from exc
+        max_arrays = self._max_arrays(max_steps) if len(body) >= LARGE else None
+        fields = load_json(body, max_elements, max_arrays)
         number, epoch = None, None
         if type(fields) is dict and len(fields) > 1:
             number, epoch = fields.pop("step", None), fields.pop("epoch", None)

@@ -15,15 +15,15 @@ MAX_ELEMENTS = 1 << 20
 """Most numbers of a JSON body for which no other limit is given."""
 
 
-def load_json(body: bytes, max_elements: int = MAX_ELEMENTS) -> Any:
+def load_json(body: bytes, max_elements: int = MAX_ELEMENTS, max_arrays: int | None = None) -> Any:
     """Parse a JSON body.
 
     Raises:
         MalformedJson: The body is not valid JSON; NaN, Infinity and numbers too large for a double are not valid.
-        InvalidInput: It has far more values than a body of `max_elements` numbers.
+        InvalidInput: It has far more values than a body of `max_elements` numbers in `max_arrays` arrays.
     """
     if len(body) >= LARGE:
-        check_size(body, max_elements)
+        check_size(body, max_elements, max_arrays)
         return load_whole(body)
     try:
         return orjson.loads(body)

@@ -10,8 +10,8 @@ class Line:
     """Jobs that wait, first in, first out within each group; after a job of one group, one of the next is taken.
 
     `first` has the jobs of `group`, whose job is next, and `others` those of each other group that has any, in the
-    sequence in which their jobs follow. If `first` is empty, the whole line is. Whoever takes a job from `first` calls
-    `rotate` afterwards, unless `first` has more jobs and there are no others.
+    sequence in which their jobs follow. If `first` is empty, the whole line is. After a job is taken from `first`,
+    `rotate` is called, unless `first` has more jobs and there are no others.
     """
 
     __slots__ = ("first", "group", "others")

@@ -411,13 +411,12 @@ async def test_a_share_follows_the_number_of_tenants(
 ) -> None:
     """Once only one tenant has keys, it may take everything; when others come back, no more than its share."""
     alpha = clients["alpha"]
-    before = service._authenticator._keys
-    service._authenticator._keys = before[:1]
-    service._sweep()
+    keys = write_keys(tmp_path / "keys", "alpha")
+    service.reload_keys()
     opened, refused = await open_all(alpha)
     assert (len(opened), refused.json()["code"]) == (40, "table_full")
-    service._authenticator._keys = before
-    service._sweep()
+    write_keys(keys, *TENANTS)
+    service.reload_keys()
     for session in opened[:21]:
         assert (await alpha.post(SESSIONS)).status_code == 429
         await alpha.delete(f"/v1/sessions/{session}")
