@@ -26,6 +26,7 @@ from service.api.schemas import Status
 from service.api.session_operations import SessionOperations
 from service.api.session_routes import sessions_router
 from service.api.websocket import NoStreamRoute, StreamRoute, Streams
+from service.engine.quota import Shares
 from service.engine.work import Committer
 from service.errors import MethodNotAllowed, NotFound, RefusedToStart, ServiceError
 from service.metrics import Metrics
@@ -70,7 +71,8 @@ class Service:
         self.settings = settings
         keys = settings.api_key_file
         self._authenticator = Authenticator.from_file(keys) if keys is not None else Authenticator()
-        self.repository = Repository(settings, committer or MemoryCommitter(), clock)
+        self._shares = Shares(settings.tenant_share, self._authenticator.tenants)
+        self.repository = Repository(settings, committer or MemoryCommitter(), clock, self._shares)
         self.metrics = Metrics(self.repository.counts)
         self.handler = Handler(self._authenticator, self.metrics, boot)
 
@@ -139,6 +141,7 @@ class Service:
         """Read the API keys again; if the file is not valid, that is logged, and the keys stay as they were."""
         try:
             if self._authenticator.reload(only_changed=only_changed):
+                self._shares.groups = self._authenticator.tenants
                 _log.info("api_keys_loaded")
         except RefusedToStart as exc:
             _log.error("api_keys_refused", why=str(exc))

@@ -51,6 +51,15 @@ class ForeignOrigin(ServiceError):
         )
 
 
+class RoleNeeded(ServiceError):
+    """The request shows what all tenants do, and several have keys; this key has not the role that is needed."""
+
+    code, status = "role_needed", 403
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"this shows counts of all tenants: expected an API key with the role {role}", role=role)
+
+
 class MalformedJson(ServiceError):
     code, status = "malformed_json", 400
 
@@ -315,11 +324,37 @@ class TableFull(ServiceError):
         super().__init__(f"all {limit} sessions of this model are taken", retry_after=1, limit=limit)
 
 
+class TenantFull(ServiceError):
+    """The tenant holds as many of the model's sessions as it may, while others have keys too."""
+
+    code, status, close = "tenant_full", 429, 4429
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"your sessions have reached your share of this model's sessions, {limit} at most",
+            retry_after=1,
+            limit=limit,
+        )
+
+
 class QueueFull(ServiceError):
     code, status = "queue_full", 503
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} requests are waiting for this model already", retry_after=1, limit=limit)
+
+
+class TenantBusy(ServiceError):
+    """As many requests of the tenant wait for the model as may, while others have keys too."""
+
+    code, status = "tenant_busy", 429
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"your waiting requests have reached your share of this model's queue, {limit} at most",
+            retry_after=1,
+            limit=limit,
+        )
 
 
 class SessionBusy(ServiceError):

@@ -37,7 +37,6 @@ def configure_logs(level: str, style: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = BackgroundHandler(sys.stderr)
-    handler.addFilter(_drop_client_tracebacks)
     handler.addFilter(ClientLimit().allows)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -49,13 +48,6 @@ def configure_logs(level: str, style: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, root.level))
-
-
-def _drop_client_tracebacks(record: logging.LogRecord) -> bool:
-    """Remove the traceback from uvicorn's log of invalid UTF-8 that a client sent, and log it as a warning."""
-    if record.name == "uvicorn.error" and str(record.msg).startswith("Invalid UTF-8"):
-        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
-    return True
 
 
 class BackgroundHandler(logging.Handler):

@@ -29,7 +29,10 @@ class Settings(BaseSettings):
     artifacts: Path = Field(Path("artifacts"), description="folder of artefacts: MODEL/VERSION/model.onnx")
     host: str = Field("127.0.0.1", description="address to listen on; one that is not loopback needs API keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    api_key_file: Path | None = Field(None, description="file of API keys, one per line: tenant:sha256-of-the-key")
+    api_key_file: Path | None = Field(
+        None,
+        description="file of API keys, one per line: tenant:sha256-of-the-key, or tenant:sha256-of-the-key:metrics",
+    )
     replica: Name = Field("r0", description="this replica's name, the first part of every session id")
 
     provider: Literal["cpu", "cuda"] = Field("cpu", description="onnxruntime's execution provider")
@@ -56,6 +59,13 @@ class Settings(BaseSettings):
         False, description="let clients load and unload models by the Open Inference Protocol's repository routes"
     )
 
+    tenant_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="largest share of a model's sessions and of its queue that one tenant may hold, where several "
+        "tenants have API keys; 1: no limit",
+    )
     queue_limit: int = Field(1024, ge=1, description="most requests waiting for one model; further ones are refused")
     session_queue_limit: int = Field(64, ge=1, description="most waiting requests of one session")
     deadline: float = Field(5.0, gt=0, le=3600, description="seconds that a request may wait in the queue")

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service.api.origin import LocalOrigins
-from service.errors import RefusedToStart, Unauthorized
+from service.errors import RefusedToStart, RoleNeeded, Unauthorized
 
 PUBLIC = "public"
 """The only tenant of a service without API keys."""
 
-_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63}):([0-9a-fA-F]{64})")
+METRICS = "metrics"
+"""The role of keys that may read the counts of all tenants."""
+
+_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63}):([0-9a-fA-F]{64})(:metrics)?")
 
 
 class Authenticator:
@@ -22,16 +25,16 @@ class Authenticator:
     keys were read from, at the time of modification `_modified`.
     """
 
-    def __init__(self, keys: tuple[tuple[bytes, str], ...] = ()) -> None:
-        """Create one from pairs (SHA-256 digest of a key, tenant)."""
-        self._keys = keys
+    def __init__(self, keys: tuple[tuple[bytes, str], ...] = (), metrics: frozenset[bytes] = frozenset()) -> None:
+        """Create one from pairs (SHA-256 digest of a key, tenant), and the digests of keys with the role metrics."""
+        self._keys, self._metrics = keys, metrics
         self._origins = LocalOrigins()
         self._path: Path | None = None
         self._modified = 0
 
     @classmethod
     def from_file(cls, path: Path) -> "Authenticator":
-        """Read lines `tenant:sha256` from a file; blank lines and lines that begin with # are ignored.
+        """Read lines `tenant:sha256` or `tenant:sha256:metrics` from a file; empty lines and lines with # are ignored.
 
         Raises:
             RefusedToStart: The file cannot be read, has an invalid line or the same key twice, or has no key.
@@ -61,8 +64,22 @@ class Authenticator:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as exc:
             raise RefusedToStart(f"the API key file {path} cannot be read: {exc}") from exc
-        self._keys = _read_keys(path, lines)
+        self._keys, self._metrics = _read_keys(path, lines)
         return True
+
+    @property
+    def tenants(self) -> int:
+        """The number of tenants that share the service: those that have a key without a role; at least 1."""
+        return len({tenant for digest, tenant in self._keys if digest not in self._metrics}) or 1
+
+    def check_metrics(self, headers: Mapping[bytes, bytes]) -> None:
+        """Check that a request, whose key is known, may read the counts of all tenants.
+
+        Raises:
+            RoleNeeded: Several tenants have keys, and this key has not the role metrics.
+        """
+        if self.tenants > 1 and _digest(headers) not in self._metrics:
+            raise RoleNeeded(METRICS)
 
     def tenant(self, headers: Mapping[bytes, bytes]) -> str:
         """Return the tenant of a request.
@@ -76,12 +93,7 @@ class Authenticator:
             if names not in self._origins.known:
                 self._origins.check(*names)
             return PUBLIC
-        key = headers.get(b"x-api-key")
-        if key is None:
-            scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer":
-                raise Unauthorized
-        digest = hashlib.sha256(key.strip()).digest()
+        digest = _digest(headers)
         found = None
         for known, tenant in self._keys:  # all keys are compared, so that the time taken reveals nothing
             if hmac.compare_digest(known, digest):
@@ -91,21 +103,39 @@ class Authenticator:
         return found
 
 
-def _read_keys(path: Path, lines: list[str]) -> tuple[tuple[bytes, str], ...]:
-    """Return the pairs (SHA-256 digest of a key, tenant) of a file's lines; raises RefusedToStart."""
+def _read_keys(path: Path, lines: list[str]) -> tuple[tuple[tuple[bytes, str], ...], frozenset[bytes]]:
+    """Return the pairs (SHA-256 digest of a key, tenant) of a file's lines, and the digests with the role metrics.
+
+    Raises:
+        RefusedToStart: A line is not valid, a key is there twice, or there is none.
+    """
     keys: list[tuple[bytes, str]] = []
+    metrics: set[bytes] = set()
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line)
         if match is None:
             raise RefusedToStart(
-                f"{path}, line {number}: expected tenant:sha256, 64 hexadecimal digits after the colon"
+                f"{path}, line {number}: expected tenant:sha256, 64 hexadecimal digits after the colon, and "
+                "nothing or :metrics after them"
             )
         digest = bytes.fromhex(match[2])
         if any(digest == known for known, _ in keys):
             raise RefusedToStart(f"{path}, line {number}: the same key is in an earlier line")
         keys.append((digest, match[1]))
+        if match[3]:
+            metrics.add(digest)
     if not keys:
         raise RefusedToStart(f"{path}: expected at least one line tenant:sha256, found none")
-    return tuple(keys)
+    return tuple(keys), frozenset(metrics)
+
+
+def _digest(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the SHA-256 digest of a request's key; raise Unauthorized where it has none."""
+    key = headers.get(b"x-api-key")
+    if key is None:
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise Unauthorized
+    return hashlib.sha256(key.strip()).digest()

@@ -35,14 +35,14 @@ class ModelOperations:
         return {"predict": self.predict, "fleet": self.fleet, "sessions": self.open_session}
 
     async def _list(self, call: Call, body: bytes) -> Reply:
-        models = [ModelSummary(**_summary(model)) for model in self._repository.models.values()]
+        models = [ModelSummary(**_summary(model, call.tenant)) for model in self._repository.models.values()]
         return json_reply(ModelList(models=models).model_dump_json().encode())
 
     async def _describe(self, call: Call, body: bytes) -> Reply:
         model = self._repository.find(call.argument)
         batcher = model.batcher
         answer = ModelAnswer(
-            **_summary(model),
+            **_summary(model, call.tenant),
             card=model.card.model_dump(mode="json"),
             state_bytes=model.state_bytes,
             engine=EngineAnswer(
@@ -66,9 +66,9 @@ class ModelOperations:
         model = self._repository.find(call.argument)
         limits = self._settings.predict_steps, self._settings.predict_elements
         if call.headers.get(CONTENT_TYPE) == OCTETS:
-            (result,) = await self._steps.predict(model, [model.codec.decode_binary(body, *limits)])
+            (result,) = await self._steps.predict(call.tenant, model, [model.codec.decode_binary(body, *limits)])
             return 200, [(CONTENT_TYPE, OCTETS)], raw_outputs(result.outputs)
-        results = await self._steps.predict(model, await model.codec.decode_sequences(body, *limits))
+        results = await self._steps.predict(call.tenant, model, await model.codec.decode_sequences(body, *limits))
         encoded = await model.codec.encode_all([result.outputs for result in results])
         return json_reply(b'{"outputs":[%b]}' % b",".join(encoded))
 
@@ -108,13 +108,14 @@ def _is_raw(call: Call) -> bool:
     return call.headers.get(CONTENT_TYPE) == OCTETS
 
 
-def _summary(model: ServedModel) -> dict[str, object]:
+def _summary(model: ServedModel, tenant: str) -> dict[str, object]:
+    """Describe a model, with the tenant's own sessions and how many it may have."""
     card = model.card
     return {
         "name": card.name,
         "version": card.version,
         "description": card.description,
         "cell": card.cell,
-        "sessions": model.sessions,
-        "max_sessions": model.max_sessions,
+        "sessions": model.sessions_of[tenant],
+        "max_sessions": model.quota.most,
     }

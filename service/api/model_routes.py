@@ -34,7 +34,7 @@ def models_router(handler: Handler, operations: ModelOperations) -> APIRouter:
     @router.post(
         "/{model}/predict",
         response_model=PredictAnswer,
-        responses=errors(400, 404, 413, 422, 503),
+        responses=errors(400, 404, 413, 422, 429, 503),
         openapi_extra=body_of(PredictBody),
     )
     async def predict(request: Request, model: str) -> Response:
@@ -48,7 +48,7 @@ def models_router(handler: Handler, operations: ModelOperations) -> APIRouter:
         "/{model}/fleet",
         tags=["sessions"],
         response_model=FleetAnswer,
-        responses=errors(400, 404, 413, 422, 503),
+        responses=errors(400, 404, 413, 422, 429, 503),
         openapi_extra=body_of(FleetBody),
     )
     async def fleet(request: Request, model: str) -> Response:

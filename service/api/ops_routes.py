@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.handler import Handler
-from service.api.request import Call, Reply, operation
+from service.api.request import Call, OperationOf, Reply, error_reply
 from service.api.routing import answer, errors
 from service.api.schemas import Health, Status
 from service.metrics import Metrics
@@ -32,11 +32,14 @@ def ops_router(handler: Handler, metrics: Metrics, status: Callable[[], Status])
     async def exposition(call: Call, body: bytes) -> Reply:
         return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], metrics.text()
 
-    show = operation("metrics", exposition)
+    show = OperationOf("metrics", exposition, error_reply, of_all=True)
 
-    @router.get("/metrics", response_class=Response, responses=errors())
+    @router.get("/metrics", response_class=Response, responses=errors(403))
     async def show_metrics(request: Request) -> Response:
-        """Return all metrics in Prometheus' text format; needs an API key where keys are in use."""
+        """Return all metrics in Prometheus' text format.
+
+        It needs an API key where keys are in use, with the role metrics where several tenants have keys.
+        """
         return await answer(handler, show, "", request)
 
     return router

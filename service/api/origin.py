@@ -15,7 +15,7 @@ _MAX_KNOWN = 64
 class LocalOrigins:
     """Checks that the Host and the Origin of requests are names of this machine or of a private network.
 
-    `known` caches pairs (Host, Origin) that have been found to be so.
+    `known` caches pairs (Host, Origin) that have been found to be so; these need not be checked.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,6 @@ class LocalOrigins:
 
     def check(self, host: bytes | None, origin: bytes | None) -> None:
         """Raise ForeignOrigin where one of them is a public name; a request may have none."""
-        if (host, origin) in self.known:
-            return
         if host is not None and not _is_local(host):
             raise ForeignOrigin("Host", host)
         if origin is not None and not _is_local(origin.partition(b"://")[2]):

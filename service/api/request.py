@@ -106,7 +106,8 @@ class OperationOf(Generic[Result]):
 
     `endpoint` takes the call and its body. The body is received unless `body_limit`, in bytes, is None; it may be
     `compressed` only where the endpoint decompresses it. `check` looks at the call before its body is received, and
-    returns the limit where that depends on the call. `refuse` encodes errors as this client expects them.
+    returns the limit where that depends on the call. `refuse` encodes errors as this client expects them. `of_all`
+    tells that the reply has counts of all tenants, which only keys with the role metrics may read.
     """
 
     name: str
@@ -115,6 +116,7 @@ class OperationOf(Generic[Result]):
     body_limit: int | None = None
     check: Callable[[Call], int] | None = None
     compressed: bool = False
+    of_all: bool = False
 
 
 Operation = OperationOf[Reply]

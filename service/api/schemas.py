@@ -156,8 +156,8 @@ class ModelSummary(_Body):
     version: int
     description: str
     cell: str
-    sessions: int
-    max_sessions: int
+    sessions: int = Field(description="your live sessions on this version")
+    max_sessions: int = Field(description="most sessions that you may have on this version at a time")
 
 
 class ModelList(_Body):

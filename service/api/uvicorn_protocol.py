@@ -12,13 +12,12 @@ from typing import Any, ClassVar, cast
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 
+from service.api.handshake import handshake_fault
 from service.api.parse_queue import SMALLEST_PIECE, ParseQueue, parse_pieces
 from service.api.request import Headers, error_reply
 from service.api.websocket_protocol import StreamingProtocol
 from service.errors import (
-    HandshakeTooLarge,
     HeadTooLarge,
     MalformedHandshake,
     MalformedHost,
@@ -257,7 +256,7 @@ class AnsweringProtocol(HttpToolsProtocol):
             self.flow.hold()
             return
         self._unset_keepalive_if_required()
-        fault = _handshake_fault(self.scope["method"], self.url, self.headers)
+        fault = handshake_fault(self.scope["method"], self.url, self.headers)
         if fault is not None:
             self._refuse(fault)
             return
@@ -349,19 +348,3 @@ class AnsweringProtocol(HttpToolsProtocol):
             pieces += (name, b": ", value, b"\r\n")
         pieces += (b"content-length: %d\r\n\r\n" % len(body), body)
         return b"".join(pieces)
-
-
-def _handshake_fault(method: str, url: bytes, headers: Headers) -> ServiceError | None:
-    """Return why a request cannot be a WebSocket's handshake, None where it can."""
-    if len(headers) > MAX_NUM_HEADERS:
-        return HandshakeTooLarge(MAX_NUM_HEADERS, MAX_LINE_LENGTH)
-    for name, value in headers:
-        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
-            return MalformedHandshake()
-        if len(name) + len(value) + len(b": \r\n") > MAX_LINE_LENGTH:
-            return HandshakeTooLarge(MAX_NUM_HEADERS, MAX_LINE_LENGTH)
-    if method != "GET":
-        return MalformedHandshake()
-    if len(url) + len(b"GET  HTTP/1.1\r\n") > MAX_LINE_LENGTH:
-        return HandshakeTooLarge(MAX_NUM_HEADERS, MAX_LINE_LENGTH)
-    return None

@@ -15,11 +15,11 @@ import numpy as np
 import orjson
 
 from models.card import ModelCard
-from service.codec.json_values import kind, load_large_json, whole_number
-from service.codec.large_json import LARGE, check_size
+from service.codec.json_values import kind, load_json, load_large_json, whole_number
+from service.codec.large_json import LARGE
 from service.codec.packer import SHORT_STEPS, Packer
 from service.engine.outputs import OutputRow, RunOutputs, output_tensor
-from service.errors import InvalidInput, MalformedJson
+from service.errors import InvalidInput
 
 _SEQUENCES_PER_YIELD = 256
 """Sequences that are decoded or encoded before other tasks of the event loop may run."""
@@ -41,6 +41,9 @@ class Codec:
         one_float = len(card.inputs) == len(card.outputs) == 1 and card.inputs[0].dtype == "float32"
         self._raw_step_bytes = self._packers[0].step_bytes if one_float else -1
         self._unpack_step = struct.Struct(f"<{math.prod(card.inputs[0].shape)}f").unpack
+        self._arrays_per_step = sum(
+            math.prod(spec.shape[:depth]) for spec in card.inputs for depth in range(len(spec.shape))
+        )
         self._step_size = sum(math.prod(spec.shape) for spec in card.inputs)
         self._output_specs = card.outputs
         self._outputs = tuple(spec.name for spec in card.outputs)
@@ -55,12 +58,8 @@ class Codec:
         Raises:
             MalformedJson, InvalidInput: The body is not such a request, or it exceeds a limit.
         """
-        if len(body) >= LARGE:
-            check_size(body, max_elements)
-        try:
-            fields = orjson.loads(body)
-        except orjson.JSONDecodeError as exc:
-            raise MalformedJson(str(exc)) from exc
+        max_arrays = self._max_arrays(max_steps) if len(body) >= LARGE else None
+        fields = load_json(body, max_elements, max_arrays)
         number, epoch = None, None
         if type(fields) is dict and len(fields) > 1:
             number, epoch = fields.pop("step", None), fields.pop("epoch", None)
@@ -99,7 +98,7 @@ class Codec:
         Raises:
             MalformedJson, InvalidInput: The body is not such a request, or it exceeds a limit.
         """
-        value = self._inputs_field(await load_large_json(body, max_elements), "inputs")
+        value = self._inputs_field(await load_large_json(body, max_elements, self._max_arrays(max_steps)), "inputs")
         if type(value) is not list or not value:
             raise InvalidInput("inputs", "an array of at least one sequence", kind(value))
         return await self.decode_all(value, body, max_steps, max_elements)
@@ -243,6 +242,10 @@ class Codec:
         tensors = (to_json(output_tensor(outputs, k)) for k in range(len(self._outputs)))
         fields = (b'"%b":%b' % (name.encode(), json) for name, json in zip(self._outputs, tensors, strict=True))
         return b"{%b}" % b",".join(fields)
+
+    def _max_arrays(self, steps: int) -> int:
+        """Return how many arrays a body of that many steps can have, each step in a sequence of its own."""
+        return steps * (1 + self._arrays_per_step) + LARGE // 16
 
     def _inputs_field(self, fields: Any, known: str) -> Any:
         if type(fields) is not dict or "inputs" not in fields:

@@ -1,11 +1,10 @@
 """JSON bodies and their values: parsing, the names of their types, and whole numbers within limits."""
 
-import asyncio
 from typing import Any
 
 import orjson
 
-from service.codec.large_json import LARGE, check_size, load_pieces, load_whole
+from service.codec.large_json import LARGE, check_size, check_size_meanwhile, load_pieces, load_whole
 from service.errors import InvalidInput, MalformedJson
 
 _MAX_INTEGER = 2**63 - 1
@@ -16,15 +15,15 @@ MAX_ELEMENTS = 1 << 20
 """Most numbers of a JSON body for which no other limit is given."""
 
 
-def load_json(body: bytes, max_elements: int = MAX_ELEMENTS) -> Any:
+def load_json(body: bytes, max_elements: int = MAX_ELEMENTS, max_arrays: int | None = None) -> Any:
     """Parse a JSON body.
 
     Raises:
         MalformedJson: The body is not valid JSON; NaN, Infinity and numbers too large for a double are not valid.
-        InvalidInput: It has far more values than a body of `max_elements` numbers.
+        InvalidInput: It has far more values than a body of `max_elements` numbers in `max_arrays` arrays.
     """
     if len(body) >= LARGE:
-        check_size(body, max_elements)
+        check_size(body, max_elements, max_arrays)
         return load_whole(body)
     try:
         return orjson.loads(body)
@@ -32,12 +31,11 @@ def load_json(body: bytes, max_elements: int = MAX_ELEMENTS) -> Any:
         raise MalformedJson(str(exc)) from exc
 
 
-async def load_large_json(body: bytes, max_elements: int) -> Any:
+async def load_large_json(body: bytes, max_elements: int, max_arrays: int | None = None) -> Any:
     """Parse a JSON body as `load_json` does; while a large one is parsed, other tasks of the event loop may run."""
     if len(body) < LARGE:
         return load_json(body)
-    check_size(body, max_elements)
-    await asyncio.sleep(0)
+    await check_size_meanwhile(body, max_elements, max_arrays)
     return await load_pieces(body)
 
 

@@ -6,7 +6,7 @@ all of them, at most one of each session. No timer delays a job.
 
 import asyncio
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,11 +14,12 @@ import structlog
 
 from service.engine.outputs import RunOutputs
 from service.engine.queue import JobQueue
+from service.engine.quota import Quota, Shares
 from service.engine.runner import MAX_ROW_STEPS, Binding, Costs, Runner
 from service.engine.scheduler import Scheduler
 from service.engine.statistics import Statistics
 from service.engine.work import Commit, Committer, Dropped, Job, RunLimits, Waiter, Work
-from service.errors import EngineFailed, QueueFull, ServiceError
+from service.errors import EngineFailed, QueueFull, ServiceError, TenantBusy
 
 ALONE_SECONDS = 1e-4
 """Seconds since the last round after which no other job is expected to join: a job that comes then is run at once."""
@@ -32,7 +33,8 @@ class Batcher:
     """Queues jobs for one runner and runs them in rounds: pick → lease → run → settle → commit → answer.
 
     A job is in one of: the `waiting` jobs of its session, the queue, the current run, the committer, or answered.
-    `waiting` counts requests that are not answered, `_committing` rows that the committer has not applied or refused.
+    `waiting` counts requests that are not answered, and `_quota.held` those of each group; `_committing` counts rows
+    that the committer has not applied or refused.
     `_scheduled` tells that a round is to come, or goes on in the thread.
     """
 
@@ -47,11 +49,16 @@ class Batcher:
         queue_limit: int,
         deadline: float,
         clock: Callable[[], float],
+        shares: Shares,
     ) -> None:
-        """Take times in seconds; `inline` runs on the event loop, else in a thread of its own."""
+        """Take times in seconds; `inline` runs on the event loop, else in a thread of its own.
+
+        `shares` divides the queue among groups of users.
+        """
         card = runner.card
         self._runner, self._slots, self._committer = runner, runner.arena.slots, committer
         self._queue_limit, self._deadline, self._clock = queue_limit, deadline, clock
+        self._shares, self._quota = shares, Quota(queue_limit, shares)
         self.costs, self.inline = costs, inline
         self.max_rows = min(card.max_batch, MAX_ROW_STEPS)
         if inline:
@@ -71,24 +78,28 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<Batcher {self.waiting} waiting, {self._queue!r}>"
 
-    def submit(self, jobs: Sequence[Job], patience: float = math.inf) -> "asyncio.Future[None]":
+    def submit(self, jobs: Sequence[Job], patience: float = math.inf, group: Hashable = None) -> "asyncio.Future[None]":
         """Queue the jobs of one request; the future is done when each has its outputs or its error.
 
-        They wait for `patience` seconds at most, and never longer than any request may. A fleet step's sessions must be
-        idle.
+        They wait for `patience` seconds at most, and never longer than any request may. `group` tells whose request it
+        is. A fleet step's sessions must be idle.
 
         Raises:
             QueueFull: As many requests as allowed are waiting; nothing was queued.
+            TenantBusy: As many requests of the group are waiting as may; nothing was queued.
             ServiceError: The batcher is closed.
         """
         if self._closed is not None:
             raise self._closed.untraced()
         if self.waiting >= self._queue_limit:
             raise QueueFull(self._queue_limit)
+        if self._shares.groups > 1 and not self._quota.allows(group):
+            raise TenantBusy(self._quota.most)
         self.waiting += 1
+        self._quota.held[group] += 1
         now = self._clock()
         loop = asyncio.get_running_loop()
-        waiter = Waiter(loop.create_future(), now, now + min(self._deadline, patience))
+        waiter = Waiter(loop.create_future(), now, now + min(self._deadline, patience), group)
         for job in jobs:
             job.waiter = waiter
             waiter.open += job.size
@@ -233,6 +244,7 @@ class Batcher:
             waiter.open -= 1
             if not waiter.open:
                 self.waiting -= 1
+                self._quota.held[waiter.group] -= 1
                 statistics, future = self.statistics, waiter.future
                 duration = statistics.failed if waiter.failed or future.cancelled() else statistics.succeeded
                 duration.count += 1
@@ -245,7 +257,7 @@ class Batcher:
         """Have another round follow while jobs wait; long ones alone may have to pause first."""
         if self._closed is not None:
             self._drop_queued(self._closed)
-        self._scheduled = bool(self._queue.short or self._queue.long)
+        self._scheduled = bool(self._queue.short.first or self._queue.long.first)
         if not self._scheduled:
             return
         loop, pause = asyncio.get_running_loop(), self._queue.pause(self._clock())

@@ -1,6 +1,7 @@
 """The scheduler: which jobs run together next, and which end without a run."""
 
-from service.engine.queue import JobQueue, Line
+from service.engine.line import Line
+from service.engine.queue import JobQueue
 from service.engine.statistics import Statistics
 from service.engine.work import Job, Outcome, RunLimits
 
@@ -26,11 +27,14 @@ class Scheduler:
     def pick(self, line: Line, jobs: list[Job], now: float, room: int) -> list[Unrun]:
         """Move jobs from a line to those of a run, up to `room`; return the jobs that end without a run.
 
-        When these have been answered, the next jobs of their sessions are ready: pick again until none is returned.
+        Where jobs of several groups wait, each group gives one in turn. When the jobs that are returned have been
+        answered, the next jobs of their sessions are ready: pick again until none is returned.
         """
         unrun: list[Unrun] = []
-        while line and len(jobs) < room and not (jobs and (line[0].alone or jobs[0].alone)):
-            job = line.popleft()
+        while line.first and len(jobs) < room and not (jobs and (line.first[0].alone or jobs[0].alone)):
+            job = line.first.popleft()
+            if line.others:
+                line.rotate()
             outcome = job.outcome(now)
             if outcome is not None:
                 unrun.append((job, outcome))

@@ -6,7 +6,7 @@ neither a job nor a work which kind it is.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -21,15 +21,16 @@ from service.errors import ServiceError
 class Waiter:
     """A request that awaits its jobs; it counts once in the queue, however many jobs it has.
 
-    `open` counts the rows of its jobs that have not been answered; `future` is done when none is left. It was queued at
+    `group` tells whose request it is: jobs of different groups are taken in rotation. `open` counts the rows of its
+    jobs that have not been answered; `future` is done when none is left. It was queued at
     `since` (seconds on the batcher's clock) and may wait until `deadline`, which no longer matters once its first job
     is `started`. `failed` tells that it counts as failed in the statistics.
     """
 
-    __slots__ = ("deadline", "failed", "future", "open", "since", "started")
+    __slots__ = ("deadline", "failed", "future", "group", "open", "since", "started")
 
-    def __init__(self, future: "asyncio.Future[None]", since: float, deadline: float) -> None:
-        self.future, self.since, self.deadline = future, since, deadline
+    def __init__(self, future: "asyncio.Future[None]", since: float, deadline: float, group: Hashable) -> None:
+        self.future, self.since, self.deadline, self.group = future, since, deadline, group
         self.open, self.started, self.failed = 0, False, False
 
 

@@ -9,7 +9,8 @@ import orjson
 
 from service.api.request import Call, OperationOf, Reply
 from service.codec.binary import HEAD_LENGTH, split_head
-from service.codec.json_values import kind, load_large_json
+from service.codec.json_values import kind, load_json, load_large_json
+from service.codec.large_json import LARGE
 from service.engine.outputs import output_tensor
 from service.errors import InvalidInput, NotStreamable, SequenceNotStarted, ServiceError, SessionGone
 from service.oip.compression import check_encoding, compressed, decompressed
@@ -61,7 +62,7 @@ class Inference:
     ) -> Reply | None:
         """Advance a sequence by a request that has a stored template; return None for another request."""
         io = self._ios.of(model)
-        found = io.templates.read(body, head_length)
+        found = io.templates.read(call.tenant, body, head_length)
         if found is None:
             return None
         template, raw, request_id = found
@@ -82,8 +83,10 @@ class Inference:
         if head_length and not head_length.strip(b"0"):
             if io.carries_state:
                 raise NoSequence(model.name)
-            return await self._predict(model, read_raw(io, body, self._limits), Parameters({}), io.all_binary)
-        fields, head, tail = await _split(body, head_length, self._settings.predict_elements)
+            return await self._predict(
+                call.tenant, model, read_raw(io, body, self._limits), Parameters({}), io.all_binary
+            )
+        fields, head, tail = await _read(body, head_length, self._settings.predict_elements)
         parameters = Parameters(fields)
         name, _, version = call.argument.partition("/")
         if (parameters.start or parameters.create) and model is not self._repository.models.get(name):
@@ -97,11 +100,11 @@ class Inference:
         requested: Requested | None = None
         if request.start and served is not model:  # an earlier copy of it may have been taken by another version
             with suppress(ServiceError):
-                requested = self._read_steps(served, fields, head, tail, parameters, request)
+                requested = self._read_steps(call.tenant, served, fields, head, tail, parameters, request)
                 if not self._sequences.is_repeated(call.tenant, request):
                     requested = None
             served = served if requested is not None else model
-        requested = requested or self._read_steps(served, fields, head, tail, parameters, request)
+        requested = requested or self._read_steps(call.tenant, served, fields, head, tail, parameters, request)
         result = await self._sequences.take(call.tenant, request)
         io = self._ios.of(result.model)
         if result.model is not served:
@@ -110,6 +113,7 @@ class Inference:
 
     def _read_steps(
         self,
+        tenant: str,
         model: ServedModel,
         fields: dict[str, Any],
         head: bytes,
@@ -125,7 +129,7 @@ class Inference:
             request.inputs, request.steps = (raw,), 1
             if not (parameters.start or parameters.end or parameters.number):  # no later request is the same
                 template = Template(parameters.name, parameters.shown, parameters.epoch, parameters.patience, requested)
-                io.templates.learn(template, parameters.id, fields, head, tail)
+                io.templates.learn(tenant, template, parameters.id, fields, head, tail)
             return requested
         inputs = read_inputs(io, fields, tail, self._step_limits)
         if inputs.sessions is not None:
@@ -156,7 +160,7 @@ class Inference:
             return await self._take_fleet(call, model, inputs.sessions, inputs, parameters, requested)
         if parameters.create:
             raise Refused("create", "needs an input session_id")
-        return await self._predict(model, inputs, parameters, requested)
+        return await self._predict(call.tenant, model, inputs, parameters, requested)
 
     async def _take_fleet(
         self,
@@ -186,10 +190,13 @@ class Inference:
         io = self._ios.of(model)
         return rows_response(io, parameters.id, requested, [tensor], {"failed": len(result.errors), **notes})
 
-    async def _predict(self, model: ServedModel, inputs: Inputs, parameters: Parameters, requested: Requested) -> Reply:
+    async def _predict(
+        self, tenant: str, model: ServedModel, inputs: Inputs, parameters: Parameters, requested: Requested
+    ) -> Reply:
         """Run each row as a whole sequence from the initial state, without keeping a state."""
         rows = zip(*map(partial(_rows, inputs.rows), inputs.raw), strict=True)
-        results = await self._steps.predict(model, [(raw, inputs.steps) for raw in rows], parameters.patience)
+        sequences = [(raw, inputs.steps) for raw in rows]
+        results = await self._steps.predict(tenant, model, sequences, parameters.patience)
         io = self._ios.of(model)
         tensors = [np.stack([output_tensor(result.outputs, k) for result in results]) for k in range(len(io.outputs))]
         return rows_response(io, parameters.id, requested, tensors, {})
@@ -209,15 +216,25 @@ def infer_at(inference: Inference, parts: list[str]) -> "tuple[OperationOf[Reply
     return None
 
 
-async def _split(body: bytes, head_length: bytes | None, max_elements: int) -> tuple[dict[str, Any], bytes, bytes]:
+async def _read(body: bytes, head_length: bytes | None, max_elements: int) -> tuple[dict[str, Any], bytes, bytes]:
+    """Return what `_split` does; while a large JSON body is parsed, other tasks of the event loop may run."""
+    if head_length is not None or len(body) < LARGE:
+        return _split(body, head_length)
+    return _object(await load_large_json(body, max_elements)), body, b""
+
+
+def _split(body: bytes, head_length: bytes | None) -> tuple[dict[str, Any], bytes, bytes]:
     """Return the fields of a body's JSON head, the bytes of the head, and the bytes after it."""
     if head_length is not None:
         fields, tail = split_head(body, head_length)
         return fields, body[: len(body) - len(tail)], tail
-    fields = await load_large_json(body, max_elements)
+    return _object(load_json(body)), body, b""
+
+
+def _object(fields: Any) -> dict[str, Any]:
     if type(fields) is not dict:
         raise InvalidInput("body", "an object", kind(fields))
-    return fields, body, b""
+    return fields
 
 
 def _input_names(fields: dict[str, Any]) -> list[Any]:

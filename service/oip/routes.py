@@ -90,10 +90,10 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
         """Return the name, version and extensions of the server."""
         return await run(_operation("oip_server", metadata.server), "", request)
 
-    @router.get("/models/stats", response_model=StatisticsAnswer, responses=_errors())
+    @router.get("/models/stats", response_model=StatisticsAnswer, responses=_errors(403))
     async def all_statistics(request: Request) -> Response:
         """Return the statistics of every model."""
-        return await run(_operation("oip_statistics", statistics.of_all), "", request)
+        return await run(_statistics(statistics.of_all), "", request)
 
     def of_model(path: str, operation: Operation, schema: Any, text: str, **documented: Any) -> None:
         """Add a route for a model, and the same route for a version of it."""
@@ -133,10 +133,10 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
     )
     of_model(
         "/stats",
-        _operation("oip_statistics", statistics.of_model),
+        _statistics(statistics.of_model),
         StatisticsAnswer,
         "Return the statistics of a model",
-        responses=_errors(404),
+        responses=_errors(403, 404),
     )
     of_model(
         "/infer",
@@ -185,6 +185,10 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
 
 def _operation(name: str, endpoint: Endpoint, body_limit: int | None = None) -> Operation:
     return OperationOf(name, endpoint, oip_reply, body_limit)
+
+
+def _statistics(endpoint: Endpoint) -> Operation:
+    return OperationOf("oip_statistics", endpoint, oip_reply, of_all=True)
 
 
 def _refusing(run: Callable[[Operation, str, Request], Awaitable[Response]], what: str) -> Any:

@@ -14,7 +14,7 @@ import orjson
 from service.codec.codec import Codec
 from service.codec.json_values import load_json
 from service.errors import MalformedJson
-from service.sessions.replay import ExpiringMap
+from service.sessions.expiring_map import ExpiringMap
 
 _MAX_TEMPLATES = 8192
 _MAX_KEY_BYTES = 2048
@@ -41,15 +41,17 @@ class Template(NamedTuple):
 class Templates:
     """The templates of requests to one model that have one step, no flags and no step number.
 
-    `_known` has each template by the bytes before and after the numbers of its request, without the id where that is
-    the first field. It holds at most `_MAX_TEMPLATES`, those stored last.
+    `_known` has each tenant's templates by the bytes before and after the numbers of the request, without the id where
+    that is the first field. It holds at most `_MAX_TEMPLATES`.
     """
 
     def __init__(self, codec: Codec, pack_step: Callable[..., bytes] | None) -> None:
         self._is_raw_step, self._pack_step = codec.is_raw_step, pack_step
         self._known: ExpiringMap[tuple[bytes, bytes], Template] = ExpiringMap(_MAX_TEMPLATES)
 
-    def learn(self, template: Template, request_id: str, fields: dict[str, Any], head: bytes, tail: bytes) -> None:
+    def learn(
+        self, tenant: str, template: Template, request_id: str, fields: dict[str, Any], head: bytes, tail: bytes
+    ) -> None:
         """Store the template of a valid request that has one step of the model's only input."""
         found_id, rest = _without_id(head)
         if request_id != found_id or rest[:1] != b"{":
@@ -67,9 +69,9 @@ class Templates:
                 return
         except MalformedJson:  # the array found is only a part of one
             return
-        self._known.put(key, template)
+        self._known.put(tenant, key, template)
 
-    def read(self, body: bytes, length: bytes | None) -> tuple[Template, bytes, str] | None:
+    def read(self, tenant: str, body: bytes, length: bytes | None) -> tuple[Template, bytes, str] | None:
         """Return the template of a request, its step as raw bytes, and its id; None where no template is stored."""
         tail = b""
         if length is not None:
@@ -81,10 +83,10 @@ class Templates:
             body, tail = body[:size], body[size:]
         request_id, rest = _without_id(body)
         if tail:
-            template = self._known.get((rest, b""))
+            template = self._known.get(tenant, (rest, b""))
             return (template, tail, request_id) if template is not None and self._is_raw_step(tail) else None
         start, end = _numbers(rest)
-        template = self._known.get((rest[:start], rest[end:]))
+        template = self._known.get(tenant, (rest[:start], rest[end:]))
         if template is None or self._pack_step is None:
             return None
         text = rest[start:end]

@@ -12,6 +12,7 @@ from models.card import ModelCard
 from service.codec.codec import Codec
 from service.engine.arena import RESERVED, Arena, row_bytes
 from service.engine.batcher import Batcher
+from service.engine.quota import Shares
 from service.engine.runner import Runner
 from service.engine.work import Committer
 from service.errors import (
@@ -51,8 +52,12 @@ class Repository:
     is the state memory of each model in bytes, set by `open`.
     """
 
-    def __init__(self, settings: Settings, committer: Committer, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: Settings, committer: Committer, clock: Callable[[], float], shares: Shares | None = None
+    ) -> None:
+        """Take how the limits of each model are divided among tenants; by default they are not."""
         self._settings, self._committer, self._clock = settings, committer, clock
+        self._shares = shares or Shares()
         self.models: dict[str, ServedModel] = {}
         self._retiring: dict[ServedModel, float] = {}
         self._memory_per_model = 0
@@ -267,6 +272,7 @@ class Repository:
             inline=inline,
             queue_limit=settings.queue_limit,
             deadline=settings.deadline,
+            shares=self._shares,
             clock=self._clock,
         )
-        return ServedModel(card, runner, batcher, Codec(card), max_sessions)
+        return ServedModel(card, runner, batcher, Codec(card), max_sessions, self._shares)

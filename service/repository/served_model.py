@@ -1,11 +1,13 @@
 """One version of a model in service, and its lifecycle."""
 
 import enum
+from collections import Counter
 
 from models.card import ModelCard
 from service.codec.codec import Codec
 from service.engine.arena import row_bytes
 from service.engine.batcher import Batcher
+from service.engine.quota import Quota, Shares
 from service.engine.runner import Runner
 from service.errors import ServiceError
 
@@ -33,16 +35,21 @@ class ServedModel:
     `state` changes only in `replace`, `retire` and `close`. `retired` is whether it is RETIRED or CLOSED; it is a field
     because it is read with every use of a session. `sessions` counts the live sessions, `sessions_created` and
     `sessions_expired` all that were created or expired so far. `promised` is the number of arena rows that live
-    sessions may occupy between their steps, 1 + `keep` each; it is at most `max_sessions`. `state_bytes` is the size of
-    one session's state.
+    sessions may occupy between their steps, 1 + `keep` each; it is at most `max_sessions`. `quota` divides these rows
+    among the tenants, and `sessions_of` has the number of live sessions of each. All of them change in `opened` and
+    `ended` alone. `state_bytes` is the size of one session's state.
     """
 
-    def __init__(self, card: ModelCard, runner: Runner, batcher: Batcher, codec: Codec, max_sessions: int) -> None:
+    def __init__(
+        self, card: ModelCard, runner: Runner, batcher: Batcher, codec: Codec, max_sessions: int, shares: Shares
+    ) -> None:
         self.card, self.runner, self.batcher, self.codec = card, runner, batcher, codec
         self.arena = runner.arena
         self.state_bytes = row_bytes(card.states)
         self.max_sessions = max_sessions
         self.promised = self.sessions = self.sessions_created = self.sessions_expired = 0
+        self.quota = Quota(max_sessions, shares)
+        self.sessions_of: Counter[str] = Counter()
         self.state = ModelState.SERVING
         self.retired = False
 
@@ -57,6 +64,22 @@ class ServedModel:
     def memory(self) -> int:
         """The size of its arena in bytes."""
         return self.state_bytes * self.arena.slots.count
+
+    def opened(self, tenant: str, keep: int) -> None:
+        """Count a session that was opened, which may keep `keep` rows beside its own."""
+        self.promised += 1 + keep
+        self.quota.held[tenant] += 1 + keep
+        self.sessions += 1
+        self.sessions_of[tenant] += 1
+        self.sessions_created += 1
+
+    def ended(self, tenant: str, keep: int, *, expired: bool) -> None:
+        """Count a session that ended."""
+        self.promised -= 1 + keep
+        self.quota.held[tenant] -= 1 + keep
+        self.sessions -= 1
+        self.sessions_of[tenant] -= 1
+        self.sessions_expired += expired
 
     def replace(self) -> None:
         """Take no more new sessions: a newer version takes them.

@@ -98,7 +98,7 @@ class Fleet:
 
         Raises:
             NotStreamable: The model has no sessions.
-            QueueFull, ShuttingDown: No row was taken.
+            TenantBusy, QueueFull, ShuttingDown: No row was taken.
         """
         model = request.model
         if not model.card.streams:
@@ -153,7 +153,7 @@ class Fleet:
         whole = len(rows) == len(request.keys)
         raw = request.raw if whole else b"".join(request.inputs(rows))
         fleet = FleetStep(sessions, raw, request.steps[0])
-        await request.model.batcher.submit((fleet,), request.patience)
+        await request.model.batcher.submit((fleet,), request.patience, sessions[0].tenant)
         parts = [part.tensors[0] for part in fleet.parts]
         if whole and not fleet.errors:
             return FleetResult(list(fleet.last_steps), parts[0] if len(parts) == 1 else np.concatenate(parts), errors)
@@ -186,7 +186,7 @@ class Fleet:
             by_version.setdefault(session.model, []).append(chunk)
         for version, of_version in by_version.items():
             try:
-                await version.batcher.submit(of_version, request.patience)
+                await version.batcher.submit(of_version, request.patience, sessions[0].tenant)
             except ServiceError as error:
                 if len(by_version) == 1:
                     raise

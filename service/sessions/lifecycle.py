@@ -84,7 +84,7 @@ class Lifecycle:
         """Open a session, which the key will give again.
 
         Raises:
-            NotStreamable, ModelReplaced, TableFull, ShuttingDown: There is no session to be had.
+            NotStreamable, ModelReplaced, TableFull, TenantFull, ShuttingDown: No session can be opened.
             InvalidInput, SnapshotCorrupt, SnapshotMismatch: It cannot begin there.
             ServiceError: The history was not taken.
         """

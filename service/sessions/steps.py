@@ -60,7 +60,7 @@ class Steps:
 
         Raises:
             SessionNotFound, SessionGone: The tenant has no such session.
-            SessionBusy, QueueFull, DeadlineExceeded: It waits behind too many others, or for too long.
+            SessionBusy, TenantBusy, QueueFull, DeadlineExceeded: It waits behind too many others, or for too long.
             StepOutOfOrder, EpochConflict: Its number or epoch is not the session's.
             StateNotFinite, EngineFailed: The run gave no state to keep.
         """
@@ -68,7 +68,7 @@ class Steps:
         session = self._table.resident(session_id, tenant) or await self._table.load(session_id, tenant)
         chunk = Chunk(session, request.inputs, request.steps, request.number, request.epoch, request.name, keep)
         self.check_queue(session)
-        await session.model.batcher.submit((chunk,), request.patience)
+        await session.model.batcher.submit((chunk,), request.patience, tenant)
         return StepResult(session.model, chunk)
 
     def peek(self, tenant: str, request: StepRequest) -> Awaitable[StepResult]:
@@ -76,25 +76,25 @@ class Steps:
         return self.take(tenant, request, keep=False)
 
     async def predict(
-        self, model: ServedModel, sequences: list[StepInputs], patience: float = math.inf
+        self, tenant: str, model: ServedModel, sequences: list[StepInputs], patience: float = math.inf
     ) -> list[StepResult]:
         """Run whole sequences from the model's initial state; nothing is kept of them.
 
         Raises:
-            QueueFull, DeadlineExceeded, StateNotFinite, EngineFailed: One of them was not run.
+            TenantBusy, QueueFull, DeadlineExceeded, StateNotFinite, EngineFailed: One of them was not run.
         """
         chunks = [Chunk(None, inputs, steps, keep=False) for inputs, steps in sequences]
-        await model.batcher.submit(chunks, patience)
+        await model.batcher.submit(chunks, patience, tenant)
         return [StepResult(model, chunk) for chunk in chunks]
 
     def queue(self, session: Session, chunk: Chunk, patience: float = math.inf) -> "asyncio.Future[None]":
         """Queue a chunk of a session, which waits for at most `patience` seconds.
 
         Raises:
-            SessionBusy, QueueFull, ServiceError: Nothing was queued.
+            SessionBusy, TenantBusy, QueueFull, ServiceError: Nothing was queued.
         """
         self.check_queue(session)
-        return session.model.batcher.submit((chunk,), patience)
+        return session.model.batcher.submit((chunk,), patience, session.tenant)
 
     def check_queue(self, session: Session, more: int = 0) -> None:
         """Raise SessionBusy where as many requests of a session wait as may; `more` are about to be queued."""

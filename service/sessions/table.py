@@ -15,6 +15,7 @@ from service.errors import (
     SessionNotFound,
     ShuttingDown,
     TableFull,
+    TenantFull,
 )
 from service.repository.served_model import ServedModel
 from service.sessions.expiry import Expiry
@@ -93,6 +94,7 @@ class SessionTable:
             NotStreamable: By its card, the model runs whole sequences only.
             ModelReplaced: The version of the model is RETIRED or CLOSED.
             TableFull: The model's sessions, with the rows that they may keep, have reached the limit.
+            TenantFull: The tenant's have reached its share of that limit.
         """
         if not self.accepting:
             raise ShuttingDown
@@ -104,8 +106,11 @@ class SessionTable:
         # the replaced session is closed after the first step of this one, so its rows are not counted twice
         if instead_of is not None and instead_of.model is model and instead_of.busy is None:
             freed = 1 + instead_of.keep
-        if model.promised - freed + 1 + keep > model.max_sessions:
+        more = 1 + keep - freed
+        if model.promised + more > model.max_sessions:
             raise TableFull(model.max_sessions)
+        if not model.quota.allows(tenant, more):
+            raise TenantFull(model.quota.most)
         session = Session(
             self._prefix + secrets.token_urlsafe(16), tenant, model, idle_limit, self._clock(), name, keep
         )
@@ -116,16 +121,14 @@ class SessionTable:
             owner.rename(instead_of, None)
         owner.add(session)
         self._expiry.add(session)
-        model.promised += 1 + keep
-        model.sessions += 1
-        model.sessions_created += 1
+        model.opened(tenant, keep)
         return session
 
     def fork(self, session: Session, idle_limit: float, keep: int) -> Session:
         """Open a session with the state of another one; both refer to the same row until they advance.
 
         Raises:
-            ShuttingDown, ModelReplaced, TableFull: As in `create`.
+            ShuttingDown, ModelReplaced, TableFull, TenantFull: As in `create`.
         """
         forked = self.create(session.tenant, session.model, idle_limit, keep=keep)
         session.branch(forked)
@@ -292,10 +295,7 @@ class SessionTable:
         newer = self._tenants[session.tenant].remove(session)
         self._expiry.remove(session)
         model = session.model
-        model.promised -= 1 + session.keep
-        model.sessions -= 1
-        if end is End.EXPIRED:
-            model.sessions_expired += 1
+        model.ended(session.tenant, session.keep, expired=end is End.EXPIRED)
         session.forget()
         model.arena.slots.release(session.slot)
         self._tombstones.add(session, end, name, newer)
@@ -311,9 +311,9 @@ class SessionTable:
 
     def _error_of_id(self, session_id: str, tenant: str) -> ServiceError:
         """Return the error for an id that no live session has."""
-        tombstone = self._tombstones.find(session_id)
+        tombstone = self._tombstones.find(tenant, session_id)
         if tombstone is not None:
-            return tombstone.error(tenant)
+            return tombstone.error()
         unknown = not session_id.startswith(f"{self._replica}-") or session_id.startswith(self._prefix)
         return SessionNotFound() if unknown or not self.is_id(session_id) else SessionLost()
 
@@ -327,7 +327,7 @@ class SessionTable:
         session = owner.sessions.get(session_id)
         if session is not None:
             return session.newer.id if session.newer is not None else None
-        tombstone = self._tombstones.find(session_id)
-        if tombstone is None or tombstone.tenant != tenant:
+        tombstone = self._tombstones.find(tenant, session_id)
+        if tombstone is None:
             raise InvalidInput("after", "the id of one of your sessions", "another id")
         return tombstone.opened_next()

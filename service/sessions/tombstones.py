@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from service.errors import ServiceError, SessionNotFound
-from service.sessions.replay import ExpiringMap
+from service.errors import ServiceError
+from service.sessions.expiring_map import ExpiringMap
 from service.sessions.session import End, Session
 from service.sessions.tenant import NextOpened
 
@@ -13,19 +13,18 @@ TOMBSTONE_SECONDS = 3600.0
 
 
 class Tombstone(NamedTuple):
-    """How, at which step and for which tenant a session ended."""
+    """How and at which step a session ended."""
 
     end: End
     step: int
-    tenant: str
     newer: str | NextOpened
     """The id of the session that the tenant opened next, or the `NextOpened` that will have it."""
     named: tuple[str, str, str] | None
     """Tenant, model and name; None where the session had no name."""
 
-    def error(self, tenant: str) -> ServiceError:
-        """Return the error for a tenant's request; for other tenants the session does not exist."""
-        return self.end.error(self.step) if tenant == self.tenant else SessionNotFound()
+    def error(self) -> ServiceError:
+        """Return the error for a request of its tenant; for other tenants the session does not exist."""
+        return self.end.error(self.step)
 
     def opened_next(self) -> str | None:
         """Return the id of the session that the tenant opened next, None where it has not opened another one."""
@@ -33,10 +32,10 @@ class Tombstone(NamedTuple):
 
 
 class Tombstones:
-    """The tombstones of the `most` sessions that ended last, each for an hour.
+    """The tombstones of at most `most` sessions, shared among the tenants, each for an hour.
 
-    `_kept` has the tombstones by session id. `_ids` has, by (tenant, model, name), the id of the last session of that
-    name that ended; its tombstone is in `_kept`.
+    `_kept` has the tombstones by tenant and session id. `_ids` has, by (tenant, model, name), the id of the last
+    session of that name that ended; its tombstone is in `_kept`.
     """
 
     def __init__(self, clock: Callable[[], float], most: int = TOMBSTONES) -> None:
@@ -48,9 +47,9 @@ class Tombstones:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, session_id: str) -> Tombstone | None:
-        """Return the tombstone of a session, None where there is none."""
-        return self._kept.get(session_id)
+    def find(self, tenant: str, session_id: str) -> Tombstone | None:
+        """Return the tombstone of a tenant's session, None where there is none."""
+        return self._kept.get(tenant, session_id)
 
     def last_of_name(self, tenant: str, model: str, name: str) -> str | None:
         """Return the id of the last session of a name that ended, None where it has no tombstone."""
@@ -61,7 +60,7 @@ class Tombstones:
         named = (session.tenant, session.model.name, name) if name is not None else None
         if named is not None:
             self._ids[named] = session.id
-        self._kept.put(session.id, Tombstone(end, session.step, session.tenant, newer, named))
+        self._kept.put(session.tenant, session.id, Tombstone(end, session.step, newer, named))
 
     def expire(self) -> None:
         """Drop the tombstones that are an hour old."""

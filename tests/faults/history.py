@@ -13,7 +13,7 @@ ANSWERED = "answered"
 UNANSWERED = "unanswered"
 """The connection was lost, or the client's timeout has passed: the steps may have been taken or not."""
 LOST_CODE = "session_lost"
-TRANSIENT = frozenset({"session_busy", "queue_full", "deadline_exceeded", "shutting_down"})
+TRANSIENT = frozenset({"session_busy", "tenant_busy", "queue_full", "deadline_exceeded", "shutting_down"})
 """Error codes after which no step was taken, and the same request is sent again."""
 
 

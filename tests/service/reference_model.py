@@ -61,6 +61,7 @@ class ReferenceModel:
     """
 
     max_rows: int
+    max_rows_of_tenant: int
     default_limit: float
     time: float
     sessions: list[ReferenceSession] = field(default_factory=list)
@@ -76,6 +77,9 @@ class ReferenceModel:
     @property
     def promised(self) -> int:
         return sum(1 + session.keep for session in self.live)
+
+    def promised_to(self, tenant: str) -> int:
+        return sum(1 + session.keep for session in self.live if session.tenant == tenant)
 
     def overdue(self, session: ReferenceSession) -> bool:
         return session.live and session.used + session.idle_limit <= self.time
@@ -95,6 +99,8 @@ class ReferenceModel:
     ) -> ReferenceSession:
         if self.promised + 1 + (keep or 0) > self.max_rows:
             raise Refused("table_full")
+        if self.promised_to(tenant) + 1 + (keep or 0) > self.max_rows_of_tenant:
+            raise Refused("tenant_full")
         session = ReferenceSession(tenant, idle_limit or self.default_limit, keep or 0, self.time, name)
         self.sessions.append(session)
         return session

@@ -28,6 +28,7 @@ STATUSES = {
     "step_gap": 409,
     "step_too_old": 409,
     "table_full": 429,
+    "tenant_full": 429,
 }
 
 

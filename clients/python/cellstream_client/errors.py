@@ -29,7 +29,16 @@ class Unavailable(CellstreamError):
     which name their epoch, can be repeated safely even then.
     """
 
-    codes = ("table_full", "session_busy", "queue_full", "deadline_exceeded", "shutting_down", "request_timeout")
+    codes = (
+        "table_full",
+        "tenant_full",
+        "tenant_busy",
+        "session_busy",
+        "queue_full",
+        "deadline_exceeded",
+        "shutting_down",
+        "request_timeout",
+    )
 
     maybe_taken: bool = False
     retry_after: float | None = None

@@ -9,13 +9,15 @@ from tests.recorded.script import Family
 
 _KEYS = {"one": "first-key", "two": "second-key"}
 _ONE, _TWO = {"authorization": "Bearer first-key"}, {"x-api-key": "second-key"}
+_WATCH = {"x-api-key": "watching-key"}
 _SHARED = {"x-api-key": "other-key"}
 
 
 def write_keys(folder: Path) -> None:
-    """Write a key file of two tenants, one of them with two keys."""
+    """Write a key file of two tenants, one of them with two keys, and of one that may read all metrics."""
     lines = [f"{tenant}:{hashlib.sha256(key.encode()).hexdigest()}" for tenant, key in _KEYS.items()]
     lines += ["# a second key", "", f"  one:{hashlib.sha256(b'other-key').hexdigest().upper()}"]
+    lines += [f"watch:{hashlib.sha256(b'watching-key').hexdigest()}:metrics"]
     (folder / "keys").write_text("\n".join(lines))
 
 
@@ -45,7 +47,10 @@ def play(client: Client) -> None:
     client.request("DELETE", session, None, _ONE)
     for headers in (_ONE, _TWO):
         client.get(session, headers)
-    client.get("/metrics", _ONE)
+    for headers in (_ONE, _WATCH):
+        client.get("/v1/models", headers)
+        for path in ("/v2/models/stats", "/v2/models/sum/stats", "/v2/models/sum/versions/1/stats", "/metrics"):
+            client.get(path, headers)
 
 
 def _who_may_ask(client: Client) -> None:

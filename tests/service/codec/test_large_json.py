@@ -100,6 +100,12 @@ def test_a_body_with_too_many_values_is_refused_unparsed(part: bytes) -> None:
             load_json(text, 1000)
 
 
+def test_a_body_with_too_many_arrays_is_refused_unparsed() -> None:
+    """A body with far more arrays than a request may have is refused, though it might have as many numbers."""
+    with pytest.raises(InvalidInput, match="at most 100 arrays"):
+        check_size(b'{"inputs":[' + b"[]," * 1000 + b"0]}", 1 << 20, 100)
+
+
 @pytest.mark.parametrize("shape", [(1 << 17,), (1 << 15, 4), (1 << 17, 1), (1 << 17, 1, 1), (1, 1 << 17, 1)])
 def test_a_body_with_as_many_numbers_as_allowed_is_not(shape: tuple[int, ...]) -> None:
     """Arrays of any of the usual shapes that have the most numbers a request may have are not refused."""

@@ -258,8 +258,8 @@ async def test_a_known_request_with_invalid_numbers_is_refused(
     known: list[bool] = []
     read = Templates.read
 
-    def watched(self: Templates, content: bytes, length: bytes | None) -> Any:
-        found = read(self, content, length)
+    def watched(self: Templates, tenant: str, content: bytes, length: bytes | None) -> Any:
+        found = read(self, tenant, content, length)
         known.append(found is not None)
         return found
 

@@ -42,12 +42,6 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
     made.close()
 
 
-@pytest.fixture
-async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://service") as made:
-        yield made
-
-
 def request(sequence: str, request_id: str, data: list[float], *, start: bool = False, end: bool = False) -> bytes:
     tensor = {"name": "x", "shape": [1, 1, len(data)], "datatype": "FP32", "data": data}
     parameters = {"sequence_id": sequence, "sequence_start": start, "sequence_end": end}

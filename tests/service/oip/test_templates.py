@@ -82,7 +82,7 @@ def io(service: Service, networks: dict[str, Network]) -> ModelIO:
     return ModelIOCache().of(service.repository.find("lstm"))
 
 
-def read(io: ModelIO, body: bytes, length: bytes | None, templates: Templates | None = None) -> Any:
+def read(io: ModelIO, body: bytes, length: bytes | None, templates: Templates | None = None, tenant: str = "t") -> Any:
     """Return all that a request says, read as a whole; None if it is refused."""
     try:
         fields, head, tail = _split(body, length)
@@ -95,7 +95,7 @@ def read(io: ModelIO, body: bytes, length: bytes | None, templates: Templates | 
                 return None
             raw = inputs.raw[0]
         elif templates is not None and not (asked.start or asked.end or asked.number):
-            templates.learn(template, asked.id, fields, head, tail)
+            templates.learn(tenant, template, asked.id, fields, head, tail)
     except ServiceError:
         return None
     return template, raw, asked.id, asked.start, asked.end, asked.number
@@ -103,7 +103,7 @@ def read(io: ModelIO, body: bytes, length: bytes | None, templates: Templates | 
 
 def check(io: ModelIO, templates: Templates, body: bytes, length: bytes | None) -> bool:
     """Compare the two ways to read a body; return whether a template matched it."""
-    found = templates.read(body, length)
+    found = templates.read("t", body, length)
     if found is not None:
         assert (*found, False, False, 0) == read(io, body, length), body
     return found is not None
@@ -165,3 +165,21 @@ def test_both_ways_to_write_a_colon_are_recognised(io: ModelIO) -> None:
         read(io, body, None, templates)
         assert check(io, templates, body.replace(b"1.5", b"-6"), None)
         assert not check(io, templates, body, b"%d" % (len(body) + 1))
+
+
+def test_templates_of_one_tenant_leave_room_for_those_of_others(io: ModelIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant that sends requests for ever other sequences does not have another tenant's templates dropped."""
+    monkeypatch.setattr("service.oip.templates._MAX_TEMPLATES", 4)
+    templates = Templates(io.codec, io.pack_step)
+    tensor = {"name": "x", "shape": [1, 1, 3], "datatype": "FP32", "data": [1.5, 2, 3]}
+
+    def body(sequence: int) -> bytes:
+        fields = {"inputs": [tensor], "parameters": {"sequence_id": sequence}}
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+    read(io, body(1), None, templates)
+    for sequence in range(2, 20):
+        read(io, body(sequence), None, templates, "other")
+    assert templates.read("t", body(1), None) is not None
+    assert templates.read("other", body(1), None) is None
+    assert templates.read("other", body(19), None) is not None

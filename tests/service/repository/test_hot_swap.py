@@ -162,6 +162,15 @@ async def test_two_versions_fit_the_state_memory_three_do_not(
     made.close()
 
 
+async def served(service: Service, version: int) -> None:
+    """Wait until a version of the model m is served, for 5 seconds at most."""
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if service.repository.find("m").card.version == version:
+            break
+    assert service.repository.find("m").card.version == version
+
+
 async def test_a_new_version_is_served_without_a_signal(
     folder: Path, versions: dict[int, Network], clock: FakeClock
 ) -> None:
@@ -169,11 +178,7 @@ async def test_a_new_version_is_served_without_a_signal(
     made = Service(Settings(artifacts=folder, max_sessions=20, watch=0.01), clock)
     made.open()
     export_network(versions[2], folder, "m", 2)
-    for _ in range(500):
-        await asyncio.sleep(0.01)
-        if made.repository.find("m").card.version == 2:
-            break
-    assert made.repository.find("m").card.version == 2
+    await served(made, 2)
     made.close()
 
 
@@ -239,9 +244,5 @@ async def test_errors_do_not_stop_the_watcher(
 
     monkeypatch.setattr(repository, "find_artefacts", failing)
     export_network(versions[2], folder, "m", 2)
-    for _ in range(500):
-        await asyncio.sleep(0.01)
-        if made.repository.find("m").card.version == 2:
-            break
-    assert made.repository.find("m").card.version == 2
+    await served(made, 2)
     made.close()

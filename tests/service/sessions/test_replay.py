@@ -5,92 +5,18 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.app import Service
 from service.engine.chunk import Chunk
 from service.errors import IdempotencyConflict, InvalidInput
 from service.sessions import replay
-from service.sessions.replay import Creations, ExpiringMap, FinalResponses
+from service.sessions.replay import Creations, FinalResponses
 from service.sessions.session import Session
 from tests.fakes import FakeClock
 from tests.service.conftest import FEATURES
 
 PATH = "/v1/models/explosive/sessions"
 HEADERS = {"Idempotency-Key": "once"}
-
-MOST, MOST_BYTES, SECONDS = 3, 10, 5.0
-
-operations = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.integers(0, 5), st.binary(max_size=12)),
-        st.tuples(st.sampled_from(["get", "pop"]), st.integers(0, 5), st.just(b"")),
-        st.tuples(st.sampled_from(["expire", "wait"]), st.integers(0, 4), st.just(b"")),
-    ),
-    max_size=60,
-)
-
-
-class PlainMap:
-    """A list of (key, value, time of put), the oldest first, which is searched from end to end."""
-
-    def __init__(self) -> None:
-        self.kept: list[tuple[int, bytes, float]] = []
-        self.dropped: list[tuple[int, bytes]] = []
-
-    def get(self, key: int) -> bytes | None:
-        return next((value for known, value, _ in self.kept if known == key), None)
-
-    def pop(self, key: int) -> bytes | None:
-        value = self.get(key)
-        self.kept = [kept for kept in self.kept if kept[0] != key]
-        return value
-
-    def put(self, key: int, value: bytes, now: float) -> None:
-        self.pop(key)
-        self.kept.append((key, value, now))
-        while len(self.kept) > MOST or sum(len(value) for _, value, _ in self.kept) > MOST_BYTES:
-            self.dropped.append(self.kept.pop(0)[:2])
-
-    def expire(self, now: float) -> None:
-        self.dropped += [(key, value) for key, value, put in self.kept if put + SECONDS <= now]
-        self.kept = [kept for kept in self.kept if kept[2] + SECONDS > now]
-
-
-@given(operations)
-def test_the_map_agrees_with_a_plain_list(steps: list[tuple[str, int, bytes]]) -> None:
-    """For any sequence of operations, the map holds and drops the same values as a plain list."""
-    clock, plain, dropped = FakeClock(), PlainMap(), list[tuple[int, bytes]]()
-    tested: ExpiringMap[int, bytes] = ExpiringMap(
-        MOST, SECONDS, clock=clock, most_bytes=MOST_BYTES, size=len, dropped=lambda *gone: dropped.append(gone)
-    )
-    for operation, key, value in steps:
-        if operation == "put":
-            tested.put(key, value)
-            plain.put(key, value, clock())
-        elif operation == "get":
-            assert tested.get(key) == plain.get(key)
-        elif operation == "pop":
-            assert tested.pop(key) == plain.pop(key)
-        elif operation == "expire":
-            tested.expire()
-            plain.expire(clock())
-        else:
-            clock.advance(key)
-        assert [tested.get(key) for key in range(6)] == [plain.get(key) for key in range(6)]
-        assert len(tested) == len(plain.kept) <= MOST
-        assert dropped == plain.dropped
-        total = sum(len(value) for _, value, _ in plain.kept)
-        assert repr(tested) == f"<ExpiringMap {len(plain.kept)} values of {total} bytes>"
-
-
-def test_a_value_too_large_is_not_kept() -> None:
-    """A value over the limit of bytes is dropped at once, after all older ones."""
-    tested: ExpiringMap[str, bytes] = ExpiringMap(9, most_bytes=3, size=len)
-    tested.put("small", b"12")
-    tested.put("large", b"1234")
-    assert len(tested) == 0
 
 
 def test_a_key_opens_one_session_for_an_hour(clock: FakeClock) -> None:

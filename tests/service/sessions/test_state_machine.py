@@ -48,6 +48,8 @@ PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
 NOTHING = np.zeros(1, "<f4").tobytes()
 TENANTS = ("ann", "bob")
 MAX_ROWS = 14
+MAX_ROWS_OF_TENANT = 7
+"""With keys of two tenants, each may have half of the rows."""
 """So few that the table is sometimes full."""
 
 _T = TypeVar("_T")
@@ -172,7 +174,7 @@ class SessionApi(RuleBasedStateMachine):
         reused.renew()
         self.reused, self.clock, self.service = reused, reused.clock, reused.service
         self.served = self.service.repository.find(MODEL)
-        self.reference = ReferenceModel(reused.settings.max_sessions, reused.settings.idle_limit, self.clock())
+        self.reference = ReferenceModel(MAX_ROWS, MAX_ROWS_OF_TENANT, reused.settings.idle_limit, self.clock())
         self.clients = {tenant: ApiClient(self.service.app, MODEL, headers={"x-api-key": tenant}) for tenant in TENANTS}
         self.snapshots: list[tuple[bytes, Checkpoint]] = []
         self.creations: list[tuple[str, str, bytes, dict[str, str]]] = []
@@ -644,6 +646,9 @@ class SessionApi(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         table, live = self.service.sessions, self.reference.live
         assert self.served.promised == self.reference.promised <= MAX_ROWS
+        for tenant in TENANTS:
+            assert self.served.quota.held[tenant] == self.reference.promised_to(tenant) <= MAX_ROWS_OF_TENANT
+            assert self.served.sessions_of[tenant] == sum(each.tenant == tenant for each in self.reference.live)
         assert len(table) == self.served.sessions == len(live)
         assert self.served.batcher.waiting == 0
         assert len(table._expiry) == len(live)

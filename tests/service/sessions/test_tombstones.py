@@ -3,7 +3,7 @@
 import pytest
 
 from service.app import Service
-from service.errors import SessionClosed, SessionExpired, SessionNotFound
+from service.errors import SessionClosed, SessionExpired
 from service.sessions.session import End, Session
 from service.sessions.tombstones import TOMBSTONE_SECONDS, Tombstones
 from tests.fakes import FakeClock
@@ -16,13 +16,14 @@ def sessions(service: Service, clock: FakeClock) -> list[Session]:
 
 
 def test_a_tombstone_gives_its_tenant_the_reason(clock: FakeClock, sessions: list[Session]) -> None:
-    """A tombstone gives its tenant the reason, and other tenants SessionNotFound."""
+    """A tombstone gives its tenant the reason, and is not found for other tenants."""
     tombstones = Tombstones(clock)
     for session, end, error in zip(sessions, (End.CLOSED, End.EXPIRED), (SessionClosed, SessionExpired), strict=False):
         tombstones.add(session, end, None, "newer")
-        tombstone = tombstones.find(session.id)
+        tombstone = tombstones.find("t", session.id)
         assert tombstone is not None
-        assert (type(tombstone.error("t")), type(tombstone.error("other"))) == (error, SessionNotFound)
+        assert type(tombstone.error()) is error
+        assert tombstones.find("other", session.id) is None
         assert tombstone.opened_next() == "newer"
 
 
@@ -32,7 +33,7 @@ def test_a_name_gives_the_last_session_that_had_it(clock: FakeClock, sessions: l
     for session in sessions[:3]:
         tombstones.add(session, End.CLOSED, "name", "newer")
         assert tombstones.last_of_name("t", "lstm", "name") == session.id
-    assert (len(tombstones), tombstones.find("0")) == (2, None)
+    assert (len(tombstones), tombstones.find("t", "0")) == (2, None)
     assert tombstones.last_of_name("t", "lstm", "other") is tombstones.last_of_name("u", "lstm", "name") is None
     tombstones.add(sessions[3], End.CLOSED, None, "newer")
     assert tombstones.last_of_name("t", "lstm", "name") == "2"
