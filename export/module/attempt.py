@@ -95,9 +95,7 @@ class Attempt:
         """Return a candidate that is compared with the module, on sequences from the same seed each time."""
         outputs = [spec.name for spec in plan.output_specs]
         inputs = [spec.name for spec in plan.input_specs]
-        return Candidate(
-            graph, card, ExactModuleReference(self._run, self._examples, self._outputs, inputs, outputs)
-        )
+        return Candidate(graph, card, ExactModuleReference(self._run, self._examples, self._outputs, inputs, outputs))
 
     def _traced(self, steps: int) -> Traced:
         options = self._options
