@@ -15,7 +15,6 @@ from export.adopt.lift_context import lift_concat, lift_convolution, lift_pad
 from export.adopt.lift_recurrent import lift_layer, lift_loop
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned
-from export.adopt.recurrent_inputs import plain_layers
 from export.adopt.source import modern
 from export.adopt.value_axes import RECURRENT, Dependencies, Tracer, ValueAxes, find_value_axes, value_axes_along
 from export.errors import ParityError
@@ -81,13 +80,12 @@ def _ahead(model: ModelProto, options: AdoptOptions, planned: Planned) -> list[s
 def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
     """Return a model whose recurrent layers and causal convolutions over time have their states outside.
 
-    A model that looks ahead, or that has no hidden states, is returned as it is, but for recurrent layers that are
-    rewritten as onnxruntime takes them. What is returned gives the same for whole sequences as the original.
+    A model that looks ahead, or that has no hidden states, is returned as it is. What is returned gives the same for
+    whole sequences as the original.
     """
-    found, findings = plain_layers(model, {*options.constants, *options.states, *options.steps, *options.batch_axes})
-    unchanged = Lifted(found, options, findings)
+    unchanged = Lifted(model, options)
     try:
-        flat = inlined(found)
+        flat = inlined(model)
         axes = find_value_axes(flat, options)
         if axes is None:
             return unchanged
@@ -102,7 +100,7 @@ def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
     return Lifted(
         lifted,
         _options(options, axes, adder.states),
-        (*findings, *adder.findings),
+        tuple(adder.findings),
         states=tuple(state.source for state in adder.states),
     )
 

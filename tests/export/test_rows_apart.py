@@ -137,7 +137,7 @@ def test_rows_that_fail_among_strangers_run_one_at_a_time(tmp_path: Path, monkey
 
     def fail_among_strangers(self: Candidate, *arguments: Any) -> Candidate:
         if self.card.max_batch > 1:
-            raise ParityError("steps_with_strangers", 0.5, 1e-5)
+            raise ParityError("steps_with_strangers", 0.5, 1e-5, "y", 1)
         return verified(self, *arguments)
 
     monkeypatch.setattr(Candidate, "verified", fail_among_strangers)
@@ -152,7 +152,7 @@ def test_any_other_failed_comparison_is_a_refusal(tmp_path: Path, monkeypatch: p
     """One row that differs by itself is wrong with any max_batch, and nothing is written."""
 
     def fail(self: Candidate, *arguments: Any) -> Candidate:
-        raise ParityError("random_chunks", 0.5, 1e-5)
+        raise ParityError("random_chunks", 0.5, 1e-5, "y", 1)
 
     monkeypatch.setattr(Candidate, "verified", fail)
     with pytest.raises(ParityError):
@@ -166,7 +166,7 @@ def test_a_second_failure_with_one_row_is_a_refusal(tmp_path: Path, monkeypatch:
 
     def fail(self: Candidate, *arguments: Any) -> Candidate:
         tried.append(self.card.max_batch)
-        raise ParityError("chunks_with_strangers", 0.5, 1e-5)
+        raise ParityError("chunks_with_strangers", 0.5, 1e-5, "y", 1)
 
     monkeypatch.setattr(Candidate, "verified", fail)
     with pytest.raises(ParityError):
