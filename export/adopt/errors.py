@@ -113,7 +113,8 @@ class NotCausalError(AdoptError):
         more = f"; and {len(nodes) - _MOST_NODES} more" if len(nodes) > _MOST_NODES else ""
         super().__init__(
             "the model cannot answer one step at a time, because what it gives for a step depends on later ones: "
-            f"{'; '.join(nodes[:_MOST_NODES])}{more}. Run it over whole sequences, or export a causal model"
+            f"{'; '.join(nodes[:_MOST_NODES])}{more}. Run it over whole sequences, export a causal model, or, if "
+            "the steps are what is wanted, give --frame-by-frame"
         )
 
 

@@ -53,6 +53,7 @@ def _transposed(node: NodeProto) -> list[NodeProto]:
     hint = next(name for name in node.output if name)
     layer = NodeProto()
     layer.CopyFrom(node)
+    layer.name = node.name or hint
     kept = [attribute for attribute in node.attribute if attribute.name != "layout"]
     del layer.attribute[:]
     layer.attribute.extend(kept)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner, Result
 
 from export.__main__ import app
-from export.adopt.errors import NotServableError, UnsafeFileError, WholeSequenceError
+from export.adopt.errors import NotCausalError, NotServableError, UnsafeFileError
 from export.adopt.foreign_file import read_foreign
 from export.adopt.foreign_model import port_of
 from tests.export.served import adopted, graph, reference, streamed
@@ -23,18 +23,18 @@ def invoke(*args: object) -> Result:
     return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200"})
 
 
-LOOK_BACK = """net (float[n,t,4] x) => (float[n,t,4] y)
-    { narrow = Transpose <perm = [0, 2, 1]> (x)  wide = Conv <pads = [2, 0]> (narrow, K)
+LOOK_AHEAD = """net (float[n,t,4] x) => (float[n,t,4] y)
+    { narrow = Transpose <perm = [0, 2, 1]> (x)  wide = Conv <pads = [0, 2]> (narrow, K)
       y = Transpose <perm = [0, 2, 1]> (wide) }"""
 MEAN = "net (float[n,t,4] x) => (float[n,t,4] y) { m = ReduceMean <axes = [1]> (x)  y = Sub (x, m) }"
-FAR_BACK = LOOK_BACK.replace("pads = [2, 0]", "dilations = [25], pads = [50, 0]")
+FAR_AHEAD = LOOK_AHEAD.replace("pads = [0, 2]", "dilations = [25], pads = [0, 50]")
 
 
-@pytest.mark.parametrize("text", [LOOK_BACK, MEAN, FAR_BACK])
+@pytest.mark.parametrize("text", [LOOK_AHEAD, MEAN, FAR_AHEAD])
 def test_frame_by_frame_settles_what_whole_and_stepwise_differ_in(text: str, tmp_path: Path) -> None:
     """Refused without the option; with it each step is what the original gives for that step, and the card says so."""
     model = graph(text, K=(4, 4, 3))
-    with pytest.raises(WholeSequenceError, match="--frame-by-frame"):
+    with pytest.raises(NotCausalError, match="--frame-by-frame"):
         adopted(model, tmp_path)
     artefact, card, findings = adopted(model, tmp_path, frame_by_frame=True)
     assert "served frame by frame, as --frame-by-frame says" in findings[-1]
@@ -66,7 +66,7 @@ def test_explain_tells_why_a_file_is_refused(tmp_path: Path) -> None:
     result = invoke("adopt", "--explain", file)
     assert result.exit_code == 1
     assert "no state" in result.stdout
-    assert "differs from its steps" in result.stderr
+    assert "depends on later ones: ReduceMean 'm' takes all steps" in result.stderr
 
 
 def test_without_explain_a_folder_is_needed(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_cache_that_keeps_its_newest_is_adopted(keep: int, tmp_path: Path) -> 
 def test_a_cache_of_one_row_is_adopted(sizes: str, tmp_path: Path) -> None:
     """A leading 1 is the batch where the other size is called a length."""
     artefact, card, _ = adopted(cache(7, sizes), tmp_path)
-    assert (card.states[0].shape, card.max_batch) == ((7, 3), 1)
+    assert (card.states[0].shape, card.max_batch) == ((7, 3), 256)
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     expected = stepwise(cache(7, sizes), x, np.zeros((1, 0, 3), np.float32))
     np.testing.assert_allclose(streamed(artefact, {"x": x})["y"], expected, atol=1e-5)
