@@ -47,9 +47,10 @@ class Flow(FlowControl):
         self.held = False
 
     def resume_reading(self) -> None:
-        self.read_paused = False
-        if not self.held:
-            self._transport.resume_reading()
+        if self.read_paused:
+            self.read_paused = False
+            if not self.held:
+                self._transport.resume_reading()
 
     def hold(self) -> None:
         """Stop reading until `release`."""
@@ -69,9 +70,11 @@ class AnsweringProtocol(HttpToolsProtocol):
     `_receiving` is whether a request has begun and is not complete, `_in_body` whether its head is complete, and
     `_silent_bytes` counts the bytes received since it began or since a part of its body came. `_timer` runs while the
     client has to send the rest of a request and waits for no response to an earlier one. `_running` is the request
-    whose response is sent next. `_rest` has the bytes that are not parsed, and nothing is read while there are any;
-    `_queued` is whether the queue will parse them. `_handshake` is whether the head of a WebSocket's handshake has been
-    parsed, `_upgraded` whether the connection has become that WebSocket. `_fault` is why the parser was stopped.
+    whose response is sent next, and `_task` answers it. The connection is idle since `_idle_since` (seconds on the
+    loop's clock) if no request has begun and none is being answered. `_rest` has the bytes that are not parsed, and
+    nothing is read while there are any; `_queued` is whether the queue will parse them. `_handshake` is whether the
+    head of a WebSocket's handshake has been parsed, `_upgraded` whether the connection has become that WebSocket.
+    `_fault` is why the parser was stopped.
     """
 
     request_seconds: ClassVar[float] = 10.0
@@ -88,6 +91,8 @@ class AnsweringProtocol(HttpToolsProtocol):
         self._fault: ServiceError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._idle_since = 0.0
         self._extensions = cast(Any, {EXTENSION: self._respond})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -103,8 +108,6 @@ class AnsweringProtocol(HttpToolsProtocol):
             self._start_idle_timer()
 
     def data_received(self, data: bytes) -> None:
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
         if self._full:
             self._refuse(TooManyConnections(self.max_connections))
         elif self._rest or self._handshake:
@@ -205,21 +208,34 @@ class AnsweringProtocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.pipeline and self.flow is not None:
-            self.flow.pause_reading()  # pipelined requests are answered one by one; further ones stay in the socket
-        elif self._handshake:
-            if not self.transport.is_closing():
-                self._shake_hands()
+        """Have the next pipelined request answered, or else wait for one.
+
+        It does what uvicorn's does, but starts no timer for each response.
+        """
+        self.server_state.total_requests += 1
+        self._release_task()
+        if self.transport.is_closing():
             return
-        elif self._receiving:
-            self._start_timer()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._handshake:
+            self._shake_hands()
+            return
+        else:
+            self._start_idle_timer()
+            if self._receiving:
+                self._start_timer()
+        if self.pipeline:
+            self.flow.pause_reading()  # pipelined requests are answered one by one; further ones stay in the socket
         if self.flow.held and not self._queued and len(self.pipeline) < _PIPELINED:
             self._queued = True
             self.loop.call_soon(self.parse_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._unset_keepalive_if_required()
+        self._release_task()
         running = self._running
         if running is not None and not running.response_complete:  # uvicorn notifies only the newest request
             running.disconnected = True
@@ -274,7 +290,14 @@ class AnsweringProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        self._task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(self._task)
+
+    def _release_task(self) -> None:
+        """Forget the task of a request that was answered, or whose client has gone, as soon as it is done."""
+        if self._task is not None:
+            self._task.add_done_callback(self.tasks.discard)
+            self._task = None
 
     def _response_pending(self) -> bool:
         """Return whether a request before the one that is being received has not been answered."""
@@ -283,11 +306,27 @@ class AnsweringProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _start_idle_timer(self) -> None:
-        """Close the connection if it stays idle as long as a connection may be kept alive."""
+        """Close the connection if it stays idle as long as a connection may be kept alive.
+
+        A timer that runs already is left as it is, as a timer for each request would cost more than parsing it.
+        """
+        self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._wait_while_idle(self.timeout_keep_alive)
+
+    def _wait_while_idle(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle since the timer was started, or else wait for the rest."""
+        self.timeout_keep_alive_task = None
+        if self._receiving or self._handshake or self._rest or self._response_pending():
+            return  # the response starts the timer again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._wait_while_idle(left)
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     def _start_timer(self) -> None:
         """Limit the time for the rest of a request, unless a response to an earlier one is pending."""
@@ -331,6 +370,8 @@ class AnsweringProtocol(HttpToolsProtocol):
         if cycle.response_started or self.flow is None or self.flow.write_paused:
             return False
         cycle.response_started = cycle.response_complete = True
+        self.tasks.discard(self._task)  # it is about to end
+        self._task = None
         if (b"connection", b"close") in headers:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
