@@ -64,7 +64,7 @@ def test_over_the_tolerance_the_status_is_1(checkpoint: Path, tmp_path: Path) ->
     """When torch and onnxruntime disagree, the failing comparison is named, nothing is written, and the status is 1."""
     out = tmp_path / "demo" / "1"
     result = invoke(checkpoint, "--out", out, "--dtype", "float16", "--tolerance", "1e-12")
-    assert_one_sentence(result, 1, "whole_sequence")
+    assert_one_sentence(result, 1, "one_step_at_a_time")
     assert not (tmp_path / "demo").exists()
 
 
