@@ -224,10 +224,10 @@ class AnsweringProtocol(HttpToolsProtocol):
             return
         else:
             self._start_idle_timer()
-            if self._receiving:
-                self._start_timer()
         if self.pipeline:
             self.flow.pause_reading()  # pipelined requests are answered one by one; further ones stay in the socket
+        elif self._receiving:
+            self._start_timer()
         if self.flow.held and not self._queued and len(self.pipeline) < _PIPELINED:
             self._queued = True
             self.loop.call_soon(self.parse_on)
