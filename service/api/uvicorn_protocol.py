@@ -10,9 +10,10 @@ import asyncio
 from typing import Any, ClassVar, cast
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.api.flow import Flow
 from service.api.handshake import handshake_fault
 from service.api.parse_queue import SMALLEST_PIECE, ParseQueue, parse_pieces
 from service.api.request import Headers, error_reply
@@ -37,31 +38,6 @@ _FULL_SECONDS = 1.0
 """Seconds that a connection over the limit has to send a request, which is answered 503."""
 _REFUSALS = 128
 """Connections over the limit that may wait for that answer; further ones are closed at once."""
-
-
-class Flow(FlowControl):
-    """uvicorn's flow control, with one more reason not to read: `held`, while bytes that came wait to be parsed."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
-        self.held = False
-
-    def resume_reading(self) -> None:
-        if self.read_paused:
-            self.read_paused = False
-            if not self.held:
-                self._transport.resume_reading()
-
-    def hold(self) -> None:
-        """Stop reading until `release`."""
-        self.held = True
-        self._transport.pause_reading()
-
-    def release(self) -> None:
-        """Read again, unless there is another reason not to."""
-        self.held = False
-        if not self.read_paused:
-            self._transport.resume_reading()
 
 
 class AnsweringProtocol(HttpToolsProtocol):
