@@ -1,13 +1,14 @@
 """A model without state as a stage of a chain: adopted in memory, with all that adoption checks."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
+from export.adopt.errors import AmbiguousError
 from export.adopt.options import AdoptOptions
 from export.adopt.pipeline import adopt_in_memory
 from export.adopt.public_names import public_names
@@ -17,6 +18,7 @@ from export.chain.stage import Stage, StageRunner, Steps
 from export.destination import Destination
 from export.errors import ExportError
 from export.options import ExportOptions
+from export.precision import Precision
 from export.reference import Reference, Rows
 from models.card import TensorSpec
 
@@ -52,11 +54,11 @@ class FileSource:
     def input_names(self) -> tuple[str, ...]:
         return tuple(_public_inputs(self.model).values())
 
-    def make(self, fed: Mapping[str, TensorSpec], steps: Steps) -> Stage:
+    def make(self, fed: Mapping[str, TensorSpec], steps: Steps, connected: Collection[str]) -> Stage:
         names = {public: name for name, public in _public_inputs(self.model).items()}
-        # what another stage gives is no state
+        # what a stage gives, or the user connects, is no state
         adopt_options = AdoptOptions(
-            states={names[public]: "" for public in fed},
+            states={names[public]: "" for public in connected},
             steps={names[public]: shape for public, shape in steps.items()},
         )
         candidate = adopted(self.name, self.model, self.options, adopt_options)
@@ -71,13 +73,18 @@ def adopted(name: str, model: ModelProto, options: ExportOptions, adopt_options:
     Raises:
         StageError: It cannot be adopted, or has a state.
     """
-    quiet = replace(options, on_finding=lambda finding: None, on_progress=lambda what: _tell(options, name, what))
+    quiet = replace(
+        options,
+        precision=Precision.FLOAT32,
+        on_finding=lambda finding: None,
+        on_progress=lambda what: options.on_progress(f"{name}: {what}"),
+    )
     try:
         candidate = adopt_in_memory(model, Destination(Path(), "stage", 1), quiet, adopt_options)
+    except AmbiguousError as exc:
+        raise StageError(name, f"{exc}, which adopt has: adopt the file first, and chain that artefact") from exc
     except ExportError as exc:
-        raise StageError(
-            name, f"{exc} (what --state and other options of adopt settle: adopt the file, and chain the artefact)"
-        ) from exc
+        raise StageError(name, str(exc)) from exc
     if candidate.card.states:
         states = ", ".join(spec.name for spec in candidate.card.states)
         raise StageError(
@@ -115,7 +122,3 @@ def stage_of(
 def _public_inputs(model: ModelProto) -> dict[str, str]:
     defaults = {tensor.name for tensor in model.graph.initializer}
     return public_names(value.name for value in model.graph.input if value.name not in defaults)
-
-
-def _tell(options: ExportOptions, name: str, what: str) -> None:
-    options.on_progress(f"{name}: {what}")

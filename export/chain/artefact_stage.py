@@ -1,7 +1,7 @@
 """An artefact as a stage of a chain."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +101,7 @@ class ArtefactSource:
     def input_names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.card.inputs)
 
-    def make(self, fed: Mapping[str, TensorSpec], steps: Steps) -> Stage:
+    def make(self, fed: Mapping[str, TensorSpec], steps: Steps, connected: Collection[str]) -> Stage:
         card = self.card
         for name in steps:
             raise StageError(self.name, f"--step {self.name}.{name}: its card says what a step is")

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ class FunctionSource:
     def input_names(self) -> tuple[str, ...]:
         return self.arguments
 
-    def make(self, fed: Mapping[str, TensorSpec], steps: Steps) -> Stage:
+    def make(self, fed: Mapping[str, TensorSpec], steps: Steps, connected: Collection[str]) -> Stage:
         specs = dict(fed)
         for argument in self.arguments:
             if argument in steps and argument not in specs:

@@ -75,7 +75,8 @@ def _connect(
                 raise UnknownPortError(f"--step {source.name}.{name}", f"input {name!r}", source.input_names)
         specs = {name: wiring.spec_of(port) for name, port in feeding.items()}
         known = {name: spec for name, spec in specs.items() if spec is not None}
-        wiring.add(source.make(known, given[source.name]), feeding)
+        connected = [name for name, port in feeding.items() if port.stage or Port(source.name, name) in maps.feeds]
+        wiring.add(source.make(known, given[source.name], connected), feeding)
     wiring.finish()
     _check_state_names(wiring.stages)
     return wiring
@@ -111,6 +112,13 @@ def findings(wiring: Wiring) -> list[str]:
         f"output {served.name} ← {wiring.outputs[served.name]}: a step gives {described(served)}"
         for served in served_outputs(wiring)
     ]
+    for target, source in wiring.feeds.items():
+        taken = next(stage for stage in wiring.stages if stage.name == target.stage).input(target.name)
+        if source.stage and taken.vocabulary is not None:
+            lines.append(
+                f"warning: {target} takes ids below {taken.vocabulary:,}, and {source} is not known to give no others: "
+                "a run with others would fail"
+            )
     single = [stage.name for stage in wiring.stages if stage.max_batch == 1]
     if single:
         lines.append(f"max_batch is 1, because it is that of {', '.join(single)}")

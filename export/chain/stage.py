@@ -1,6 +1,6 @@
 """One stage of a chain: its inputs, outputs and states, its graph, and a way to run it without the chain's graph."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -74,8 +74,10 @@ class StageSource(Protocol):
     def input_names(self) -> tuple[str, ...]:
         """Return the names of its inputs."""
 
-    def make(self, fed: Mapping[str, TensorSpec], steps: Steps) -> Stage:
+    def make(self, fed: Mapping[str, TensorSpec], steps: Steps, connected: Collection[str]) -> Stage:
         """Return the stage; `fed` are the steps that its inputs get, where they are known.
+
+        `connected` are the inputs that a stage or a --map feeds.
 
         Raises:
             ExportError: It cannot be part of a chain.

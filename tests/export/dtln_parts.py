@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"
 """What stands around the two models of DTLN: windows, spectra, and the sum of blocks that overlap."""
 
 import torch

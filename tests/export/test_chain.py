@@ -19,7 +19,8 @@ from export.__main__ import app
 from export.adopt import AdoptOptions, adopt_model
 from export.artefact import read_card
 from export.chain import chain_models
-from export.chain import pipeline as chain_pipeline
+from export.chain.graph import build_chained_graph
+from export.chain.wiring import Wiring
 from models.network import Network
 from tests.export.networks import make_network
 from tests.export.served import graph
@@ -129,8 +130,8 @@ def test_four_stages_stream_through_the_service(network: Network, stages: Path, 
     ]
     assert "decoder.z → joined.z: float32[5], by their name" in findings
     random = np.random.default_rng(7)
-    streams = [(20.0, -3.0) + (4.0, 0.5) * random.standard_normal((STEPS, 2)) for _ in range(2)]
-    given = [x.astype(np.float32) for x in streams]
+    mean, std = np.array([20.0, -3.0]), np.array([4.0, 0.5])
+    given = [(mean + std * random.standard_normal((STEPS, 2))).astype(np.float32) for _ in range(2)]
     found: list[list[np.ndarray]] = [[], []]
     with running_service(tmp_path) as client:
         sessions = [client.post("/v1/models/chain/sessions")["session_id"] for _ in given]
@@ -160,6 +161,53 @@ def test_the_card_says_what_the_chain_is_made_of(stages: Path, tmp_path: Path) -
     )
     assert read_card(other).weights_sha256 != card.weights_sha256
     assert [spec.name for spec in read_card(other).outputs] == ["mid", "z"]
+
+
+def test_a_chain_can_be_a_stage(stages: Path, tmp_path: Path) -> None:
+    """A chain is an artefact like any other: its states keep their names behind that of its stage."""
+    first, _ = chained(tmp_path, stages / "encoder/1", stages / "decoder/1")
+    path, _ = chained(tmp_path / "outer", first.parent, stages / "shares.onnx", maps=("chain.z=shares.z",))
+    assert read_card(path).states[-1].name == "chain.decoder.h"
+    assert read_card(path).config["stages"]["chain"]["artefact"] == "chain/1"
+
+
+def test_what_is_connected_is_no_state(stages: Path, tmp_path: Path) -> None:
+    """A file whose input and output could be a state is asked about, unless its input is connected."""
+    file = write(graph("net (float[n,3] v) => (float[n,3] v_out) { v_out = Tanh (v) }"), tmp_path / "curve.onnx")
+    path, _ = chained(tmp_path, stages / "encoder/1", file, maps=("encoder.y=curve.v",))
+    assert [spec.name for spec in read_card(path).outputs] == ["v_out"]
+    two = """net (float[n,3] y, float[n,2] input_2) => (float[n,3] w, float[n,2] out_2)
+        { w = Tanh (y)
+          out_2 = Exp (input_2) }"""
+    file = write(graph(two), tmp_path / "two.onnx")
+    result = invoke(stages / "encoder/1", file, "--out", tmp_path / "out/m/1")
+    assert result.exit_code == 1
+    assert "adopt the file first, and chain that artefact" in result.stderr
+    path, _ = chained(tmp_path / "said", stages / "encoder/1", file, maps=("more=two.input_2",))
+    assert [spec.name for spec in read_card(path).inputs] == ["x", "more"]
+
+
+def test_ids_that_a_stage_gives_are_warned_of(tmp_path: Path) -> None:
+    """Ids below the size of a table that another stage computes get a warning; what lies beyond would fail a run."""
+    text = """net (float[n,6] x) => (int64[n] ids)
+        { ids = ArgMax <axis = 1, keepdims = 0> (x) }"""
+    write(graph(text), tmp_path / "best.onnx")
+    export_network(make_network(vocabulary=6), tmp_path, "speaker", 1)
+    path, findings = chained(tmp_path, tmp_path / "best.onnx", tmp_path / "speaker/1", maps=("best.ids=speaker.x",))
+    assert any(line.startswith("warning: speaker.x takes ids below 6") for line in findings)
+    assert [spec.name for spec in read_card(path).inputs] == ["x"]
+
+
+def test_the_precision_can_be_lowered(stages: Path, tmp_path: Path) -> None:
+    """A chain is held in float16 as any artefact is, its stages without weights too; what is too coarse is refused."""
+    sources = (stages / "encoder/1", stages / "decoder/1", stages / "shares.onnx")
+    result = invoke(*sources, "--dtype", "float16", "--out", tmp_path / "half/1")
+    assert result.exit_code == 0, result.output
+    assert {state.dtype for state in read_card(tmp_path / "half/1/model.onnx").states} == {"float16"}
+    result = invoke(*sources, "--dtype", "float16", "--tolerance", "1e-5", "--out", tmp_path / "exact/1")
+    assert result.exit_code == 1
+    assert "the comparison" in result.stderr
+    assert not (tmp_path / "exact").exists()
 
 
 def test_names_alone_connect_stages(stages: Path, tmp_path: Path) -> None:
@@ -250,16 +298,15 @@ def test_a_chain_that_computes_something_else_is_not_written(
     fault: Callable[[ModelProto], None], stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two states that are swapped, a wrong connection, and a row written elsewhere each fail the comparison."""
-    build = chain_pipeline.build_chained_graph
 
-    def wrong(wiring: Any) -> ModelProto:
-        model = build(wiring)
+    def wrong(wiring: Wiring) -> ModelProto:
+        model = build_chained_graph(wiring)
         before = model.SerializeToString()
         fault(model)
         assert model.SerializeToString() != before
         return model
 
-    monkeypatch.setattr(chain_pipeline, "build_chained_graph", wrong)
+    monkeypatch.setattr("export.chain.pipeline.build_chained_graph", wrong)
     result = invoke(stages / "encoder/1", stages / "decoder/1", "--out", tmp_path / "out/m/1")
     assert result.exit_code == 1
     assert re.search(r"the comparison .* failed|a run changed slots", result.stderr), result.stderr
