@@ -115,6 +115,7 @@ def stage_of(
         card.weights_sha256,
         made_of,
         card.max_batch,
+        card.parity.tolerance,
         values={(side, public): value for (side, value), public in names.items()},
     )
 

@@ -121,6 +121,7 @@ class ArtefactSource:
             card.weights_sha256,
             made_of,
             card.max_batch,
+            card.parity.tolerance,
             card.ragged,
             scales=_scales(card),
         )

@@ -118,15 +118,15 @@ def _converted(name: str, model: ModelProto, opset: int) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
     own = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=opset)
-    if own == opset or _is_same(copy.graph, own, opset):
+    if own == opset:
         return copy
     try:
-        return onnx.version_converter.convert_version(copy, opset)
+        return copy if _is_same(copy.graph, own, opset) else onnx.version_converter.convert_version(copy, opset)
     except Exception as exc:  # the converter raises many types
         raise StageError(
-            name, f"it is of opset {own}, and onnx cannot convert it to {opset}, which another needs: "
-            f"{foreign_error(exc)}"
-        ) from exc  # fmt: skip
+            name,
+            f"it is of opset {own}, and onnx cannot convert it to {opset}, which another needs: {foreign_error(exc)}",
+        ) from exc
 
 
 def _is_same(graph: GraphProto, old: int, new: int) -> bool:

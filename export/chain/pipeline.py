@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.adopt.pipeline import HALF_TOLERANCE
 from export.candidate import Candidate, write_artefact
 from export.cards import UNVERIFIED, installed
 from export.chain.errors import BadMapError, NameCollisionError, UnknownPortError, described
@@ -18,6 +17,7 @@ from export.chain.stage import Stage, StageSource
 from export.chain.wiring import Maps, Port, Wiring, served_outputs
 from export.destination import Destination
 from export.options import ExportOptions
+from export.verify import TOLERANCE
 from models.card import ModelCard
 
 _DEFAULTS = ExportOptions()
@@ -49,9 +49,11 @@ def chain_models(
         options.on_finding(finding)
     options.on_progress("building the served graph")
     graph, card = build_chained_graph(wiring), _card(wiring, destination, options)
-    dtypes = {spec.dtype for spec in card.states} | {spec.dtype for spec in card.outputs}
-    if options.tolerance is None and "float16" in dtypes:
-        options = replace(options, tolerance=HALF_TOLERANCE)
+    if options.tolerance is None:
+        # what a stage in lower precision may be off by itself, the chain may be
+        coarsest = max(stage.tolerance for stage in wiring.stages)
+        if coarsest > options.allowed:
+            options = replace(options, tolerance=coarsest)
     options.on_progress("running the stages one after another")
     return write_artefact(destination, Candidate(graph, card, ChainReference(wiring)), options)
 
@@ -119,6 +121,9 @@ def findings(wiring: Wiring) -> list[str]:
                 f"warning: {target} takes ids below {taken.vocabulary:,}, and {source} is not known to give no others: "
                 "a run with others would fail"
             )
+    coarse = [f"{stage.name} ({stage.tolerance:g})" for stage in wiring.stages if stage.tolerance > TOLERANCE]
+    if coarse:
+        lines.append(f"the tolerance is no smaller than that of {', '.join(coarse)}, unless --tolerance sets another")
     single = [stage.name for stage in wiring.stages if stage.max_batch == 1]
     if single:
         lines.append(f"max_batch is 1, because it is that of {', '.join(single)}")

@@ -49,8 +49,10 @@ class ChainReference:
             for name, port in wiring.outputs.items():
                 parts[name].append(values[port])
         outputs = {name: np.stack(rows, axis=1) for name, rows in parts.items()}
-        return Answer(outputs, {f"{stage.name}.{name}": rows for stage in wiring.stages
-                                for name, rows in stage.runner.states.items()})  # fmt: skip
+        return Answer(
+            outputs,
+            {f"{stage.name}.{name}": rows for stage in wiring.stages for name, rows in stage.runner.states.items()},
+        )
 
     def _is_finite(self) -> bool:
         try:

@@ -30,8 +30,9 @@ def read_stages(texts: Iterable[str], options: ExportOptions) -> list[StageSourc
         options.on_progress(f"reading {text}")
         source = _read(text, options)
         if not re.fullmatch(_NAME, source.name):
-            raise StageError(source.name, "this cannot be a stage's name: give it one of letters, digits and '_' by "
-                             f"NAME={text}")  # fmt: skip
+            raise StageError(
+                source.name, f"this cannot be a stage's name: give it one of letters, digits and '_' by NAME={text}"
+            )
         if source.name in found:
             raise NameCollisionError(
                 "stage", source.name, ["two stages"], f"give one of them another name, such as {source.name}_2={text}"

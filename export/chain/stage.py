@@ -38,7 +38,7 @@ class Stage:
 
     `graph` is a served graph of its own, in which `values` are the names of inputs and outputs that differ from the
     public ones: ("in", name) or ("out", name) → name in the graph. `made_of` stands on the chain's card. `scales`:
-    input → mean and standard deviation of what it takes, where known.
+    input → mean and standard deviation of what it takes, where known. `tolerance` is the one that it has passed.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Stage:
     weights_sha256: str
     made_of: dict[str, Any]
     max_batch: int
+    tolerance: float
     ragged: bool = False
     values: Mapping[tuple[str, str], str] = field(default_factory=dict)
     scales: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)

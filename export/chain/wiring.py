@@ -85,8 +85,9 @@ class Maps:
         """
         waiting = list(stages)
         done: list[StageSource] = []
-        before = {one.name: {s.stage for t, s in self.feeds.items() if t.stage == one.name and s.stage}
-                  for one in waiting}  # fmt: skip
+        before = {
+            one.name: {s.stage for t, s in self.feeds.items() if t.stage == one.name and s.stage} for one in waiting
+        }
         while waiting:
             left = {one.name for one in waiting}
             ready = next((one for one in waiting if not before[one.name] & left), None)

@@ -399,6 +399,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "encoder.y=failing.y",
         "does not run on y .2, 3.: RuntimeError: no luck",
     ),
+    "a_function_that_remembers": ("{E} {f}:remembering", "encoder.y=remembering.y", "the comparison .* failed"),
     "a_function_that_chooses": ("{E} {f}:branching", "encoder.y=branching.y", "torch cannot trace the function"),
 }
 """Stages, connections → words of the sentence."""
