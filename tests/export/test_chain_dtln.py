@@ -46,14 +46,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in archive.namelist():
             if name.endswith(".onnx"):
                 (folder / Path(name).name).write_bytes(archive.read(name))
-    (folder / "dtln_parts.py").write_text((Path(__file__).parent / "dtln_parts.py").read_text())
+    (folder / "dtln_parts.py").write_text(*blocks("python", "class OverlapAdd"))
     return folder
 
 
+def blocks(language: str, words: str) -> list[str]:
+    """Return the blocks of docs/bring-your-own.md in a language that contain some words."""
+    text = (ROOT / "docs/bring-your-own.md").read_text()
+    return [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if words in block]
+
+
 def commands() -> list[list[str]]:
-    """Return the commands of docs/bring-your-own.md that make the artefacts of DTLN and chain them."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/bring-your-own.md").read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if "dtln_parts" in block]
+    """Return the document's commands that make the artefacts of DTLN and chain them."""
+    (block,) = blocks("sh", "dtln_parts")
     return [shlex.split(line)[1:] for line in block.replace("\\\n", " ").splitlines()]
 
 
