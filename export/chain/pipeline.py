@@ -9,7 +9,7 @@ from typing import Any
 
 from export.candidate import Candidate, write_artefact
 from export.cards import UNVERIFIED, installed
-from export.chain.errors import BadMapError, NameCollisionError, UnknownPortError, described
+from export.chain.errors import BadMapError, NameCollisionError, StageError, UnknownPortError, described
 from export.chain.graph import build_chained_graph, state_specs
 from export.chain.reference import ChainReference
 from export.chain.sources import read_stages
@@ -78,7 +78,14 @@ def _connect(
         specs = {name: wiring.spec_of(port) for name, port in feeding.items()}
         known = {name: spec for name, spec in specs.items() if spec is not None}
         connected = [name for name, port in feeding.items() if port.stage or Port(source.name, name) in maps.feeds]
-        wiring.add(source.make(known, given[source.name], connected), feeding)
+        stage = source.make(known, given[source.name], connected)
+        if {spec.name for spec in stage.inputs} != set(source.input_names):
+            raise StageError(
+                stage.name,
+                f"of its inputs {', '.join(source.input_names)} only {', '.join(spec.name for spec in stage.inputs)} "
+                "would be left: adopt the file first, and chain that artefact",
+            )
+        wiring.add(stage, feeding)
     wiring.finish()
     _check_state_names(wiring.stages)
     return wiring

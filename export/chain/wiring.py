@@ -18,6 +18,7 @@ from models.card import TensorSpec
 
 _CHAIN_NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 _RESERVED = ("lengths", "read_slots", "write_slots", "finite")
+_PREFIXES = ("arena.", "arena_out.", "state.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,10 @@ class Wiring:
                         f"name one of them by --map {port}=NAME, or leave it out by --map {port}=",
                     )
                 self.outputs[spec.name] = port
+        for name, port in [*self._owners.items(), *self.outputs.items()]:
+            if name in _RESERVED or name.startswith(_PREFIXES) or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                option = f"--map NAME={port}" if name in self.inputs else f"--map {port}=NAME"
+                raise BadMapError(option, f"it is needed, because {name!r} cannot be a name of the chain's")
         for name in self.outputs.keys() & self.inputs.keys():
             owners = [f"the input of {self._owners[name]}", f"the output {self.outputs[name]}"]
             raise NameCollisionError("value", name, owners, f"name the one by --map {self.outputs[name]}=NAME")

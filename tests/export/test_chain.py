@@ -35,6 +35,8 @@ _DECODER = """net (float[n,3] y, float[n,4] h) => (float[n,5] z, float[n,4] h_ne
       c = Add (a, b)
       h_next = Tanh (c)
       z = MatMul (h_next, V) }"""
+_COUNTS = """net (float[t,n,3] x, int32[n] lens) => (float[t,1,n,5] z)
+    { z = LSTM <hidden_size = 5> (x, W, R, , lens) }"""
 _WEIGHTS = {"W": (3, 4), "U": (4, 4), "V": (4, 5)}
 _SHARES = """net (float[n,5] z) => (float[n,5] share)
     { share = Softmax <axis = 1> (z) }"""
@@ -400,6 +402,12 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "does not run on y .2, 3.: RuntimeError: no luck",
     ),
     "a_function_that_remembers": ("{E} {f}:remembering", "encoder.y=remembering.y", "the comparison .* failed"),
+    "a_name_of_the_graph": (
+        "{E} {f}:counted --step counted.read_slots=3",
+        "encoder.y=counted.y",
+        "--map NAME=counted.read_slots: it is needed, because 'read_slots'",
+    ),
+    "lengths_in_a_file": ("{E} {counts}", "encoder.y=counts.x", "it has a state"),
     "a_function_that_chooses": ("{E} {f}:branching", "encoder.y=branching.y", "torch cannot trace the function"),
 }
 """Stages, connections → words of the sentence."""
@@ -413,6 +421,7 @@ def test_what_cannot_be_chained_is_told(name: str, stages: Path, tmp_path: Path)
     files |= {"S": stages / "shares.onnx", "decoder": stages / "decoder.onnx", "both": stages / "both/1"}
     files |= {name: tmp_path / f"{name}.onnx" for name in ("text", "damaged")} | {"empty": tmp_path / "empty"}
     files["empty"].mkdir()
+    files["counts"] = write(graph(_COUNTS, W=(1, 20, 3), R=(1, 20, 5)), tmp_path / "counts.onnx")
     files["text"].write_text("no model")
     data = bytearray((stages / "decoder/1/model.onnx").read_bytes())
     data[-1] ^= 1
