@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from export.adopt.command import adopt
 from export.artefact import read_card
+from export.chain.command import chain
 from export.commands import REFUSED, Out, run_export, takes_export_options
 from export.destination import Destination
 from export.errors import ArenaCopiedError, CoarseFloat32Error, ExportError, ForeignRowError, ParityError
@@ -114,6 +115,7 @@ def show(file: Annotated[Path, typer.Argument(help="An artefact: a model.onnx fi
 
 app.command()(adopt)
 app.command()(module)
+app.command()(chain)
 
 
 def _import_cells(module: str) -> None:

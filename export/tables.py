@@ -6,7 +6,7 @@ from rich.table import Table
 from export.sentences import printable
 from models.card import ModelCard
 
-_COMPARED = {"adopted": "the original and the artefact"}
+_COMPARED = {"adopted": "the original and the artefact", "chained": "the stages one after another and the artefact"}
 
 
 def parity_table(card: ModelCard) -> Table:

@@ -48,7 +48,7 @@ def adopt_model(
     """
     destination = Destination(root, name, version)
     destination.check(force=options.force)
-    candidate = _checked(file, destination, options, adopt_options)
+    candidate = adopt_in_memory(read_foreign(file), destination, options, adopt_options)
     options.on_progress("writing")
     return save_artefact(destination.folder, candidate.graph, candidate.card, force=options.force)
 
@@ -61,12 +61,17 @@ def explain_model(
     Raises:
         ExportError: It would not be adopted; what was found until then was told.
     """
-    return _checked(file, Destination(Path(), "model", 1), options, adopt_options).card
+    return adopt_in_memory(read_foreign(file), Destination(Path(), "model", 1), options, adopt_options).card
 
 
-def _checked(file: Path, destination: Destination, options: ExportOptions, adopt_options: AdoptOptions) -> Candidate:
-    """Return the served graph of a foreign file and its card, verified against the original."""
-    source = read_foreign(file)
+def adopt_in_memory(
+    source: ModelProto, destination: Destination, options: ExportOptions, adopt_options: AdoptOptions
+) -> Candidate:
+    """Return the served graph of a foreign model and its card, verified against the original; write nothing.
+
+    Raises:
+        ExportError: It cannot be adopted; see `export.adopt.errors` and `export.errors`.
+    """
     prepared = prepare(source, adopt_options)
     options.on_progress("looking for states that the file does not show")
     lifted = lift_states(prepared.model, prepared.options)

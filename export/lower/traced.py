@@ -67,7 +67,7 @@ def trace_step(cell: Cell) -> GraphProto:
     examples = (torch.zeros(2, cell.input_size), *cell.initial_state(2))
     batch = torch.export.Dim("batch")
     try:
-        with _quiet(), torch.no_grad():
+        with quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
                 _Step(cell),
                 examples,
@@ -79,10 +79,10 @@ def trace_step(cell: Cell) -> GraphProto:
         assert program is not None
         return onnx.inliner.inline_local_functions(program.model_proto).graph
     except Exception as exc:  # the exporter raises whatever went wrong inside it
-        raise NoLoweringError(type(cell), _reason(exc)) from exc
+        raise NoLoweringError(type(cell), first_reason(exc)) from exc
 
 
-def _reason(exc: BaseException) -> str:
+def first_reason(exc: BaseException) -> str:
     """Return what first went wrong: the exporter wraps it in errors that only name its own stages."""
     while (cause := exc.__cause__ or exc.__context__) is not None:
         exc = cause
@@ -91,7 +91,7 @@ def _reason(exc: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Keep the exporter's reports off the terminal: a failure is raised as an error of ours."""
     nowhere = io.StringIO()
     disabled = logging.root.manager.disable

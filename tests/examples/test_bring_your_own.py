@@ -104,7 +104,7 @@ def test_the_module_in_the_document_is_exported(tmp_path: Path) -> None:
     namespace: dict[str, type[torch.nn.Module]] = {}
     exec(code, namespace)
     torch.save(namespace["Detector"]().state_dict(), tmp_path / "detector.pt")
-    (command,) = commands("export module")
+    (command,) = commands("export module my_model")
     assert "lstm: 2 layers" in run(command, tmp_path)
     assert (tmp_path / "artifacts/detector/1/model.onnx").is_file()
 
@@ -113,7 +113,7 @@ def test_the_module_in_the_document_is_exported(tmp_path: Path) -> None:
 def test_the_file_in_the_document_is_adopted(tmp_path: Path) -> None:
     """The document's command adopts Silero and prints the lines that the document shows."""
     (tmp_path / SILERO.name).symlink_to(SILERO)
-    (command,) = commands("export adopt")
+    (command,) = commands("export adopt silero")
     printed = run(command, tmp_path)
     (shown,) = re.findall(r"```text\n(.*?)```", (ROOT / DOCUMENT).read_text(), re.DOTALL)
     for line in shown.splitlines():

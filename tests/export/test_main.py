@@ -98,7 +98,7 @@ def test_bad_input_is_answered_in_a_sentence(checkpoint: Path, tmp_path: Path) -
         ("m/" + "9" * 5000, "the version has 5000 digits"),
     ],
 )
-@pytest.mark.parametrize("command", ["network", "adopt", "module"])
+@pytest.mark.parametrize("command", ["network", "adopt", "module", "chain"])
 def test_a_bad_folder_is_told_with_an_example(
     command: str, out: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +107,7 @@ def test_a_bad_folder_is_told_with_an_example(
     of = {
         "network": ["network", "missing"],
         "adopt": ["adopt", "missing"],
+        "chain": ["chain", "missing", "more"],
         "module": ["module", "no.thing:Here", "--example", "1x2x3"],
     }
     result = invoke(*of[command], "--out", out)
