@@ -23,6 +23,8 @@ from service.errors import EngineFailed, QueueFull, ServiceError, TenantBusy
 
 ALONE_SECONDS = 1e-4
 """Seconds since the last round after which no other job is expected to join: a job that comes then is run at once."""
+LOOK_SECONDS = 0.05
+"""Seconds after which deadlines are looked at again while pending commits keep jobs from being run."""
 
 _StepsOfRound = Generator[Binding, BaseException | None, None]
 
@@ -73,6 +75,7 @@ class Batcher:
         self._scheduled = False
         self._closed: ServiceError | None = None
         self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix=f"engine-{card.name}")
+        self._look_again: asyncio.TimerHandle | None = None
         self.waiting = self._committing = 0
 
     def __repr__(self) -> str:
@@ -146,6 +149,7 @@ class Batcher:
         room, pending = self.max_rows, self._committer.pending_rows
         if pending and (room := min(room, pending - self._committing)) < 1:  # the next round follows a commit
             self._scheduled = False
+            self._drop_ended()
             return
         started = self._clock()
         line, jobs, seconds = self._queue.next(started), list[Job](), self._limits.round_seconds / 4
@@ -271,6 +275,21 @@ class Batcher:
         """Go on with long jobs after their pause, unless a round is to come anyway."""
         if not self._scheduled:
             self._schedule()
+
+    def _drop_ended(self) -> None:
+        """Answer the queued jobs that end without a run, and again after a time while none can be run."""
+        if self._look_again is not None:
+            return
+        while unrun := self._scheduler.ended(now := self._clock()):
+            for job, outcome in unrun:
+                self._drop(job.drop(outcome, now), now)
+        if self._queue:
+            self._look_again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Take a round, in which jobs whose time is over are answered."""
+        self._look_again = None
+        self._resume()
 
     def _drop_queued(self, why: ServiceError) -> None:
         """Answer every queued job with an error; answering one may queue its session's next."""

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from itertools import chain
 
 from service.engine.work import Job
 
@@ -33,6 +34,13 @@ class Line:
         jobs = self.others.get(group)
         if jobs is None:
             jobs = self.others[group] = deque()
+        return jobs
+
+    def drain(self) -> list[Job]:
+        """Remove and return all jobs, those of each group together."""
+        jobs = [*self.first, *chain.from_iterable(self.others.values())]
+        self.first.clear()
+        self.others.clear()
         return jobs
 
     def rotate(self) -> None:

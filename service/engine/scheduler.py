@@ -24,6 +24,17 @@ class Scheduler:
         seconds = self._limits.round_seconds / (4 if self._queue.short_are_coming(now) else 2)
         return seconds, min(room, self._limits.costs.rows_within(seconds))
 
+    def ended(self, now: float) -> list[Unrun]:
+        """Remove and return the jobs that end without a run, wherever they wait; for when none can be run."""
+        unrun: list[Unrun] = []
+        for job in [*self._queue.short.drain(), *self._queue.long.drain()]:
+            outcome = job.outcome(now)
+            if outcome is None:
+                self._queue.add(job)
+            else:
+                unrun.append((job, outcome))
+        return unrun
+
     def pick(self, line: Line, jobs: list[Job], now: float, room: int) -> list[Unrun]:
         """Move jobs from a line to those of a run, up to `room`; return the jobs that end without a run.
 

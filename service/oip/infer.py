@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -24,9 +24,17 @@ from service.oip.tensors import Inputs, Limits, read_inputs, read_raw, read_step
 from service.repository.repository import Repository
 from service.repository.served_model import ServedModel
 from service.sessions.fleet import Fleet, FleetRequest
-from service.sessions.sequences import SequenceRequest, Sequences
+from service.sessions.sequences import Sequences
 from service.sessions.steps import StepRequest, Steps
 from service.settings import Settings
+
+
+class _Steps(NamedTuple):
+    """The steps of one sequence: a raw tensor for each input, how many they are, and the outputs asked for."""
+
+    inputs: tuple[bytes, ...]
+    steps: int
+    requested: Requested
 
 
 class Inference:
@@ -97,14 +105,16 @@ class Inference:
             raise NotStreamable(model.name)
         request = parameters.sequence_request(model, version or None)
         served = self._sequences.version_of(call.tenant, request)
-        requested: Requested | None = None
+        steps: _Steps | None = None
         if request.start and served is not model:  # an earlier copy of it may have been taken by another version
             with suppress(ServiceError):
-                requested = self._read_steps(call.tenant, served, fields, head, tail, parameters, request)
+                steps = self._read_steps(call.tenant, served, fields, head, tail, parameters)
+                request.inputs, request.steps = steps.inputs, steps.steps
                 if not self._sequences.is_repeated(call.tenant, request):
-                    requested = None
-            served = served if requested is not None else model
-        requested = requested or self._read_steps(call.tenant, served, fields, head, tail, parameters, request)
+                    steps = None
+            served = served if steps is not None else model
+        steps = steps or self._read_steps(call.tenant, served, fields, head, tail, parameters)
+        request.inputs, request.steps, requested = steps
         result = await self._sequences.take(call.tenant, request)
         io = self._ios.of(result.model)
         if result.model is not served:
@@ -119,25 +129,22 @@ class Inference:
         head: bytes,
         tail: bytes,
         parameters: Parameters,
-        request: SequenceRequest,
-    ) -> Requested:
-        """Read the steps of one sequence into its request; return the outputs that are asked for."""
+    ) -> _Steps:
+        """Read the steps of one sequence, and which outputs are asked for."""
         io = self._ios.of(model)
         requested = requested_outputs(io, fields, parameters)
         raw = read_step(io, fields, head, tail, parameters)
         if raw is not None:
-            request.inputs, request.steps = (raw,), 1
             if not (parameters.start or parameters.end or parameters.number):  # no later request is the same
                 template = Template(parameters.name, parameters.shown, parameters.epoch, parameters.patience, requested)
                 io.templates.learn(tenant, template, parameters.id, fields, head, tail)
-            return requested
+            return _Steps((raw,), 1, requested)
         inputs = read_inputs(io, fields, tail, self._step_limits)
         if inputs.sessions is not None:
             raise Refused("sequence_id", "names one sequence, and the input session_id several: give one of them")
         if inputs.rows != 1:
             raise InvalidInput("inputs", "one row, [1, steps, …], as a request advances one sequence", "more")
-        request.inputs, request.steps = inputs.raw, inputs.steps
-        return requested
+        return _Steps(inputs.raw, inputs.steps, requested)
 
     async def _take_without_name(
         self, call: Call, model: ServedModel, fields: dict[str, Any], tail: bytes, parameters: Parameters

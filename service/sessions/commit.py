@@ -12,13 +12,15 @@ class MemoryCommitter:
     pending_rows = 0
 
     def apply(self, commits: Sequence[Commit], now: float, done: Done) -> None:
-        """Have every session that is still live point at its new row."""
+        """Have every session that is still live point at its new row; if one raises, those before it are answered."""
         released: list[int] = []
         refused: dict[int, ServiceError] = {}
-        for session, slot, step, digest, answer, _, _ in commits:
-            if session.ended is None:
-                released.append(session.advance(slot, step, digest, answer, now))
-            else:
-                refused[len(released)] = session.ended
-                released.append(slot)
-        done(commits, released, refused)
+        try:
+            for session, slot, step, digest, answer, _, _ in commits:
+                if session.ended is None:
+                    released.append(session.advance(slot, step, digest, answer, now))
+                else:
+                    refused[len(released)] = session.ended
+                    released.append(slot)
+        finally:
+            done(commits[: len(released)], released, refused)

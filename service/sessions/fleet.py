@@ -1,5 +1,6 @@
 """The fleet step: many sessions of one model advanced by one request, each row for itself."""
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -153,7 +154,7 @@ class Fleet:
         whole = len(rows) == len(request.keys)
         raw = request.raw if whole else b"".join(request.inputs(rows))
         fleet = FleetStep(sessions, raw, request.steps[0])
-        await request.model.batcher.submit((fleet,), request.patience, sessions[0].tenant)
+        await self._steps.submit(sessions[0].tenant, request.model, (fleet,), request.patience)
         parts = [part.tensors[0] for part in fleet.parts]
         if whole and not fleet.errors:
             return FleetResult(list(fleet.last_steps), parts[0] if len(parts) == 1 else np.concatenate(parts), errors)
@@ -184,14 +185,16 @@ class Fleet:
             chunk = Chunk(session, (raw,), request.steps[row], request.number(row), request.epoch(row))
             chunks[row] = chunk
             by_version.setdefault(session.model, []).append(chunk)
+        waiting = []
         for version, of_version in by_version.items():
             try:
-                await version.batcher.submit(of_version, request.patience, sessions[0].tenant)
+                waiting.append(self._steps.submit(sessions[0].tenant, version, of_version, request.patience))
             except ServiceError as error:
                 if len(by_version) == 1:
                     raise
                 for chunk in of_version:
                     chunk.error = error
+        await asyncio.gather(*waiting)
         result = FleetResult([None] * len(request.keys), [None] * len(request.keys), errors)
         for row, chunk in chunks.items():
             if chunk.error is not None:

@@ -2,12 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 from service.codec.codec import StepInputs
 from service.engine.chunk import Chunk
 from service.engine.outputs import OutputRow
+from service.engine.work import Job
 from service.errors import SessionBusy
 from service.repository.served_model import ServedModel
 from service.sessions.session import Session
@@ -67,8 +68,7 @@ class Steps:
         session_id = request.session_id
         session = self._table.resident(session_id, tenant) or await self._table.load(session_id, tenant)
         chunk = Chunk(session, request.inputs, request.steps, request.number, request.epoch, request.name, keep)
-        self.check_queue(session)
-        await session.model.batcher.submit((chunk,), request.patience, tenant)
+        await self.queue(session, chunk, request.patience)
         return StepResult(session.model, chunk)
 
     def peek(self, tenant: str, request: StepRequest) -> Awaitable[StepResult]:
@@ -84,7 +84,7 @@ class Steps:
             TenantBusy, QueueFull, DeadlineExceeded, StateNotFinite, EngineFailed: One of them was not run.
         """
         chunks = [Chunk(None, inputs, steps, keep=False) for inputs, steps in sequences]
-        await model.batcher.submit(chunks, patience, tenant)
+        await self.submit(tenant, model, chunks, patience)
         return [StepResult(model, chunk) for chunk in chunks]
 
     def queue(self, session: Session, chunk: Chunk, patience: float = math.inf) -> "asyncio.Future[None]":
@@ -95,6 +95,16 @@ class Steps:
         """
         self.check_queue(session)
         return session.model.batcher.submit((chunk,), patience, session.tenant)
+
+    def submit(
+        self, tenant: str, model: ServedModel, jobs: Sequence[Job], patience: float = math.inf
+    ) -> "asyncio.Future[None]":
+        """Queue the jobs of one request, each of another session or of none; they wait for at most `patience` seconds.
+
+        Raises:
+            TenantBusy, QueueFull, ServiceError: Nothing was queued.
+        """
+        return model.batcher.submit(jobs, patience, tenant)
 
     def check_queue(self, session: Session, more: int = 0) -> None:
         """Raise SessionBusy where as many requests of a session wait as may; `more` are about to be queued."""

@@ -3,18 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from models.network import Network
 from service.app import Service
-from service.engine.chunk import ChunkBatch
+from service.engine.chunk import Chunk, ChunkBatch
 from service.engine.outputs import output_tensor
 from service.engine.work import Commit, Done
-from service.errors import EngineFailed, ServiceError, SessionClosed, SessionInUse, ShuttingDown
+from service.errors import DeadlineExceeded, EngineFailed, ServiceError, SessionClosed, SessionInUse, ShuttingDown
 from service.repository.served_model import ServedModel
 from service.sessions.commit import MemoryCommitter
 from service.sessions.fleet import Fleet, FleetRequest
@@ -323,6 +326,121 @@ async def test_commits_that_hold_every_spare_row_make_steps_wait(
     written.set()
     await asyncio.gather(*tasks)
     assert [session.step for session in sessions] == [2] * 30
+
+
+async def test_deadlines_hold_while_commits_keep_all_rows(
+    service: Service, store: TestStore, model: ServedModel, steps: Steps
+) -> None:
+    """Requests that cannot be run, as the spare rows are all pending, are answered when their time is over."""
+    sessions, written = opened(service, model, 4), asyncio.Event()
+    store.pending_rows = 2
+
+    async def wait(commit: Commit) -> None:
+        await written.wait()
+
+    store.write = wait
+    held = [take(steps, session, random_inputs(1)) for session in sessions[:2]]
+    await until(lambda: len(store.writing) == 2)
+    late = [take(steps, session, random_inputs(1), patience=0.1) for session in (*sessions[2:], sessions[3])]
+    patient = take(steps, sessions[2], random_inputs(1))
+    for task in late:
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(task, 5)
+    assert not any(task.done() for task in held)
+    written.set()
+    await asyncio.gather(*held, patient)
+    assert [session.step for session in sessions] == [1, 1, 1, 0]
+
+
+async def test_what_was_committed_before_a_fault_stays(
+    service: Service, store: TestStore, model: ServedModel, steps: Steps, networks: dict[str, Network]
+) -> None:
+    """Where a committer applies one row of a batch and raises, that one is answered, and the others are refused."""
+    sessions, inputs = opened(service, model, 4), random_inputs(3)
+    whole = store.apply
+
+    def fail_after_one(commits: Sequence[Commit], now: float, done: Done) -> None:
+        MemoryCommitter().apply(commits[:1], now, done)
+        raise RuntimeError("a fault")
+
+    await asyncio.gather(*(take(steps, session, inputs[:1]) for session in sessions))
+    store.apply = fail_after_one  # type: ignore[method-assign]
+    tasks = [take(steps, session, inputs[1:2]) for session in sessions]
+    answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    store.apply = whole  # type: ignore[method-assign]
+    taken = [not isinstance(answer, EngineFailed) for answer in answers]
+    assert any(taken)
+    assert [session.step for session in sessions] == [1 + each for each in taken]
+    for session in sessions:
+        left = inputs[session.step :]
+        result = await take(steps, session, left)
+        expected = offline(networks["lstm"], inputs)[-len(left) :]
+        np.testing.assert_allclose(output_tensor(result.outputs), expected, atol=1e-5)
+
+
+async def test_a_fault_in_the_middle_of_a_batch_frees_no_row_in_use(
+    settings: Settings, networks: dict[str, Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions whose steps were applied before the fault keep them, and no other session gets their rows."""
+    service = Service(settings)
+    service.open()
+    model, inputs = service.repository.find("lstm"), random_inputs(3)
+    steps, sessions = Steps(service.sessions, 64), opened(service, model, 4)
+    advance, calls = Session.advance, count()
+
+    def fail_second(self: Session, *values: Any) -> int:
+        if next(calls) == 1:
+            raise RuntimeError("a fault")
+        return advance(self, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "advance", fail_second)
+        tasks = [take(steps, session, inputs[:1]) for session in sessions]
+        answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    failed = [isinstance(answer, EngineFailed) for answer in answers]
+    assert 0 < sum(failed) < len(sessions)
+    assert [session.step for session in sessions] == [1 - each for each in failed]
+    others = opened(service, model, 8)
+    await asyncio.gather(*(take(steps, other, random_inputs(2, seed=5)) for other in others))
+    for session in sessions:
+        left = inputs[session.step :]
+        result = await take(steps, session, left)
+        expected = offline(networks["lstm"], inputs)[-len(left) :]
+        np.testing.assert_allclose(output_tensor(result.outputs), expected, atol=1e-5)
+    slots = [session.slot for session in service.sessions]
+    assert len(set(slots)) == len(slots) == model.arena.slots.leased
+    service.close()
+
+
+def test_the_refused_rows_of_a_batch_are_named() -> None:
+    """Each session that has ended is refused with its own error, whatever its position in the batch."""
+    owners = [
+        SimpleNamespace(ended=error, advance=lambda *_: 7) for error in (None, SessionClosed(3), None, RaceLost())
+    ]
+    commits = [Commit(cast(Any, owner), 10 + row, 1, 0, b"", cast(Any, None), row) for row, owner in enumerate(owners)]
+    found: list[Any] = []
+    MemoryCommitter().apply(commits, 0.0, lambda *values: found.append(values))
+    ((applied, released, refused),) = found
+    assert (list(applied), released) == (commits, [7, 11, 7, 13])
+    assert refused == {1: owners[1].ended, 3: owners[3].ended}
+
+
+async def test_an_error_that_is_raised_often_does_not_grow(
+    service: Service, store: TestStore, model: ServedModel, steps: Steps
+) -> None:
+    """The same error, raised for many requests, carries the traceback of the last one alone."""
+    (session,) = opened(service, model, 1)
+    chunk = Chunk(session, (b"",), 1)
+    chunk.error = why = ShuttingDown()
+    model.batcher.close(why)
+
+    def depth(raises: Callable[[], object]) -> int:
+        with pytest.raises(ShuttingDown) as info:
+            raises()
+        return len(info.traceback)
+
+    for raises in (lambda: StepResult(model, chunk), lambda: model.batcher.submit((chunk,))):
+        assert depth(raises) == depth(raises) == depth(raises)
 
 
 async def test_a_batcher_that_closes_while_commits_are_pending_answers_all(
