@@ -49,11 +49,10 @@ def _reshape(model: ModelProto, index: int, single: Values, wide: Values, rows: 
     fits = [a for a in range(after.ndim) if int(np.prod(after.shape[:a], dtype=np.int64)) == ahead]
     if not fits:
         return []
-    ones = [a for a in fits if sizes[a] == 1]
-    if not ones and any(sizes[a] == -1 or (sizes[a] == 0 and a == axis) for a in fits):
-        return [as_it_is]
-    targets = sorted(ones, key=lambda target: target != axis) or [fits[-1]]
-    return [_sized(index, sizes, target, axis, before, after) for target in targets]
+    targets = [a for a in fits if sizes[a] in (1, -1) or (sizes[a] == 0 and a == axis)] or [fits[-1]]
+    targets.sort(key=lambda target: target != axis)
+    open_ = {target for target in targets if sizes[target] in (0, -1)}
+    return [as_it_is if one in open_ else _sized(index, sizes, one, axis, before, after) for one in targets]
 
 
 def _sized(index: int, sizes: Sequence[int], target: int, axis: int, before: Array, after: Array) -> Way:

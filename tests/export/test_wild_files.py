@@ -181,7 +181,7 @@ def test_an_option_of_the_document_is_asked_for(name: str, folder: Path) -> None
     """Without it nothing is written, and the sentence names it."""
     unpack(RECIPES[name].package, folder)
     option, sentence = REFUSED[name]
-    arguments = [word for word in command(name)]
+    arguments = command(name)
     at = arguments.index(option)
     del arguments[at : at + (1 if option == "--frame-by-frame" else 2)]
     arguments[arguments.index(f"artifacts/{name}/1")] = f"artifacts/{name}/2"
