@@ -44,8 +44,8 @@ def test_sessions_run_together(tmp_path: Path) -> None:
         written = 2 + np.arange(ROWS) + ROWS * (start // 4 % 2)
         found.append(runner.run({"x": x[:, start : start + 4]}, slots, written)["y"])
         slots = written
-    start = np.zeros((1, 1, 5), np.float32)
-    expected = [reference(model, {"x": row, "h": start, "c": start})["y"] for row in x]
+    zeros = np.zeros((1, 1, 5), np.float32)
+    expected = [reference(model, {"x": row, "h": zeros, "c": zeros})["y"] for row in x]
     np.testing.assert_allclose(np.concatenate(found, 1), expected, atol=1e-5)
 
 

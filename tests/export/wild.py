@@ -65,7 +65,7 @@ def run(arguments: list[str], folder: Path, packages: Path | None = None) -> tup
 
 def code(first_line: str) -> str:
     """Return the document's Python code that begins with a line."""
-    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     (found,) = [block for block in blocks if block.startswith(first_line)]
     return found
 

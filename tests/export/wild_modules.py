@@ -67,5 +67,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with torch.no_grad():
         given, answered = MODULES[sys.argv[1]]()
-    arrays = {f"input/{name}": np.asarray(x) for name, x in given.items()}
-    np.savez(f"{sys.argv[1]}.npz", **arrays, **{f"output/{name}": np.asarray(y) for name, y in answered.items()})
+    arrays: dict[str, Any] = {f"input/{name}": np.asarray(x) for name, x in given.items()}
+    arrays |= {f"output/{name}": np.asarray(y) for name, y in answered.items()}
+    np.savez(f"{sys.argv[1]}.npz", **arrays)
