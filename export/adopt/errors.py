@@ -85,10 +85,20 @@ class SettlingStateError(NotServableError):
 
 
 class WholeSequenceError(AdoptError):
-    """The original's run over a whole sequence differs from its steps one after another."""
+    """The original's run over a whole sequence differs from its steps one after another.
+
+    `maybe_batch`: the axes along which it was run could be the batch as well.
+    """
 
     def __init__(
-        self, axes: Mapping[str, int], tensor: str, difference: float, tolerance: float, nodes: Sequence[str]
+        self,
+        axes: Mapping[str, int],
+        tensor: str,
+        difference: float,
+        tolerance: float,
+        nodes: Sequence[str],
+        *,
+        maybe_batch: bool = False,
     ) -> None:
         self.difference = difference
         along = ", ".join(f"axis {axis} of {name}" for name, axis in axes.items())
@@ -99,9 +109,11 @@ class WholeSequenceError(AdoptError):
         )
         more = f" and {len(nodes) - _MOST_NODES} more" if len(nodes) > _MOST_NODES else ""
         named = f"; what may carry something over time: {', '.join(nodes[:_MOST_NODES])}{more}" if nodes else ""
+        batch = " ".join(f"--batch-axis {shlex.quote(f'{name}:{axis}')}" for name, axis in axes.items())
+        settle = f"if {along} is the batch: {batch}; " if maybe_batch else ""
         super().__init__(
             f"the model's run over the whole sequence ({along}) differs from its steps one after another: {tensor!r} "
-            f"differs {by} (if the steps are what is wanted: --frame-by-frame), and the tolerance is "
+            f"differs {by} ({settle}if the steps are what is wanted: --frame-by-frame), and the tolerance is "
             f"{tolerance:.3g}{named}"
         )
 

@@ -1,23 +1,27 @@
 """A file made for a batch of 1, rewritten for any: in its declared sizes, and in the shapes that its nodes make."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 
 from export.adopt.errors import AdoptError
 from export.adopt.foreign_model import RunFailedError
 from export.adopt.lift import Lifted, inlined
+from export.adopt.open_nodes import OPENED, Way, as_it_is, ways_to_open
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
+from export.adopt.steps_as_rows import steps_as_rows
 from export.adopt.value_axes import RECURRENT, Tracer, Values, reads
-from export.figure import Array, Figure
+from export.figure import Figure
 
 BATCH = "cellstream_batch"
 _ROWS, _STEPS = 3, 7
 _TOLERANCE = 1e-6
-_FOUND = "the file is made for a batch of 1: its shapes are opened, and rows run together give what they give alone"
+_MOST_RETURNS = 60
+_OPENED = "the file is made for a batch of 1: its shapes are opened"
+_STEPS_AS_ROWS = "the file runs the steps of one sequence along its first axis: it is made to run a step of many"
+_FOUND = "and rows run together give what they give alone"
 
 Axes = dict[str, int]
 """Input → the axis that is taken for the batch."""
@@ -31,9 +35,9 @@ def open_batch(lifted: Lifted, planned: Planned, on_progress: Callable[[str], No
     if planned.plan.batched:
         return lifted, planned
     given = {pair.source: pair.target for pair in planned.original.pairs}
-    for axes in _guesses(lifted.model, lifted.options, list(given)):
+    for whole, axes, told_how in _candidates(lifted, planned, given):
         try:
-            model = _opened(inlined(lifted.model), lifted.options, axes)
+            model = _opened(whole, lifted.options, axes)
             if model is None:
                 continue
             options = replace(
@@ -46,8 +50,18 @@ def open_batch(lifted: Lifted, planned: Planned, on_progress: Callable[[str], No
             freed = replace(lifted, model=model, options=options)
             reasons = {pair.source: pair.reason for pair in planned.original.pairs}
             told = tuple(_with_reason(line, reasons) for line in found.findings)
-            return freed, replace(found, findings=(*told, _FOUND))
+            return freed, replace(found, findings=(*told, f"{told_how}, {_FOUND}"))
     return lifted, planned
+
+
+def _candidates(lifted: Lifted, planned: Planned, states: Mapping[str, str]) -> Iterator[tuple[ModelProto, Axes, str]]:
+    """Yield models with the axes that may be the batch, and what was done to them."""
+    for axes in _guesses(lifted.model, lifted.options, list(states)):
+        yield inlined(lifted.model), axes, _OPENED
+    if states and not planned.plan.native_time:
+        found = steps_as_rows(inlined(lifted.model), lifted.options, states, BATCH)
+        if found is not None:
+            yield *found, _STEPS_AS_ROWS
 
 
 def _with_reason(line: str, reasons: dict[str, str]) -> str:
@@ -96,54 +110,74 @@ def _opened(model: ModelProto, options: AdoptOptions, axes: Axes) -> ModelProto 
     tracer = Tracer(model, options)
     feeds = tracer.draw(_sizes(tracer, 1))
     single = tracer.run(feeds)
-    for name in [node.output[0] for node in opened.graph.node if node.op_type == "Reshape"]:
-        index = next(at for at, node in enumerate(opened.graph.node) if name in node.output)
-        if not _open_shape(opened, index, options, single):
+
+    def is_right(found: ModelProto) -> bool:
+        values = Tracer(found, options).run(feeds)
+        return all(Figure.of(values[v.name], single[v.name]).error <= _TOLERANCE for v in model.graph.output)
+
+    names = [next(filter(None, node.output)) for node in opened.graph.node if node.op_type in OPENED]
+    return _Search(options, single, is_right).open_nodes(opened, names)
+
+
+@dataclass(slots=True)
+class _Search:
+    """Opens one node after another, and returns to an earlier choice where a later node does not run on several rows.
+
+    `single` are all values of a run on one row, `left` is how often it may still return.
+    """
+
+    options: AdoptOptions
+    single: Values
+    is_right: Callable[[ModelProto], bool]
+    left: int = _MOST_RETURNS
+
+    def open_nodes(self, model: ModelProto, names: Sequence[str]) -> ModelProto | None:
+        """Open the nodes that make these values, and return the model, which is changed; None if one cannot be opened.
+
+        Raises:
+            RunFailedError: A node does not run on several rows, and there is no other choice before it.
+        """
+        for at, name in enumerate(names):
+            index = next(index for index, node in enumerate(model.graph.node) if name in node.output)
+            ways = ways_to_open(model, index, self.single, self._wide(model, index), _ROWS)
+            if not ways:
+                return None
+            for way in ways[:-1]:
+                tried = ModelProto()
+                tried.CopyFrom(model)
+                found = self._tried(tried, way, names[at + 1 :])
+                if found is not None:
+                    return found
+            self._write(model, ways[-1])
+        self._wide(model, len(model.graph.node))
+        return model if self.is_right(model) else None
+
+    def _tried(self, model: ModelProto, way: Way, names: Sequence[str]) -> ModelProto | None:
+        if self.left == 0:
             return None
-        _place_nodes(opened)
-    expected, found = single, Tracer(opened, options).run(feeds)
-    same = all(Figure.of(found[v.name], expected[v.name]).error <= _TOLERANCE for v in model.graph.output)
-    return opened if same else None
+        self._write(model, way)
+        try:
+            found = self.open_nodes(model, names)
+        except RunFailedError:
+            found = None
+        self.left -= found is None
+        return found
 
+    def _write(self, model: ModelProto, way: Way) -> None:
+        if way is not as_it_is:
+            way(model)
+            _place_nodes(model)
 
-def _open_shape(model: ModelProto, index: int, options: AdoptOptions, single: Values) -> bool:
-    """Let a Reshape to constant sizes take any number of rows; return whether it can."""
-    node = model.graph.node[index]
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    constants = {
-        one.output[0]: helper.get_attribute_value(one.attribute[0])
-        for one in model.graph.node
-        if one.op_type == "Constant" and one.attribute[0].name == "value"
-    }
-    tensor = weights.get(node.input[1], constants.get(node.input[1]))
-    if tensor is None or node.input[0] not in single:
-        return True
-    sizes = [int(size) for size in numpy_helper.to_array(tensor).reshape(-1)]
-    part = ModelProto()
-    part.CopyFrom(model)
-    del part.graph.node[index:]
-    del part.graph.output[:]
-    if node.input[0] in {value.name for value in part.graph.input}:
-        part.graph.node.append(helper.make_node("Identity", [node.input[0]], ["cellstream_read"]))
-    tracer = Tracer(part, options)
-    wide = tracer.run(tracer.draw(_sizes(tracer, _ROWS)))[node.input[0]]
-    before, after = single[node.input[0]], single[node.output[0]]
-    if wide.shape == before.shape:
-        return True
-    grown = [axis for axis, (n, m) in enumerate(zip(before.shape, wide.shape, strict=True)) if n != m]
-    if len(grown) != 1 or wide.shape[grown[0]] != _ROWS * before.shape[grown[0]]:
-        return False
-    axis = grown[0]
-    ahead = int(np.prod(before.shape[:axis], dtype=np.int64))
-    fits = [a for a in range(after.ndim) if int(np.prod(after.shape[:a], dtype=np.int64)) == ahead]
-    if not fits:
-        return False
-    ones = [a for a in fits if sizes[a] == 1]
-    if not ones and any(sizes[a] == -1 or (sizes[a] == 0 and a == axis) for a in fits):
-        return True
-    target = axis if axis in ones else [*ones, fits[-1]][0]
-    _set_size(model, index, sizes, target, axis, before, after)
-    return True
+    def _wide(self, model: ModelProto, index: int) -> Values:
+        """Return the values before a node in a run on several rows."""
+        part = ModelProto()
+        part.CopyFrom(model)
+        del part.graph.node[index:]
+        del part.graph.output[:]
+        given = [value.name for value in part.graph.input]
+        part.graph.node.append(helper.make_node("Identity", [given[0]], ["cellstream_read"]))
+        tracer = Tracer(part, self.options)
+        return tracer.run(tracer.draw(_sizes(tracer, _ROWS)))
 
 
 def _sizes(tracer: Tracer, rows: int) -> dict[str, int]:
@@ -152,59 +186,21 @@ def _sizes(tracer: Tracer, rows: int) -> dict[str, int]:
     return sizes | {BATCH: rows}
 
 
-def _set_size(
-    model: ModelProto, index: int, sizes: list[int], target: int, axis: int, before: Array, after: Array
-) -> None:
-    """Make one size of a Reshape follow the number of rows."""
-    node, graph = model.graph.node[index], model.graph
-    name = f"cellstream_shape/{node.output[0]}"
-    if -1 not in sizes:
-        sizes[target] = -1
-    elif target == axis and before.shape[axis] == after.shape[target]:
-        sizes[target] = 0
-    else:
-        rows = _rows_times(model, node.input[0], axis, before.shape[axis], after.shape[target], name)
-        parts = [sizes[:target], sizes[target + 1 :]]
-        names = [f"{name}/{side}" for side in ("before", "behind")]
-        for side, part in zip(names, parts, strict=True):
-            graph.initializer.append(numpy_helper.from_array(np.array(part, np.int64), side))
-        graph.node.append(helper.make_node("Concat", [names[0], rows, names[1]], [name], axis=0))
-        node.input[1] = name
-        return
-    graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
-    node.input[1] = name
-
-
-def _rows_times(model: ModelProto, value: str, axis: int, per_row: int, times: int, name: str) -> str:
-    graph = model.graph
-    for suffix, number in (("axis", axis), ("per_row", per_row), ("times", times)):
-        graph.initializer.append(numpy_helper.from_array(np.array([number], np.int64), f"{name}/{suffix}"))
-    for operator, inputs, output in (
-        ("Shape", [value], "sizes"),
-        ("Gather", [f"{name}/sizes", f"{name}/axis"], "all_rows"),
-        ("Div", [f"{name}/all_rows", f"{name}/per_row"], "rows"),
-        ("Mul", [f"{name}/rows", f"{name}/times"], "size"),
-    ):
-        graph.node.append(helper.make_node(operator, inputs, [f"{name}/{output}"]))
-    return f"{name}/size"
-
-
 def _place_nodes(model: ModelProto) -> None:
-    """Put every node after those that compute what it reads."""
+    """Put every node behind those that compute what it reads; those that stand right keep their sequence."""
     graph = model.graph
-    known = {value.name for value in (*graph.input, *graph.initializer)} | {""}
-    known |= {sparse.values.name for sparse in graph.sparse_initializer}
-    waiting: list[NodeProto] = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
-    made = {name for node in waiting for name in node.output}
-    placed: list[NodeProto] = []
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    makers = {name: at for at, node in enumerate(nodes) for name in node.output if name}
+    placed: dict[int, NodeProto] = {}
+    waiting = list(range(len(nodes)))[::-1]
     while waiting:
-        ready = [node for node in waiting if not (set(reads(node)) & made) - known]
-        if not ready:
-            placed += waiting
-            break
-        for node in ready:
-            known |= set(node.output)
-        placed += ready
-        waiting = [node for node in waiting if not any(node is one for one in ready)]
+        at = waiting[-1]
+        missing = [makers[name] for name in reads(nodes[at]) if makers.get(name, at) not in placed and name in makers]
+        missing = [maker for maker in missing if maker != at]
+        if at in placed or not missing:
+            placed[at] = nodes[at]
+            waiting.pop()
+        else:
+            waiting += missing
     del graph.node[:]
-    graph.node.extend(placed)
+    graph.node.extend(placed.values())

@@ -52,6 +52,7 @@ def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, toler
     """
     runner = ArenaRunner(served, card, slots=FIRST_FREE_SLOT + 2)
     random = np.random.default_rng(0)
+    layouts = planned.original.layouts
     for axes in _time_axes(planned):
         figures: dict[str, Figure] = {}
         for length in _LENGTHS:
@@ -71,7 +72,8 @@ def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, toler
         if wrong:
             name, verdict = max(wrong.items(), key=lambda item: item[1].error)
             nodes = nodes_over_time(planned.original.foreign.model)
-            raise WholeSequenceError(axes, name, verdict.error, verdict.allowed, nodes)
+            maybe_batch = all(axis == layouts[source].batch for source, axis in axes.items())
+            raise WholeSequenceError(axes, name, verdict.error, verdict.allowed, nodes, maybe_batch=maybe_batch)
 
 
 def _time_axes(planned: Planned) -> Iterator[Axes]:

@@ -63,10 +63,11 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
         NoStateFoundError: An argument is named like a state, but in no way is it one; or two ways differ.
         NotStreamableError: Where the module starts from cannot be found.
     """
-    reasons: list[str] = []
+    tried: dict[bool, list[str]] = {False: [], True: []}
     runs_sequences = has_run = False
-    for one_step in (False, True):
-        if one_step and runs_sequences and not all(example.is_single for example in examples):
+    is_single = all(example.is_single for example in examples)
+    for one_step, reasons in tried.items():
+        if one_step and runs_sequences and not is_single:
             break  # it may take the features of a step for steps
         for arguments in possible_arguments(module, len(examples)):
             probe = Called(module, Calling(arguments, ((),), packed=False, one_step=one_step), examples)
@@ -90,7 +91,9 @@ def find_state_argument(module: nn.Module, examples: Sequence[Example]) -> State
     names = _extra_names(module, len(examples))
     if not any(is_state(name) for name in names):
         return None
-    raise NoStateFoundError(inspect.signature(module.forward), _likeliest(reasons, has_run=has_run))
+    raise NoStateFoundError(
+        inspect.signature(module.forward), _likeliest([*tried[is_single], *tried[not is_single]], has_run=has_run)
+    )
 
 
 def _extra_names(module: nn.Module, inputs: int) -> list[str]:

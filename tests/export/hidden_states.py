@@ -224,7 +224,6 @@ HIDDEN = {
         {{ {_ONE}  row = Unsqueeze (x, one)  Y = LSTM <hidden_size = 5> (row, W, R, B)
           both = Constant <value = int64[2] {{1, 2}}> ()  y = Squeeze (Y, both) }}""",
         ("Y.h", "Y.c"),
-        batched=False,
         rank=2,
     ),
     "activations_and_clip": Hidden(

@@ -18,6 +18,7 @@ from export.adopt.lift import Lifted
 from export.arena_runner import INITIAL_SLOT, ArenaRunner
 from export.artefact import read_card
 from export.figure import Figure
+from tests.export.served import adopted
 from tests.export.test_adopt import assert_refused, invoke
 from tests.export.zoo import ZOO, ForeignGraph, write
 
@@ -374,3 +375,13 @@ def test_a_size_of_step_that_is_given_stands(tmp_path: Path) -> None:
         )
     )
     assert card.inputs[0].shape == (8, 4)
+
+
+def test_an_axis_that_may_be_the_batch_is_asked_about(tmp_path: Path) -> None:
+    """Where rows change each other and there is no state, the sentence names --batch-axis; with it one row runs."""
+    text = "net (float[n,4] x) => (float[n,4] y) { m = ReduceMax <keepdims = 0> (x)  y = Sub (x, m) }"
+    model = graph(text)
+    with pytest.raises(WholeSequenceError, match="if axis 0 of x is the batch: --batch-axis x:0; if the steps"):
+        adopted(model, tmp_path)
+    _, card, _ = adopted(model, tmp_path, batch_axes=["x:0"])
+    assert card.max_batch == 1

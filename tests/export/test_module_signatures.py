@@ -199,3 +199,22 @@ def test_what_cannot_be_read_is_refused_with_the_accepted_signature(kind: type[n
     assert "forward(x, state=None) → (y, state)" in str(caught.value)
     assert inventory(module) == before
     assert not (tmp_path / "out").exists()
+
+
+class FailsAtItsStep(nn.Module):
+    """Runs single steps, of which it unpacks the axes, and is given a state of the wrong size by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(FEATURES, WIDTH)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        rows, _ = x.shape
+        h = self.cell(x, x.new_zeros(rows, WIDTH + 1) if state is None else state)
+        return h, h
+
+
+def test_why_a_single_step_does_not_run_is_told(tmp_path: Path) -> None:
+    """With an example of one step, the sentence has the error of a step, not that of a sequence."""
+    with pytest.raises(ModuleError, match="hidden"):
+        export(made(FailsAtItsStep), tmp_path, f"1x1x{FEATURES}")
