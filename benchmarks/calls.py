@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load import post
+from benchmarks.older_cards import keep_known_fields
 from benchmarks.reference import FEATURES, write_reference
 
 WARM_UP = 100
@@ -108,6 +109,7 @@ def main(
     """Count the functions of a step, in one tree or in two."""
     with tempfile.TemporaryDirectory() as folder:
         write_reference(Path(folder) / "artifacts")
+        keep_known_fields(Path(folder) / "artifacts", *(tree.resolve() for tree in trees))
         found = [count(tree.resolve(), Path(folder) / "artifacts", Path(folder), steps) for tree in trees]
     table = Table(title="function calls of one step, JSON, one session")
     table.add_column("what")

@@ -22,6 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.load import Load
+from benchmarks.older_cards import keep_known_fields
 from benchmarks.reference import write_reference
 from benchmarks.rounds import fleet_load, open_sessions, step_load
 from benchmarks.servers import Server, pin
@@ -90,6 +91,7 @@ def main(
     trees = {"old": old, NEW: new} | ({CONTROL: old} if control else {})
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, Progress(transient=True) as progress:
         write_reference(Path(folder) / "artifacts")
+        keep_known_fields(Path(folder) / "artifacts", old.resolve(), new.resolve())
         flags = ("service", "--artifacts", f"{folder}/artifacts", "--log-level", "error")
         servers = {name: stack.enter_context(Server(*flags, tree=tree.resolve())) for name, tree in trees.items()}
         pin(1)

@@ -17,6 +17,10 @@ HERE = Path(__file__).resolve().parents[2]
 _SECONDS = 30.0
 
 
+class NotStartedError(RuntimeError):
+    """A tree's service ended at its start, or took too long."""
+
+
 @cache
 def _flags_known(tree: Path) -> str:
     return subprocess.run(
@@ -103,4 +107,4 @@ class Server:
                 break
             time.sleep(0.01)
         self._process.kill()
-        raise RuntimeError(f"the service did not start: {self._log.read_text()[-2000:]}")
+        raise NotStartedError(f"the service did not start: {self._log.read_text()[-2000:]}")
