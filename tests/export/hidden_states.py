@@ -229,9 +229,10 @@ HIDDEN = {
     ),
     "activations_and_clip": Hidden(
         f"""net (float[t,n,4] x) => (float[t,n,5] y)
-        {{ Y = LSTM <hidden_size = 5, clip = 0.7, activations = ["HardSigmoid", "Tanh", "Tanh"]> (x, W, R, B)
+        {{ Y = GRU <hidden_size = 5, clip = 0.7, activations = ["HardSigmoid", "Tanh"]> (x, W, R, B)
           {_ONE}  y = Squeeze (Y, one) }}""",
-        ("Y.h", "Y.c"),
+        ("Y.h",),
+        weights=_GRU,
     ),
     "causal_convolution": Hidden(_over_time("wide = Conv <pads = [2, 0]> (narrow, K)"), ("wide.context",), 1),
     "dilated_convolution": Hidden(
