@@ -50,6 +50,17 @@ class NotServableError(AdoptError):
     """The model is complete, but cannot be served one step at a time."""
 
 
+class EndedProcessError(NotServableError):
+    """Running the model ended the process in which it was run."""
+
+    def __init__(self, signal: str, under_way: str) -> None:
+        super().__init__(
+            f"running the model ended the process that ran it ({signal}, while: {under_way}), as it would end the "
+            "server. onnxruntime does so where a recurrent layer is given no steps or no rows, where a tensor has no "
+            "values, and where memory runs out (SIGKILL)"
+        )
+
+
 class OpenStateError(NotServableError):
     """A state has an axis whose size is not known."""
 

@@ -2,10 +2,12 @@
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from onnx import ModelProto
 
+from export.adopt.apart import run_apart
 from export.adopt.errors import WholeSequenceError
 from export.adopt.foreign_file import read_foreign
 from export.adopt.free_batch import open_batch
@@ -48,9 +50,9 @@ def adopt_model(
     """
     destination = Destination(root, name, version)
     destination.check(force=options.force)
-    candidate = _checked(file, destination, options, adopt_options)
+    graph, card = run_apart(partial(_graph_and_card, file, destination, adopt_options), options)
     options.on_progress("writing")
-    return save_artefact(destination.folder, candidate.graph, candidate.card, force=options.force)
+    return save_artefact(destination.folder, ModelProto.FromString(graph), card, force=options.force)
 
 
 def explain_model(
@@ -61,7 +63,14 @@ def explain_model(
     Raises:
         ExportError: It would not be adopted; what was found until then was told.
     """
-    return _checked(file, Destination(Path(), "model", 1), options, adopt_options).card
+    return run_apart(partial(_graph_and_card, file, Destination(Path(), "model", 1), adopt_options), options)[1]
+
+
+def _graph_and_card(
+    file: Path, destination: Destination, adopt_options: AdoptOptions, options: ExportOptions
+) -> tuple[bytes, ModelCard]:
+    candidate = _checked(file, destination, options, adopt_options)
+    return candidate.graph.SerializeToString(), candidate.card
 
 
 def _checked(file: Path, destination: Destination, options: ExportOptions, adopt_options: AdoptOptions) -> Candidate:

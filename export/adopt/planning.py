@@ -76,6 +76,7 @@ def make_plan(
     original = Original(foreign, {}, pairs, options, constants, vocabularies)
     original, settled = settle_open_states(original)
     found = find_layouts(original, candidate_layouts(foreign, pairs, original.options))
+    _refuse_empty(found)
     try:
         found = replace(found, original=check_finite(found.original))
         on_progress("watching what feeding back changes")
@@ -88,6 +89,21 @@ def make_plan(
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
     one_row = "" if plan.batched else f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}"
     return Planned(plan, found.original, (*findings(plan, felt), *settled, *filter(None, [one_row])), one_row)
+
+
+def _refuse_empty(found: FoundLayouts) -> None:
+    """Refuse an output without values: there is nothing to answer, and onnxruntime's Scan ends the process on it."""
+    fed = {pair.target for pair in found.original.pairs}
+    for name, layout in found.outputs.items():
+        if 0 in layout.inner and name not in fed:
+            ports = found.original.foreign.inputs
+            timed = [one for one in found.original.data if found.original.layouts[one].time is not None]
+            remedy = f": give a step's shape by --step {timed[0]}=SIZE, of a size for which it has" if timed else ""
+            given = ", ".join(str(ports[one]) for one in found.original.data)
+            raise NotServableError(
+                f"the output {name!r} has no values for one step of {given}: its shape is {layout.inner} without the "
+                f"batch{remedy}"
+            )
 
 
 def _with_rows_apart(found: FoundLayouts, on_progress: Callable[[str], None]) -> FoundLayouts:
