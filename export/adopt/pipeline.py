@@ -16,6 +16,7 @@ from export.adopt.lift import lift_states
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
 from export.adopt.prepare import prepare
+from export.adopt.quantised import measure_quantisation
 from export.adopt.reference import OriginalReference
 from export.adopt.whole_sequence import check_whole_sequence
 from export.adopt.windows import warn_of_windows
@@ -103,9 +104,12 @@ def _checked(file: Path, destination: Destination, options: ExportOptions, adopt
         try:
             check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
         except WholeSequenceError as exc:
-            if not adopt_options.frame_by_frame:
+            if adopt_options.frame_by_frame:
+                later.append(f"served frame by frame, as --frame-by-frame says: {exc}")
+            elif finding := measure_quantisation(planned, candidate, tolerance):
+                later.append(finding)
+            else:
                 raise
-            later.append(f"served frame by frame, as --frame-by-frame says: {exc}")
 
     def tell(finding: str) -> str:
         options.on_finding(finding)

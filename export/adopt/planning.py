@@ -13,6 +13,7 @@ from export.adopt.errors import (
     NotServableError,
 )
 from export.adopt.findings import findings
+from export.adopt.float_twin import scales_over_runs
 from export.adopt.foreign_model import ForeignModel, RunFailedError
 from export.adopt.layout_search import FoundLayouts, find_layouts
 from export.adopt.layouts import candidate_layouts
@@ -82,7 +83,8 @@ def make_plan(
         on_progress("watching what feeding back changes")
         felt = effects(found.original)
         found = _with_rows_apart(found, on_progress)
-        many = None if options.frame_by_frame else runs_many_steps(found.original, found.outputs)
+        apart = options.frame_by_frame or scales_over_runs(model)
+        many = None if apart else runs_many_steps(found.original, found.outputs)
     except RunFailedError as exc:
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
     _refuse_doubtful(pairs, felt)
