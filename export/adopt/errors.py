@@ -40,10 +40,17 @@ class UnsettledStatesError(AmbiguousError):
     def __init__(self, what: str, candidates: Iterable[str], settle: str, states: Mapping[str, str]) -> None:
         self.states = dict(states)
         given = " ".join(f"--state {shlex.quote(f'{source}={target}')}" for source, target in states.items())
-        more = (
-            f". All states in one command: python -m export adopt FILE --out FOLDER {given}" if len(states) > 1 else ""
-        )
-        super().__init__(what, candidates, settle + more)
+        super().__init__(what, candidates, f"{settle}. All states in one command: {_COMMAND} {given}")
+
+    def of(self, file: Path, folder: Path | None) -> "UnsettledStatesError":
+        """Return the same with the names of the file, and of the folder for the artefact, in the command."""
+        out = "--explain" if folder is None else f"--out {shlex.quote(str(folder))}"
+        ready = f"python -m export adopt {shlex.quote(str(file))} {out}"
+        self.args = (str(self).replace(_COMMAND, ready),)
+        return self
+
+
+_COMMAND = "python -m export adopt FILE --out FOLDER"
 
 
 class NotServableError(AdoptError):

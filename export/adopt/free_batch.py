@@ -33,7 +33,7 @@ def open_batch(lifted: Lifted, planned: Planned, on_progress: Callable[[str], No
     given = {pair.source: pair.target for pair in planned.original.pairs}
     for axes in _guesses(lifted.model, lifted.options, list(given)):
         try:
-            model = _opened(inlined(lifted.model), lifted.options, axes)
+            model = opened(inlined(lifted.model), lifted.options, axes, BATCH)
             if model is None:
                 continue
             options = replace(
@@ -81,33 +81,41 @@ def _guesses(model: ModelProto, options: AdoptOptions, states: list[str]) -> Ite
                 yield axes
 
 
-def _opened(model: ModelProto, options: AdoptOptions, axes: Axes) -> ModelProto | None:
-    """Return the model with an open batch on these axes; None where a node does not allow it."""
-    opened = ModelProto()
-    opened.CopyFrom(model)
-    del opened.graph.value_info[:]
-    for value in opened.graph.input:
+def opened(model: ModelProto, options: AdoptOptions, axes: Axes, symbol: str, size: int = 1) -> ModelProto | None:
+    """Return the model with these axes, all of one fixed size, open and named; None where a node does not allow it.
+
+    With the size that was fixed it gives what it gave.
+
+    Raises:
+        RunFailedError: It does not run.
+    """
+    wide = ModelProto()
+    wide.CopyFrom(model)
+    del wide.graph.value_info[:]
+    for value in wide.graph.input:
         if value.name in axes:
-            value.type.tensor_type.shape.dim[axes[value.name]].dim_param = BATCH
-    for value in opened.graph.output:
+            value.type.tensor_type.shape.dim[axes[value.name]].dim_param = symbol
+    for value in wide.graph.output:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_value == 1:
+            if dim.dim_value == size:
                 dim.dim_param = f"?:{value.name}:{axis}"
     tracer = Tracer(model, options)
-    feeds = tracer.draw(_sizes(tracer, 1))
+    feeds = tracer.draw(_sizes(tracer, symbol, size))
     single = tracer.run(feeds)
-    for name in [node.output[0] for node in opened.graph.node if node.op_type == "Reshape"]:
-        index = next(at for at, node in enumerate(opened.graph.node) if name in node.output)
-        if not _open_shape(opened, index, options, single):
+    for name in [node.output[0] for node in wide.graph.node if node.op_type == "Reshape"]:
+        index = next(at for at, node in enumerate(wide.graph.node) if name in node.output)
+        if not _open_shape(wide, index, options, single, (symbol, size)):
             return None
-        _place_nodes(opened)
-    expected, found = single, Tracer(opened, options).run(feeds)
+        _place_nodes(wide)
+    expected, found = single, Tracer(wide, options).run(feeds)
     same = all(Figure.of(found[v.name], expected[v.name]).error <= _TOLERANCE for v in model.graph.output)
-    return opened if same else None
+    return wide if same else None
 
 
-def _open_shape(model: ModelProto, index: int, options: AdoptOptions, single: Values) -> bool:
-    """Let a Reshape to constant sizes take any number of rows; return whether it can."""
+def _open_shape(
+    model: ModelProto, index: int, options: AdoptOptions, single: Values, axis_opened: tuple[str, int]
+) -> bool:
+    """Let a Reshape to constant sizes take any size of the axis that is opened; return whether it can."""
     node = model.graph.node[index]
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     constants = {
@@ -126,7 +134,8 @@ def _open_shape(model: ModelProto, index: int, options: AdoptOptions, single: Va
     if node.input[0] in {value.name for value in part.graph.input}:
         part.graph.node.append(helper.make_node("Identity", [node.input[0]], ["cellstream_read"]))
     tracer = Tracer(part, options)
-    wide = tracer.run(tracer.draw(_sizes(tracer, _ROWS)))[node.input[0]]
+    symbol, size = axis_opened
+    wide = tracer.run(tracer.draw(_sizes(tracer, symbol, _ROWS * size)))[node.input[0]]
     before, after = single[node.input[0]], single[node.output[0]]
     if wide.shape == before.shape:
         return True
@@ -146,10 +155,10 @@ def _open_shape(model: ModelProto, index: int, options: AdoptOptions, single: Va
     return True
 
 
-def _sizes(tracer: Tracer, rows: int) -> dict[str, int]:
-    """Return all open sizes: the rows, and for others, as the time, one that is not taken for the rows."""
+def _sizes(tracer: Tracer, symbol: str, size: int) -> dict[str, int]:
+    """Return all open sizes: that of the axis that is opened, and for others one that is not taken for it."""
     sizes = {dim: _STEPS for dims in tracer.ports.values() for dim in dims if isinstance(dim, str)}
-    return sizes | {BATCH: rows}
+    return sizes | {symbol: size}
 
 
 def _set_size(

@@ -249,6 +249,8 @@ def _refuse_candidates(
     likely = _settled(pairs)
     for name, found in doubtful.items():
         likely[name] = next((target for target in found if target not in likely.values()), "")
+    if all(likely.get(name) for name in inputs):
+        likely[min(doubtful, key=list(inputs).index)] = ""  # something must be left for clients to send
     for name, found in doubtful.items():
         options = " or ".join(f"--state {name}={target}" for target in [*found, ""])
         raise UnsettledStatesError(
@@ -289,13 +291,13 @@ def _refuse_generic(
 ) -> None:
     """Refuse where an input has a name that says nothing, and an output could feed it.
 
-    The first input is asked about last, and only where another of the inputs left has such a name: it may be that one
-    which clients send.
+    The first input is asked about last, and only where it may be another that clients send: where one more of the
+    inputs left has such a name, or where several are left and there is no other state.
     """
     data = [name for name in inputs if name not in {pair.source for pair in pairs}]
     generic = [port.name for port in rest if is_generic(port.name)]
     asked = [name for name in generic if name != data[0]]
-    if asked and data[0] in generic:
+    if data[0] in generic and (asked or (len(data) > 1 and not pairs)):
         asked.append(data[0])
     left = _left(rest, outputs, fits, pairs)
     candidates = {name: [target for target in left[name] if not set(words(target)) & PLAIN] for name in asked}

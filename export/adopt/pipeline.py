@@ -8,7 +8,8 @@ from pathlib import Path
 from onnx import ModelProto
 
 from export.adopt.apart import run_apart
-from export.adopt.errors import WholeSequenceError
+from export.adopt.errors import UnsettledStatesError, WholeSequenceError
+from export.adopt.fixed_time import open_fixed_time
 from export.adopt.foreign_file import read_foreign
 from export.adopt.free_batch import open_batch
 from export.adopt.graph import build_served_graph
@@ -51,7 +52,10 @@ def adopt_model(
     """
     destination = Destination(root, name, version)
     destination.check(force=options.force)
-    graph, card = run_apart(partial(_graph_and_card, file, destination, adopt_options), options)
+    try:
+        graph, card = run_apart(partial(_graph_and_card, file, destination, adopt_options), options)
+    except UnsettledStatesError as exc:
+        raise exc.of(file, destination.folder) from None
     options.on_progress("writing")
     return save_artefact(destination.folder, ModelProto.FromString(graph), card, force=options.force)
 
@@ -64,7 +68,11 @@ def explain_model(
     Raises:
         ExportError: It would not be adopted; what was found until then was told.
     """
-    return run_apart(partial(_graph_and_card, file, Destination(Path(), "model", 1), adopt_options), options)[1]
+    nowhere = Destination(Path(), "model", 1)
+    try:
+        return run_apart(partial(_graph_and_card, file, nowhere, adopt_options), options)[1]
+    except UnsettledStatesError as exc:
+        raise exc.of(file, None) from None
 
 
 def _graph_and_card(
@@ -79,12 +87,13 @@ def _checked(file: Path, destination: Destination, options: ExportOptions, adopt
     source = read_foreign(file)
     prepared = prepare(source, adopt_options)
     options.on_progress("looking for states that the file does not show")
-    lifted = lift_states(prepared.model, prepared.options)
+    model, known, opened = open_fixed_time(prepared.model, prepared.options)
+    lifted = lift_states(model, known)
     planned = make_plan(lifted.model, lifted.options, options.on_progress)
     lifted, planned = open_batch(lifted, planned, options.on_progress)
     planned = lifted.explained(planned)
     warnings = warn_of_windows(lifted.model, lifted.options)
-    planned = replace(planned, findings=(*prepared.findings, *warnings, *planned.findings))
+    planned = replace(planned, findings=(*prepared.findings, *opened, *warnings, *planned.findings))
     for finding in planned.findings:
         options.on_finding(finding)
     plan = planned.plan

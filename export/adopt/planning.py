@@ -11,6 +11,7 @@ from export.adopt.errors import (
     AmbiguousError,
     BadOptionError,
     NotServableError,
+    UnsettledStatesError,
 )
 from export.adopt.findings import findings
 from export.adopt.float_twin import scales_over_runs
@@ -133,11 +134,12 @@ def _constant(foreign: ForeignModel, name: str, value: np.ndarray) -> np.ndarray
 def _refuse_doubtful(pairs: tuple[Pair, ...], felt: dict[str, float]) -> None:
     for pair in pairs:
         if not pair.sure and felt[pair.source] == 0.0:
-            raise AmbiguousError(
+            raise UnsettledStatesError(
                 f"{pair.source!r} and {pair.target!r} have one shape and dtype, but neither their names nor a run "
                 "show that the one is fed back to the other",
                 [f"a state {pair.source}={pair.target}", f"{pair.source} is an input"],
                 f"--state {pair.source}={pair.target} or --state {pair.source}=",
+                {one.source: one.target for one in pairs},
             )
 
 

@@ -56,6 +56,10 @@ class Tracer:
             raise RunFailedError(foreign_error(exc)) from exc
         self._names = [value.name for value in traced.graph.output]
 
+    def is_settled(self, name: str) -> bool:
+        """Return whether the user says what an input is."""
+        return name in self._options.states or name in self._options.constants
+
     def without_initial_states(self) -> "Tracer":
         """Return the same for a model whose recurrent layers start from zeros, where no input gives their start."""
         model, depends = ModelProto(), Dependencies(self.model)
