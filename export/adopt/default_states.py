@@ -20,6 +20,11 @@ _WEIGHTS = {
     "PRelu": (1,),
 }
 """Operator → inputs that hold its weights."""
+_PARAMETERS = {
+    *("gain", "bias", "scale", "weight", "weights", "alpha", "beta", "gamma", "mean", "std", "var", "threshold", "eps"),
+    *("epsilon", "temperature", "factor", "shift", "offset", "rate", "lr", "param", "constant", "const", "sr"),
+}
+"""Words for what a model is set to, and does not carry from step to step."""
 _DEFAULTS_SINCE = 4
 """The IR version from which an initializer among the inputs is a default; before, every weight is listed there."""
 
@@ -113,7 +118,7 @@ def _refuse_unnamed(
     for name, port in listed.items():
         if name in weights or name in options.states or name in options.constants or not port.dims:
             continue
-        if set(words(name)) & PLAIN:
+        if set(words(name)) & (PLAIN | _PARAMETERS):
             continue
         fits = [
             target

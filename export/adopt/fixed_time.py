@@ -51,7 +51,7 @@ def open_fixed_time(model: ModelProto, options: AdoptOptions) -> tuple[ModelProt
         if any(options.steps.get(name) == shape or name in options.overlaps for name, shape in shapes.items()):
             continue
         given = [name for name in shapes if name in options.steps]
-        if given and any(isinstance(dim, str) for dim in _dims(flat, given[0])[1:]):
+        if given and any(isinstance(dim, str) for dim in shapes[given[0]]):
             continue  # the size of a step is the user's own
         axes = {name: _time_axis(flat, options, name, layer) for name in layer.inputs}
         timed = {name: axis for name, axis in axes.items() if axis is not None}
