@@ -7,6 +7,7 @@ from export.adopt.errors import BadOptionError, NotServableError, UnsettledState
 from export.adopt.foreign_model import Port
 from export.adopt.names import (
     DATA_WORDS,
+    DRIVING,
     PLAIN,
     SIDES,
     bare_key,
@@ -292,12 +293,13 @@ def _refuse_generic(
     """Refuse where an input has a name that says nothing, and an output could feed it.
 
     The first input is asked about last, and only where it may be another that clients send: where one more of the
-    inputs left has such a name, or where several are left and there is no other state.
+    inputs left has such a name, or where one is named as what drives or measures a system, whose state is often x.
     """
     data = [name for name in inputs if name not in {pair.source for pair in pairs}]
     generic = [port.name for port in rest if is_generic(port.name)]
     asked = [name for name in generic if name != data[0]]
-    if data[0] in generic and (asked or (len(data) > 1 and not pairs)):
+    driven = not pairs and any(set(words(name)) & DRIVING for name in data[1:])
+    if data[0] in generic and (asked or driven):
         asked.append(data[0])
     left = _left(rest, outputs, fits, pairs)
     candidates = {name: [target for target in left[name] if not set(words(target)) & PLAIN] for name in asked}

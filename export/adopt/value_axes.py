@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
 from export.adopt.foreign_model import Dim, RunFailedError
 from export.adopt.options import AdoptOptions
@@ -226,13 +226,23 @@ def _score(model: ModelProto, axes: ValueAxes) -> tuple[int, int]:
         values = [name for name in node.input if name]
         if node.op_type in RECURRENT:
             layers += axes.times.get(node.input[0]) == 0
-        elif node.op_type in ("Scan", "Loop"):
+        elif node.op_type == "Scan":
+            layers += _scans_along_time(node, axes)
+        elif node.op_type == "Loop":
             layers += any(axes.grown.get(name) for name in node.output)
         elif node.op_type in ("Conv", "Pad", "Concat") and values:
             reaching += axes.times.get(values[-1 if node.op_type == "Concat" else 0], 0) >= (
                 2 if node.op_type == "Conv" else 1
             )
     return layers, reaching
+
+
+def _scans_along_time(node: NodeProto, axes: ValueAxes) -> bool:
+    """Return whether an axis that a Scan takes apart is the time."""
+    given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    scanned = given["num_scan_inputs"]
+    along = given.get("scan_input_axes") or [0] * scanned
+    return any(axes.times.get(name) == axis for name, axis in zip(node.input[-scanned:], along, strict=True))
 
 
 def _with_batch(found: ValueAxes, symbols: list[str]) -> ValueAxes:
