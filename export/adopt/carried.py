@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from export.adopt.dependencies import Dependencies
 from export.adopt.origins import PASSING
-from export.adopt.value_axes import Dependencies, ValueAxes
+from export.adopt.value_axes import ValueAxes
 from export.figure import Array
 from export.lower.builder import Dim
 

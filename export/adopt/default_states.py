@@ -7,7 +7,8 @@ from export.adopt.foreign_model import Port, port_of
 from export.adopt.names import PLAIN, bare_key, is_generic, is_state, names_nothing, says_data, timeless, untimed, words
 from export.adopt.naming_rules import shared_rules
 from export.adopt.options import AdoptOptions
-from export.adopt.pairs import find_pairs, fitting
+from export.adopt.pairing import fitting
+from export.adopt.pairs import find_pairs
 from export.figure import Array
 from export.graphs import all_graphs
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto, NodeProto
 
 from export.adopt.carried import attribute
+from export.adopt.dependencies import Dependencies
 from export.adopt.errors import AdoptError, AmbiguousError, NotServableError
 from export.adopt.foreign_model import Dim, RunFailedError
 from export.adopt.free_batch import opened
 from export.adopt.lift import inlined
 from export.adopt.nodes_over_time import named_node
 from export.adopt.options import AdoptOptions
-from export.adopt.value_axes import RECURRENT, Dependencies, Tracer, Values
+from export.adopt.value_axes import RECURRENT, Tracer, Values
 
 STEPS = "cellstream_steps"
 _STATES = {"LSTM": (5, 6), "DynamicQuantizeLSTM": (5, 6)}

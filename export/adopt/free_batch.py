@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from export.adopt.dependencies import reads
 from export.adopt.errors import AdoptError
 from export.adopt.foreign_model import RunFailedError
 from export.adopt.lift import Lifted, inlined
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
-from export.adopt.value_axes import RECURRENT, Tracer, Values, reads
+from export.adopt.value_axes import RECURRENT, Tracer, Values
 from export.figure import Array, Figure
 
 BATCH = "cellstream_batch"

@@ -10,7 +10,7 @@ from export.adopt.errors import AmbiguousError, BadOptionError, NotServableError
 from export.adopt.foreign_model import Dim, ForeignModel, Port
 from export.adopt.names import words
 from export.adopt.options import AdoptOptions
-from export.adopt.pairs import Pair
+from export.adopt.pairing import Pair
 from export.adopt.plan import Layout
 
 _BATCH_WORDS = ("batch", "b", "n", "bs", "bsz", "batch_size", "batchsize", "num_sequences", "streams")

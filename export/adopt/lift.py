@@ -9,6 +9,7 @@ from onnx import ModelProto, inliner
 
 from export.adopt.carried import AddedState, StateAdder
 from export.adopt.causality import look_ahead
+from export.adopt.dependencies import Dependencies
 from export.adopt.errors import AdoptError, NotCausalError, WholeSequenceError
 from export.adopt.foreign_model import RunFailedError
 from export.adopt.lift_context import lift_concat, lift_convolution, lift_pad
@@ -16,7 +17,7 @@ from export.adopt.lift_recurrent import lift_layer, lift_loop
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned
 from export.adopt.source import modern
-from export.adopt.value_axes import RECURRENT, Dependencies, Tracer, ValueAxes, find_value_axes, value_axes_along
+from export.adopt.value_axes import RECURRENT, Tracer, ValueAxes, find_value_axes, value_axes_along
 from export.errors import ParityError
 from export.figure import Figure
 

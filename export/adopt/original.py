@@ -10,7 +10,7 @@ from export.adopt.errors import NotServableError
 from export.adopt.foreign_model import ForeignModel
 from export.adopt.layouts import Layouts, from_rows, sizes_of, to_rows
 from export.adopt.options import MOST_BEFORE, AdoptOptions
-from export.adopt.pairs import Pair
+from export.adopt.pairing import Pair
 from export.figure import Array
 
 Rows = dict[str, Array]

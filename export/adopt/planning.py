@@ -21,7 +21,8 @@ from export.adopt.layouts import candidate_layouts
 from export.adopt.options import AdoptOptions
 from export.adopt.original import Original, cast, initial_value
 from export.adopt.origins import find_vocabularies
-from export.adopt.pairs import Pair, find_pairs
+from export.adopt.pairing import Pair
+from export.adopt.pairs import find_pairs
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.public_names import public_names
 from export.adopt.row_mixing import find_mixing

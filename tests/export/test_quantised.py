@@ -15,10 +15,11 @@ from export.adopt.errors import WholeSequenceError
 from export.adopt.float_twin import float_twin
 from export.adopt.lift import Lifted
 from export.artefact import read_card
-from tests.export.hidden_states import TORCH, Hidden
+from tests.export.hidden_states import Hidden
 from tests.export.served import graph
 from tests.export.test_adopt_whole_sequence import difference, run
 from tests.export.test_lift import streamed
+from tests.export.torch_exports import TORCH
 from tests.export.zoo import write
 
 _TOLD = "the scales of quantisation are those of what is run together"
