@@ -11,11 +11,11 @@ from tests.export.zoo import ForeignGraph
 STEPS = 40
 
 
-_LAYER = {"W": (1, 20, 4), "R": (1, 20, 5), "B": (1, 40), "W2": (1, 20, 5), "start": (1, 1, 5), "K": (4, 4, 3)}
-_GRU = {"W": (1, 15, 4), "R": (1, 15, 5), "B": (1, 30)}
-_STATES = "float[1,n,5] h0, float[1,n,5] c0"
-_NEXT = "float[1,n,5] hn, float[1,n,5] cn"
-_ONE = "one = Constant <value = int64[1] {1}> ()"
+LAYER = {"W": (1, 20, 4), "R": (1, 20, 5), "B": (1, 40), "W2": (1, 20, 5), "start": (1, 1, 5), "K": (4, 4, 3)}
+GRU = {"W": (1, 15, 4), "R": (1, 15, 5), "B": (1, 30)}
+STATES = "float[1,n,5] h0, float[1,n,5] c0"
+NEXT = "float[1,n,5] hn, float[1,n,5] cn"
+ONE = "one = Constant <value = int64[1] {1}> ()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Hidden:
     text: str
     added: tuple[str, ...]
     axis: int = 0
-    weights: dict[str, tuple[int, ...]] = field(default_factory=lambda: _LAYER)
+    weights: dict[str, tuple[int, ...]] = field(default_factory=lambda: LAYER)
     opset: int = 17
     batched: bool = True
     rank: int = 3
@@ -41,7 +41,7 @@ class Hidden:
         return np.random.default_rng(5).normal(0, 0.5, shape).astype(np.float32)
 
 
-def _over_time(inside: str) -> str:
+def over_time(inside: str) -> str:
     return f"""net (float[n,t,4] x) => (float[n,t,4] y)
         {{ narrow = Transpose <perm = [0, 2, 1]> (x)
           {inside}
@@ -52,38 +52,40 @@ _BODY = """<num_scan_inputs = 1, body = step (float[n,4] before, float[n,4] now)
     { half = Constant <value = float {0.5}> ()  kept = Mul (before, half)
       sum = Add (kept, now)  next = Tanh (sum)  out = Neg (next) }>"""
 
+_ALONG_ONE = _BODY.replace("<num", "<scan_input_axes = [1], scan_output_axes = [1], num")
+
 HIDDEN = {
     "absent": Hidden(
         f"""net (float[t,n,4] x) => (float[t,n,5] y)
-        {{ Y = LSTM <hidden_size = 5> (x, W, R, B)  {_ONE}  y = Squeeze (Y, one) }}""",
+        {{ Y = LSTM <hidden_size = 5> (x, W, R, B)  {ONE}  y = Squeeze (Y, one) }}""",
         ("Y.h", "Y.c"),
     ),
     "one_row_in_the_file": Hidden(
         f"""net (float[t,n,4] x) => (float[t,n,5] y)
-        {{ Y = LSTM <hidden_size = 5> (x, W, R, B, , start, start)  {_ONE}  y = Squeeze (Y, one) }}""",
+        {{ Y = LSTM <hidden_size = 5> (x, W, R, B, , start, start)  {ONE}  y = Squeeze (Y, one) }}""",
         ("Y.h", "Y.c"),
     ),
     "second_layer": Hidden(
-        f"""net (float[t,n,4] x, {_STATES}) => (float[t,n,5] y, {_NEXT})
-        {{ Y0, hn, cn = LSTM <hidden_size = 5> (x, W, R, B, , h0, c0)  {_ONE}
+        f"""net (float[t,n,4] x, {STATES}) => (float[t,n,5] y, {NEXT})
+        {{ Y0, hn, cn = LSTM <hidden_size = 5> (x, W, R, B, , h0, c0)  {ONE}
           between = Squeeze (Y0, one)
           Y = LSTM <hidden_size = 5> (between, W2, R, B)  y = Squeeze (Y, one) }}""",
         ("Y.h", "Y.c"),
     ),
     "cell_state": Hidden(
         f"""net (float[t,n,4] x, float[1,n,5] h0) => (float[t,n,5] y, float[1,n,5] hn)
-        {{ Y, hn = LSTM <hidden_size = 5> (x, W, R, B, , h0)  {_ONE}  y = Squeeze (Y, one) }}""",
+        {{ Y, hn = LSTM <hidden_size = 5> (x, W, R, B, , h0)  {ONE}  y = Squeeze (Y, one) }}""",
         ("Y.c",),
     ),
     "final_state_shown": Hidden(
         f"""net (float[t,n,4] x) => (float[t,n,5] y, float[1,n,5] final)
-        {{ Y, final = GRU <hidden_size = 5> (x, W, R, B)  {_ONE}  y = Squeeze (Y, one) }}""",
+        {{ Y, final = GRU <hidden_size = 5> (x, W, R, B)  {ONE}  y = Squeeze (Y, one) }}""",
         ("Y.h",),
-        weights=_GRU,
+        weights=GRU,
     ),
     "without_batch": Hidden(
         f"""net (float[t,4] x) => (float[t,5] y)
-        {{ {_ONE}  row = Unsqueeze (x, one)  Y = LSTM <hidden_size = 5> (row, W, R, B)
+        {{ {ONE}  row = Unsqueeze (x, one)  Y = LSTM <hidden_size = 5> (row, W, R, B)
           both = Constant <value = int64[2] {{1, 2}}> ()  y = Squeeze (Y, both) }}""",
         ("Y.h", "Y.c"),
         batched=False,
@@ -92,16 +94,16 @@ HIDDEN = {
     "activations_and_clip": Hidden(
         f"""net (float[t,n,4] x) => (float[t,n,5] y)
         {{ Y = GRU <hidden_size = 5, clip = 0.7, activations = ["HardSigmoid", "Tanh"]> (x, W, R, B)
-          {_ONE}  y = Squeeze (Y, one) }}""",
+          {ONE}  y = Squeeze (Y, one) }}""",
         ("Y.h",),
-        weights=_GRU,
+        weights=GRU,
     ),
-    "causal_convolution": Hidden(_over_time("wide = Conv <pads = [2, 0]> (narrow, K)"), ("wide.context",), 1),
+    "causal_convolution": Hidden(over_time("wide = Conv <pads = [2, 0]> (narrow, K)"), ("wide.context",), 1),
     "dilated_convolution": Hidden(
-        _over_time("wide = Conv <pads = [50, 0], dilations = [25]> (narrow, K)"), ("wide.context",), 1
+        over_time("wide = Conv <pads = [50, 0], dilations = [25]> (narrow, K)"), ("wide.context",), 1
     ),
     "pad_of_ones": Hidden(
-        _over_time(
+        over_time(
             """ahead = Constant <value = int64[6] {0, 0, 2, 0, 0, 0}> ()  fill = Constant <value = float {1.0}> ()
             padded = Pad (narrow, ahead, fill)  wide = Conv (padded, K)"""
         ),
@@ -134,7 +136,7 @@ HIDDEN = {
         f"""net (float[t,n,4] x) => (float[t,n,5] y)
         {{ narrow = Transpose <perm = [1, 2, 0]> (x)  wide = Conv <pads = [2, 0]> (narrow, K)
           back = Transpose <perm = [2, 0, 1]> (wide)
-          Y = LSTM <hidden_size = 5> (back, W, R, B)  {_ONE}  y = Squeeze (Y, one) }}""",
+          Y = LSTM <hidden_size = 5> (back, W, R, B)  {ONE}  y = Squeeze (Y, one) }}""",
         ("wide.context", "Y.h", "Y.c"),
     ),
     "zeros_in_front": Hidden(
@@ -164,16 +166,16 @@ HIDDEN = {
         f"""net (float[n,t,4] x) => (float[n,t,4] y)
         {{ shape = Shape (x)  outer = Constant <value = int64[2] {{0, 2}}> ()  sizes = Gather (shape, outer)
           zeros = ConstantOfShape (sizes)
-          last, y = Scan {_BODY.replace("<num", "<scan_input_axes = [1], scan_output_axes = [1], num")} (zeros, x) }}""",
+          last, y = Scan {_ALONG_ONE} (zeros, x) }}""",
         ("last.state0",),
         1,
     ),
     "sizes_by_slice_and_concat": Hidden(
         f"""net (float[n,t,4] x) => (float[n,t,5] y)
         {{ major = Transpose <perm = [1, 0, 2]> (x)  shape = Shape (x)  zero = Constant <value = int64[1] {{0}}> ()
-          {_ONE}  rows = Slice (shape, zero, one, zero)  five = Constant <value = int64[1] {{5}}> ()
-          sizes = Concat <axis = 0> (rows, five)  zeros = ConstantOfShape (sizes)  start = Unsqueeze (zeros, zero)
-          Y, yh, yc = LSTM <hidden_size = 5> (major, W, R, B, , start, start)  flat = Squeeze (Y, one)
+          {ONE}  rows = Slice (shape, zero, one, zero)  five = Constant <value = int64[1] {{5}}> ()
+          sizes = Concat <axis = 0> (rows, five)  zeros = ConstantOfShape (sizes)  first = Unsqueeze (zeros, zero)
+          Y, yh, yc = LSTM <hidden_size = 5> (major, W, R, B, , first, first)  flat = Squeeze (Y, one)
           y = Transpose <perm = [1, 0, 2]> (flat) }}""",
         ("Y.h", "Y.c"),
         1,
@@ -207,7 +209,7 @@ HIDDEN = {
     ),
     "lengths": Hidden(
         f"""net (float[t,n,4] x, int32[n] lengths) => (float[t,n,5] y)
-        {{ Y = LSTM <hidden_size = 5> (x, W, R, B, lengths)  {_ONE}  y = Squeeze (Y, one) }}""",
+        {{ Y = LSTM <hidden_size = 5> (x, W, R, B, lengths)  {ONE}  y = Squeeze (Y, one) }}""",
         ("Y.h", "Y.c"),
     ),
     "batch_first": Hidden(
@@ -216,96 +218,5 @@ HIDDEN = {
           two = Constant <value = int64[1] {2}> ()  y = Squeeze (Y, two) }""",
         ("Y.h", "Y.c"),
         1,
-    ),
-}
-
-_BOTH = {"W": (2, 15, 4), "R": (2, 15, 5), "B": (2, 30)}
-
-AHEAD = {
-    "bidirectional": Hidden(
-        """net (float[t,n,4] x) => (float[t,2,n,5] y)
-        { y = GRU <hidden_size = 5, direction = "bidirectional"> (x, W, R, B) }""",
-        (r"GRU 'y' runs over the sequence backwards \(bidirectional\)",),
-        weights=_BOTH,
-    ),
-    "reverse": Hidden(
-        f"""net (float[t,n,4] x) => (float[t,n,5] y)
-        {{ Y = GRU <hidden_size = 5, direction = "reverse"> (x, W, R, B)  {_ONE}  y = Squeeze (Y, one) }}""",
-        (r"GRU 'Y' runs over the sequence backwards \(reverse\)",),
-        weights=_GRU,
-    ),
-    "one_step": Hidden(
-        _over_time("wide = Conv <pads = [1, 1]> (narrow, K)"), ("Conv 'wide' looks 1 step ahead",), axis=1
-    ),
-    "six_steps": Hidden(
-        _over_time("wide = Conv <pads = [6, 6], dilations = [6]> (narrow, K)"),
-        ("Conv 'wide' looks 6 steps ahead",),
-        axis=1,
-    ),
-    "one_step_before_a_layer": Hidden(
-        f"""net (float[t,n,4] x, {_STATES}) => (float[t,n,5] y, {_NEXT})
-        {{ narrow = Transpose <perm = [1, 2, 0]> (x)  wide = Conv <pads = [0, 2]> (narrow, K)
-          back = Transpose <perm = [2, 0, 1]> (wide)
-          Y, hn, cn = LSTM <hidden_size = 5> (back, W, R, B, , h0, c0)  {_ONE}  y = Squeeze (Y, one) }}""",
-        ("Conv 'wide' looks 2 steps ahead",),
-    ),
-    "pooling": Hidden(
-        _over_time("wide = MaxPool <kernel_shape = [3], pads = [1, 1]> (narrow)"),
-        ("MaxPool 'wide' looks 1 step ahead",),
-        axis=1,
-    ),
-    "mean": Hidden(
-        """net (float[n,t,4] x) => (float[n,t,4] y) { m = ReduceMean <axes = [1]> (x)  y = Sub (x, m) }""",
-        ("ReduceMean 'm' takes all steps of the sequence together",),
-        axis=1,
-    ),
-    "attention": Hidden(
-        """net (float[n,t,4] x) => (float[n,t,4] y)
-        { keys = Transpose <perm = [0, 2, 1]> (x)  scores = MatMul (x, keys)
-          shares = Softmax <axis = 2> (scores)  y = MatMul (shares, x) }""",
-        ("MatMul 'scores' takes all steps of the sequence together",),
-        axis=1,
-    ),
-    "normalisation": Hidden(
-        _over_time("wide = InstanceNormalization (narrow, scale, bias)"),
-        ("InstanceNormalization 'wide' needs the whole sequence",),
-        axis=1,
-        weights={"scale": (4,), "bias": (4,)},
-    ),
-    "backwards": Hidden(
-        """net (float[n,t,4] x) => (float[n,t,4] y)
-        { from = Constant <value = int64[1] {-1}> ()  to = Constant <value = int64[1] {-100000}> ()
-          axis = Constant <value = int64[1] {1}> ()  step = Constant <value = int64[1] {-1}> ()
-          turned = Slice (x, from, to, axis, step)  y = Add (x, turned) }""",
-        ("Slice 'turned' needs the whole sequence",),
-        axis=1,
-    ),
-}
-
-WHOLE = {
-    "start_computed_from_the_input": Hidden(
-        f"""net (float[t,n,4] x) => (float[t,n,5] y)
-        {{ zero = Constant <value = int64[1] {{0}}> ()  first = Gather <axis = 0> (x, zero)
-          start = MatMul (first, M)  Y = GRU <hidden_size = 5> (x, W, R, B, , start)  {_ONE}
-          y = Squeeze (Y, one) }}""",
-        ("GRU 'Y'",),
-        weights=_GRU | {"M": (4, 5)},
-    ),
-    "reflected": Hidden(
-        _over_time(
-            """ahead = Constant <value = int64[6] {0, 0, 2, 0, 0, 0}> ()
-            padded = Pad <mode = "edge"> (narrow, ahead)  wide = Conv (padded, K)"""
-        ),
-        ("Pad 'padded'",),
-        axis=1,
-    ),
-    "sum": Hidden(
-        """net (float[n,t,4] x) => (float[n,t,4] y)
-        { one = Constant <value = int64 {1}> ()  y = CumSum (x, one) }""",
-        ("CumSum 'y'",),
-        axis=1,
-    ),
-    "every_other_step": Hidden(
-        _over_time("wide = Conv <pads = [2, 0], strides = [2]> (narrow, K)"), ("Conv 'wide'",), axis=1
     ),
 }

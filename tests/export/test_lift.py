@@ -15,10 +15,11 @@ from export.adopt.errors import NotCausalError, WholeSequenceError
 from export.adopt.lift import lift_states
 from export.arena_runner import INITIAL_SLOT, ArenaRunner
 from export.artefact import read_card
-from tests.export.hidden_states import AHEAD, HIDDEN, STEPS, WHOLE, Hidden
+from tests.export.hidden_states import HIDDEN, STEPS, Hidden
 from tests.export.test_adopt import assert_refused, invoke
 from tests.export.test_adopt_whole_sequence import difference, run
 from tests.export.torch_exports import TORCH
+from tests.export.whole_sequences import AHEAD, WHOLE
 from tests.export.zoo import ZOO, write
 
 _TOLERANCE = 1e-5
