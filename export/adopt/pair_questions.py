@@ -77,7 +77,7 @@ def _refuse_candidates(
     likely = settled_of(pairs)
     for name, found in doubtful.items():
         likely[name] = next((target for target in found if target not in likely.values()), "")
-    if all(likely.get(name) for name in inputs):
+    if doubtful and all(likely.get(name) for name in inputs):
         likely[min(doubtful, key=list(inputs).index)] = ""  # something must be left for clients to send
     for name, found in doubtful.items():
         options = " or ".join(f"--state {name}={target}" for target in [*found, ""])
