@@ -1,11 +1,23 @@
 """The reasons why an export writes nothing, each with the sentence that a user reads."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 class ExportError(Exception):
     """No artefact was written, and the message says why."""
+
+    def __reduce__(self) -> tuple[Callable[..., "ExportError"], tuple[Any, ...]]:
+        # a subclass builds its message from other arguments, so it cannot be made again from the message alone
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[ExportError], args: tuple[Any, ...], attributes: dict[str, Any]) -> ExportError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class BadDestinationError(ExportError):

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from export.adopt.value_axes import Dependencies, ValueAxes
+from export.adopt.dependencies import Dependencies
+from export.adopt.origins import PASSING
+from export.adopt.value_axes import ValueAxes
 from export.figure import Array
 from export.lower.builder import Dim
 
@@ -112,6 +114,49 @@ class StateAdder:
         self.states.append(AddedState(source, target, held, batch))
         return read, written
 
+    def give_back(self, index: int, node: NodeProto, at: int, to: int, name: str) -> str:
+        """Give the state after a node as an output, where an input alone is its state before and no output gives it.
+
+        Return that input, or nothing where there is none, or the user says what it is. The input may reach the node
+        through nodes that move its axes; what is given has them moved back.
+        """
+        moved: list[NodeProto] = []
+        source: str = node.input[at]
+        makers = {output: one for one in self.graph.node for output in one.output}
+        while source in makers and makers[source].op_type in ("Squeeze", "Unsqueeze", "Transpose", "Identity"):
+            moved.append(makers[source])
+            source = makers[source].input[0]
+        if source not in self.axes.tracer.ports or self.axes.tracer.is_settled(source) or self._shown(node, to):
+            return ""
+        readers = [one for one in self.graph.node if source in one.input]
+        if readers != [moved[-1] if moved else node]:
+            return ""
+        if not (to < len(node.output) and node.output[to]):
+            set_name(node.output, to, self.fresh(f"lifted/{node_name(node)}.{name}"))
+        value = node.output[to]
+        target = self.fresh(f"{node_name(node)}.{name}_after")
+        steps: list[tuple[str, list[str], dict[str, Any]]] = [
+            ("Identity", [value], {}),
+            *(_moved_back(one) for one in moved),
+        ]
+        for number, (operator, more, attributes) in enumerate(steps):
+            inputs = [value, *more[1:]] if number else more
+            value = self.fresh(f"lifted/{target}") if number < len(steps) - 1 else target
+            self.put_after(index, operator, inputs, value, **attributes)
+        before = self.axes.short[source]
+        kind = helper.np_dtype_to_tensor_dtype(before.dtype)
+        self.graph.output.append(helper.make_tensor_value_info(target, kind, self.axes.tracer.ports[source]))
+        self.states.append(AddedState(source, target, np.zeros_like(before), self.axes.batches.get(source)))
+        return source
+
+    def _shown(self, node: NodeProto, to: int) -> bool:
+        """Return whether a node's output is one of the graph's, moved or joined with others at most."""
+        names = {node.output[to]} if to < len(node.output) and node.output[to] else set()
+        for one in self.graph.node:
+            if names & set(one.input) and one.op_type in (*PASSING, "Concat", "Slice", "Gather", "Split"):
+                names |= set(one.output)
+        return bool(names & {value.name for value in self.graph.output})
+
     def finish(self) -> None:
         """Put all new nodes in their positions; declared shapes of other values are dropped."""
         nodes: list[NodeProto] = []
@@ -123,6 +168,16 @@ class StateAdder:
         del self.graph.node[:]
         self.graph.node.extend(kept)
         del self.graph.value_info[:]
+
+
+def _moved_back(node: NodeProto) -> tuple[str, list[str], dict[str, Any]]:
+    """Return the operator, inputs and attributes of a node that moves axes back to where this one took them from."""
+    if node.op_type == "Transpose":
+        perm = attribute(node, "perm", None)
+        return "Transpose", [""], {} if perm is None else {"perm": [int(axis) for axis in np.argsort(perm)]}
+    given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    opposite = {"Squeeze": "Unsqueeze", "Unsqueeze": "Squeeze"}.get(node.op_type, node.op_type)
+    return opposite, ["", *node.input[1:]], given
 
 
 def node_name(node: NodeProto) -> str:

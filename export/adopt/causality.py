@@ -3,7 +3,8 @@
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from export.adopt.value_axes import ValueAxes, Values, reads
+from export.adopt.dependencies import reads
+from export.adopt.value_axes import ValueAxes, Values
 from export.figure import Array
 
 _STEPS, _CHANGED = 48, (32, 24)

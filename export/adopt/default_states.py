@@ -2,14 +2,30 @@
 
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
-from export.adopt.errors import NotServableError
+from export.adopt.errors import NotServableError, UnsettledStatesError
 from export.adopt.foreign_model import Port, port_of
-from export.adopt.names import bare_key, is_state, names_nothing, says_data, timeless, untimed
+from export.adopt.names import PLAIN, bare_key, is_generic, is_state, names_nothing, says_data, timeless, untimed, words
 from export.adopt.naming_rules import shared_rules
 from export.adopt.options import AdoptOptions
-from export.adopt.pairs import find_pairs, fitting
+from export.adopt.pairing import fitting
+from export.adopt.pairs import find_pairs
 from export.figure import Array
+from export.graphs import all_graphs
 
+_WEIGHTS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "LayerNormalization"), (1, 2)),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2, 3)),
+    "MatMul": (1,),
+    "Gather": (0,),
+    "BatchNormalization": (1, 2, 3, 4),
+    "PRelu": (1,),
+}
+"""Operator → inputs that hold its weights."""
+_PARAMETERS = {
+    *("gain", "bias", "scale", "weight", "weights", "alpha", "beta", "gamma", "mean", "std", "var", "threshold", "eps"),
+    *("epsilon", "temperature", "factor", "shift", "offset", "rate", "lr", "param", "constant", "const", "sr"),
+}
+"""Words for what a model is set to, and does not carry from step to step."""
 _DEFAULTS_SINCE = 4
 """The IR version from which an initializer among the inputs is a default; before, every weight is listed there."""
 
@@ -31,6 +47,8 @@ def open_default_states(model: ModelProto, options: AdoptOptions) -> tuple[dict[
     ports = {name: port_of(value, "input") for name, value in values.items() if name not in defaults}
     listed = _listed(model, {name: values[name] for name in values if name in defaults})
     likely = _likely(listed, ports, outputs, options, sure=model.ir_version < _DEFAULTS_SINCE)
+    if model.ir_version >= _DEFAULTS_SINCE:
+        _refuse_unnamed(model, {name: port for name, port in listed.items() if name not in likely}, outputs, options)
     inputs = {name: port for name, port in (ports | likely).items() if name not in options.constants}
     initial, findings = {}, []
     for pair in find_pairs(inputs, outputs, options) if likely else ():
@@ -77,6 +95,54 @@ def _likely(
             or (not sure and fits[name] and (is_state(name) or name in ruled))
         )
     }
+
+
+def _refuse_unnamed(
+    model: ModelProto, listed: dict[str, Port], outputs: dict[str, Port], options: AdoptOptions
+) -> None:
+    """Refuse where an input with a default could be fed from an output, though no name says that it is a state.
+
+    Left at its default, a state would start again at every step, and nothing would show it. The weights of a layer,
+    which some exporters list as well, are none.
+
+    Raises:
+        UnsettledStatesError: There is one that the user has not settled.
+    """
+    weights = {
+        name
+        for graph in all_graphs(model.graph)
+        for node in graph.node
+        for index, name in enumerate(node.input)
+        if index in _WEIGHTS.get(node.op_type, ())
+    }
+    doubtful = {}
+    for name, port in listed.items():
+        if name in weights or name in options.states or name in options.constants or not port.dims:
+            continue
+        if set(words(name)) & (PLAIN | _PARAMETERS):
+            continue
+        fits = [
+            target
+            for target, out in sorted(outputs.items(), key=lambda item: is_generic(item[0]))
+            if fitting(port, out) and _is_row_of(port, out) and not set(words(target)) & PLAIN
+        ]
+        if fits:
+            doubtful[name] = fits
+    for name, fits in doubtful.items():
+        ways = " or ".join(f"--state {name}={target}" for target in [*fits, ""])
+        raise UnsettledStatesError(
+            f"the input {listed[name]} has a default value, and may be a state that starts from it, fed from any of",
+            [str(outputs[target]) for target in fits],
+            f"{ways} (the last: {name} keeps its value)",
+            {one: targets[0] for one, targets in doubtful.items()},
+        )
+
+
+def _is_row_of(source: Port, target: Port) -> bool:
+    """Return whether an input's sizes are those of one row of an output, or open as they are."""
+    return all(
+        one == other or one == 1 or isinstance(one, str) for one, other in zip(source.dims, target.dims, strict=False)
+    )
 
 
 def _agree(source: str, target: str) -> bool:

@@ -40,14 +40,32 @@ class UnsettledStatesError(AmbiguousError):
     def __init__(self, what: str, candidates: Iterable[str], settle: str, states: Mapping[str, str]) -> None:
         self.states = dict(states)
         given = " ".join(f"--state {shlex.quote(f'{source}={target}')}" for source, target in states.items())
-        more = (
-            f". All states in one command: python -m export adopt FILE --out FOLDER {given}" if len(states) > 1 else ""
-        )
-        super().__init__(what, candidates, settle + more)
+        super().__init__(what, candidates, f"{settle}. All states in one command: {_COMMAND} {given}")
+
+    def of(self, file: Path, folder: Path | None) -> "UnsettledStatesError":
+        """Return the same with the names of the file, and of the folder for the artefact, in the command."""
+        out = "--explain" if folder is None else f"--out {shlex.quote(str(folder))}"
+        ready = f"python -m export adopt {shlex.quote(str(file))} {out}"
+        self.args = (str(self).replace(_COMMAND, ready),)
+        return self
+
+
+_COMMAND = "python -m export adopt FILE --out FOLDER"
 
 
 class NotServableError(AdoptError):
     """The model is complete, but cannot be served one step at a time."""
+
+
+class EndedProcessError(NotServableError):
+    """Running the model ended the process in which it was run."""
+
+    def __init__(self, signal: str, under_way: str) -> None:
+        super().__init__(
+            f"running the model ended the process that ran it ({signal}, while: {under_way}), as it would end the "
+            "server. onnxruntime does so where a recurrent layer is given no steps or no rows, where a tensor has no "
+            "values, and where memory runs out (SIGKILL)"
+        )
 
 
 class OpenStateError(NotServableError):

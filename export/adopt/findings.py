@@ -18,7 +18,7 @@ def findings(plan: Plan, effects: dict[str, float]) -> list[str]:
             f"state {state.source} ← {state.target}: {state.spec.dtype}{list(state.spec.shape)}, {batch}; "
             f"{state.reason}; {seen}"
         )
-    if not plan.states:
+    if not plan.state_specs:
         lines.append("no state: the model is served stateless")
     for one in plan.inputs:
         extra = (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto, NodeProto, helper
 
+from export.adopt.dependencies import reads
 from export.adopt.errors import AdoptError
 from export.adopt.foreign_model import RunFailedError
 from export.adopt.lift import Lifted, inlined
@@ -12,7 +13,7 @@ from export.adopt.open_nodes import OPENED, Way, as_it_is, ways_to_open
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
 from export.adopt.steps_as_rows import steps_as_rows
-from export.adopt.value_axes import RECURRENT, Tracer, Values, reads
+from export.adopt.value_axes import RECURRENT, Tracer, Values
 from export.figure import Figure
 
 BATCH = "cellstream_batch"
@@ -37,7 +38,7 @@ def open_batch(lifted: Lifted, planned: Planned, on_progress: Callable[[str], No
     given = {pair.source: pair.target for pair in planned.original.pairs}
     for whole, axes, told_how in _candidates(lifted, planned, given):
         try:
-            model = _opened(whole, lifted.options, axes)
+            model = opened(whole, lifted.options, axes, BATCH)
             if model is None:
                 continue
             options = replace(
@@ -95,40 +96,49 @@ def _guesses(model: ModelProto, options: AdoptOptions, states: list[str]) -> Ite
                 yield axes
 
 
-def _opened(model: ModelProto, options: AdoptOptions, axes: Axes) -> ModelProto | None:
-    """Return the model with an open batch on these axes; None where a node does not allow it."""
-    opened = ModelProto()
-    opened.CopyFrom(model)
-    del opened.graph.value_info[:]
-    for value in opened.graph.input:
+def opened(model: ModelProto, options: AdoptOptions, axes: Axes, symbol: str, size: int = 1) -> ModelProto | None:
+    """Return the model with these axes, all of one fixed size, open and named; None where a node does not allow it.
+
+    With the size that was fixed it gives what it gave.
+
+    Raises:
+        RunFailedError: It does not run.
+    """
+    wide = ModelProto()
+    wide.CopyFrom(model)
+    del wide.graph.value_info[:]
+    for value in wide.graph.input:
         if value.name in axes:
-            value.type.tensor_type.shape.dim[axes[value.name]].dim_param = BATCH
-    for value in opened.graph.output:
+            value.type.tensor_type.shape.dim[axes[value.name]].dim_param = symbol
+    for value in wide.graph.output:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_value == 1:
+            if dim.dim_value == size:
                 dim.dim_param = f"?:{value.name}:{axis}"
     tracer = Tracer(model, options)
-    feeds = tracer.draw(_sizes(tracer, 1))
+    feeds = tracer.draw(_sizes(tracer, symbol, size))
     single = tracer.run(feeds)
 
     def is_right(found: ModelProto) -> bool:
         values = Tracer(found, options).run(feeds)
         return all(Figure.of(values[v.name], single[v.name]).error <= _TOLERANCE for v in model.graph.output)
 
-    names = [next(filter(None, node.output)) for node in opened.graph.node if node.op_type in OPENED]
-    return _Search(options, single, is_right).open_nodes(opened, names)
+    names = [next(filter(None, node.output)) for node in wide.graph.node if node.op_type in OPENED]
+    return _Search(options, single, is_right, symbol, size).open_nodes(wide, names)
 
 
 @dataclass(slots=True)
 class _Search:
     """Opens one node after another, and returns to an earlier choice where a later node does not run on several rows.
 
-    `single` are all values of a run on one row, `left` is how often it may still return.
+    `single` are all values of a run in which the axis `symbol` has the size that was fixed, `size`; `left` is how often
+    it may still return.
     """
 
     options: AdoptOptions
     single: Values
     is_right: Callable[[ModelProto], bool]
+    symbol: str
+    size: int
     left: int = _MOST_RETURNS
 
     def open_nodes(self, model: ModelProto, names: Sequence[str]) -> ModelProto | None:
@@ -177,13 +187,13 @@ class _Search:
         given = [value.name for value in part.graph.input]
         part.graph.node.append(helper.make_node("Identity", [given[0]], ["cellstream_read"]))
         tracer = Tracer(part, self.options)
-        return tracer.run(tracer.draw(_sizes(tracer, _ROWS)))
+        return tracer.run(tracer.draw(_sizes(tracer, self.symbol, _ROWS * self.size)))
 
 
-def _sizes(tracer: Tracer, rows: int) -> dict[str, int]:
-    """Return all open sizes: the rows, and for others, as the time, one that is not taken for the rows."""
+def _sizes(tracer: Tracer, symbol: str, size: int) -> dict[str, int]:
+    """Return all open sizes: that of the axis that is opened, and for others one that is not taken for it."""
     sizes = {dim: _STEPS for dims in tracer.ports.values() for dim in dims if isinstance(dim, str)}
-    return sizes | {BATCH: rows}
+    return sizes | {symbol: size}
 
 
 def _place_nodes(model: ModelProto) -> None:

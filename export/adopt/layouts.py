@@ -10,7 +10,7 @@ from export.adopt.errors import AmbiguousError, BadOptionError, NotServableError
 from export.adopt.foreign_model import Dim, ForeignModel, Port
 from export.adopt.names import words
 from export.adopt.options import AdoptOptions
-from export.adopt.pairs import Pair
+from export.adopt.pairing import Pair
 from export.adopt.plan import Layout
 
 _BATCH_WORDS = ("batch", "b", "n", "bs", "bsz", "batch_size", "batchsize", "num_sequences", "streams")
@@ -130,14 +130,27 @@ def _read(
 def _without_overlap(port: Port, dims: list[Dim], options: AdoptOptions) -> list[Dim]:
     """Return the sizes of what is new in a step, where the overlap is part of an axis of fixed size."""
     count = options.overlaps.get(port.name, 0)
-    if not count or len(dims) != 1 or isinstance(dims[0], str):
+    fixed = [dim for dim in dims if not isinstance(dim, str)]
+    if not count or len(fixed) < len(dims) or not dims or (len(dims) == 2 and dims[0] == 1):
         return dims
-    if count >= dims[0]:
+    if count >= max(fixed):
         raise BadOptionError(
             f"--overlap {port.name}:{count}",
-            f"{port} takes {dims[0]} values at once, so at most {dims[0] - 1} can be of the step before",
+            f"{port} takes {max(fixed)} values at once, so at most {max(fixed) - 1} can be of the step before",
         )
-    return [dims[0] - count]
+    steps = [
+        tuple(size - count if at == axis else size for at, size in enumerate(fixed))
+        for axis, dim in enumerate(fixed)
+        if dim > count
+    ]
+    given = options.steps.get(port.name)
+    if given in steps or len(steps) == 1:
+        return [*(given if given in steps and given is not None else steps[0])]
+    raise AmbiguousError(
+        f"--overlap {port.name}:{count} may be along several axes of {port}",
+        ["x".join(map(str, step)) for step in steps],
+        f"--step {port.name}=SIZExSIZE, the new values of a step, as listed",
+    )
 
 
 def _time_index(dims: list[int | str]) -> int | None:

@@ -9,6 +9,7 @@ from onnx import ModelProto, inliner
 
 from export.adopt.carried import AddedState, StateAdder
 from export.adopt.causality import look_ahead
+from export.adopt.dependencies import Dependencies
 from export.adopt.errors import AdoptError, NotCausalError, WholeSequenceError
 from export.adopt.foreign_model import RunFailedError
 from export.adopt.lift_context import lift_concat, lift_convolution, lift_pad
@@ -16,7 +17,7 @@ from export.adopt.lift_recurrent import lift_layer, lift_loop
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned
 from export.adopt.source import modern
-from export.adopt.value_axes import RECURRENT, Dependencies, Tracer, ValueAxes, find_value_axes, value_axes_along
+from export.adopt.value_axes import RECURRENT, Tracer, ValueAxes, find_value_axes, value_axes_along
 from export.errors import ParityError
 from export.figure import Figure
 
@@ -161,7 +162,7 @@ def _is_same(axes: ValueAxes, lifted: ModelProto, states: list[AddedState], opti
     """Return whether the lifted model gives what the original gives for whole sequences, from the initial states."""
     tracer = Tracer(lifted, options)
     names = [value.name for value in axes.tracer.model.graph.output]
-    start = {state.source: state.initial for state in states}
+    start = {state.source: state.initial for state in states if state.source not in axes.tracer.ports}
     for length in _LENGTHS:
         feeds, expected = axes.run(length, seed=length)
         found = tracer.run(feeds | start)

@@ -5,7 +5,6 @@ from onnx import NodeProto
 
 from export.adopt.carried import StateAdder, attribute, described, set_name
 from export.adopt.value_axes import ValueAxes
-from export.figure import Array
 
 _SLOTS = {"h": (5, 1), "c": (6, 2)}
 """State of a layer → the index of its initial value among the inputs, and of its final value among the outputs."""
@@ -25,12 +24,17 @@ def lift_layer(index: int, node: NodeProto, adder: StateAdder) -> None:
     for state in ("h", "c") if node.op_type.endswith("LSTM") else ("h",):
         at, to = _SLOTS[state]
         name = node.input[at] if at < len(node.input) else ""
-        initial: Array | None = np.zeros((1, rows, hidden), dtype)
+        initial = np.zeros((1, rows, hidden), dtype)
         if name:
-            initial = adder.value(name)
-            if initial is None or initial.shape != (1, rows, hidden):
+            known = adder.value(name)
+            if known is None and (source := adder.give_back(index, node, at, to, state)):
+                adder.findings.append(
+                    f"{what} reads {source} as its state, and the file does not give what it is after a step: it is "
+                    f"given, and carried from step to step"
+                )
+            if known is None or known.shape != initial.shape:
                 continue
-        assert initial is not None
+            initial = known
         if initial.any():
             starts = "the values in the file"
         before, after = adder.add(index, state, initial, batch)

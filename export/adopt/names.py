@@ -35,6 +35,8 @@ _GENERIC = SIDES | _listed(
     " default"
 )
 """Words that exporters and notations use for data and for states."""
+DRIVING = _listed("u control controls obs observation observations measurement measurements action actions")
+"""Words for what drives or measures a system."""
 PLAIN = DATA_WORDS - _GENERIC
 """Words that say what the data is."""
 

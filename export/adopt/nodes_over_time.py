@@ -6,8 +6,8 @@ from onnx import ModelProto, NodeProto
 
 from export.graphs import all_graphs
 
-_OVER_TIME = ("LSTM", "GRU", "RNN", "Scan", "Loop", "Pad", "CumSum")
-_KERNELS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
+_OVER_TIME = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Scan", "Loop", "Pad", "CumSum")
+_KERNELS = ("Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "MaxPool", "AveragePool")
 
 
 def nodes_over_time(model: ModelProto) -> list[str]:
@@ -22,7 +22,8 @@ def has_kernel(node: NodeProto, sizes: Mapping[str, Collection[int]]) -> bool:
     """Return whether a node is a convolution or pooling over more than one value; `sizes` are those of weights."""
     kernel = [size for attribute in node.attribute if attribute.name == "kernel_shape" for size in attribute.ints]
     if not kernel and len(node.input) > 1:
-        kernel = list(sizes.get(node.input[1], ()))[2:]
+        weight = node.input[3 if node.op_type == "QLinearConv" and len(node.input) > 3 else 1]
+        kernel = list(sizes.get(weight, ()))[2:]
     return node.op_type in _KERNELS and any(size > 1 for size in kernel)
 
 

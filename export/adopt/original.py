@@ -10,7 +10,7 @@ from export.adopt.errors import NotServableError
 from export.adopt.foreign_model import ForeignModel
 from export.adopt.layouts import Layouts, from_rows, sizes_of, to_rows
 from export.adopt.options import MOST_BEFORE, AdoptOptions
-from export.adopt.pairs import Pair
+from export.adopt.pairing import Pair
 from export.figure import Array
 
 Rows = dict[str, Array]
@@ -45,14 +45,25 @@ class Original:
         return {name: (count, self.overlap_axis(name)) for name, count in self.options.overlaps.items()}
 
     def overlap_axis(self, name: str) -> int:
-        """Return the inner axis along which an input overlaps: its time, or its only axis."""
-        layout = self.layouts[name]
-        if layout.time is None and len(layout.inner) != 1:
+        """Return the inner axis along which an input overlaps.
+
+        It is the time; or the axis of which a step has less than the file's fixed size; or the only one of no fixed
+        size; or the only one.
+        """
+        layout, port = self.layouts[name], self.foreign.inputs[name]
+        dims = [dim for axis, dim in enumerate(port.dims) if axis != layout.batch]
+        pairs = list(enumerate(zip(dims, layout.inner, strict=True)))
+        shorter = [axis for axis, (dim, size) in pairs if isinstance(dim, int) and dim > size]
+        open_axes = [axis for axis, (dim, _) in pairs if isinstance(dim, str)]
+        axis = layout.time
+        for found in (shorter, open_axes, list(range(len(dims)))):
+            if axis is None and len(found) == 1:
+                axis = found[0]
+        if axis is None:
             raise NotServableError(
-                f"--overlap {name}: the input {self.foreign.inputs[name]} has {len(layout.inner)} axes besides the "
-                f"batch, and none of them counts steps"
+                f"--overlap {name}: the input {port} has {len(layout.inner)} axes besides the batch, and none of them "
+                "counts steps"
             )
-        axis = layout.time or 0
         count = self.options.overlaps.get(name, 0)
         values = count * math.prod(layout.inner) // layout.inner[axis]
         if values > MOST_BEFORE:

@@ -2,11 +2,14 @@
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from onnx import ModelProto
 
-from export.adopt.errors import WholeSequenceError
+from export.adopt.apart import run_apart
+from export.adopt.errors import UnsettledStatesError, WholeSequenceError
+from export.adopt.fixed_time import open_fixed_time
 from export.adopt.foreign_file import read_foreign
 from export.adopt.free_batch import open_batch
 from export.adopt.graph import build_served_graph
@@ -14,6 +17,7 @@ from export.adopt.lift import lift_states
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
 from export.adopt.prepare import prepare
+from export.adopt.quantised import measure_quantisation
 from export.adopt.reference import OriginalReference
 from export.adopt.whole_sequence import check_whole_sequence
 from export.adopt.windows import warn_of_windows
@@ -48,9 +52,12 @@ def adopt_model(
     """
     destination = Destination(root, name, version)
     destination.check(force=options.force)
-    candidate = adopt_in_memory(read_foreign(file), destination, options, adopt_options)
+    try:
+        graph, card = run_apart(partial(_graph_and_card, file, destination, adopt_options), options)
+    except UnsettledStatesError as exc:
+        raise exc.of(file, destination.folder) from None
     options.on_progress("writing")
-    return save_artefact(destination.folder, candidate.graph, candidate.card, force=options.force)
+    return save_artefact(destination.folder, ModelProto.FromString(graph), card, force=options.force)
 
 
 def explain_model(
@@ -61,7 +68,18 @@ def explain_model(
     Raises:
         ExportError: It would not be adopted; what was found until then was told.
     """
-    return adopt_in_memory(read_foreign(file), Destination(Path(), "model", 1), options, adopt_options).card
+    nowhere = Destination(Path(), "model", 1)
+    try:
+        return run_apart(partial(_graph_and_card, file, nowhere, adopt_options), options)[1]
+    except UnsettledStatesError as exc:
+        raise exc.of(file, None) from None
+
+
+def _graph_and_card(
+    file: Path, destination: Destination, adopt_options: AdoptOptions, options: ExportOptions
+) -> tuple[bytes, ModelCard]:
+    candidate = adopt_in_memory(read_foreign(file), destination, options, adopt_options)
+    return candidate.graph.SerializeToString(), candidate.card
 
 
 def adopt_in_memory(
@@ -74,12 +92,13 @@ def adopt_in_memory(
     """
     prepared = prepare(source, adopt_options)
     options.on_progress("looking for states that the file does not show")
-    lifted = lift_states(prepared.model, prepared.options)
+    model, known, opened = open_fixed_time(prepared.model, prepared.options)
+    lifted = lift_states(model, known)
     planned = make_plan(lifted.model, lifted.options, options.on_progress)
     lifted, planned = open_batch(lifted, planned, options.on_progress)
     planned = lifted.explained(planned)
     warnings = warn_of_windows(lifted.model, lifted.options)
-    planned = replace(planned, findings=(*prepared.findings, *warnings, *planned.findings))
+    planned = replace(planned, findings=(*prepared.findings, *opened, *warnings, *planned.findings))
     for finding in planned.findings:
         options.on_finding(finding)
     plan = planned.plan
@@ -99,9 +118,12 @@ def adopt_in_memory(
         try:
             check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
         except WholeSequenceError as exc:
-            if not adopt_options.frame_by_frame:
+            if adopt_options.frame_by_frame:
+                later.append(f"served frame by frame, as --frame-by-frame says: {exc}")
+            elif finding := measure_quantisation(planned, candidate, tolerance):
+                later.append(finding)
+            else:
                 raise
-            later.append(f"served frame by frame, as --frame-by-frame says: {exc}")
 
     def tell(finding: str) -> str:
         options.on_finding(finding)

@@ -11,15 +11,18 @@ from export.adopt.errors import (
     AmbiguousError,
     BadOptionError,
     NotServableError,
+    UnsettledStatesError,
 )
 from export.adopt.findings import findings
+from export.adopt.float_twin import scales_over_runs
 from export.adopt.foreign_model import ForeignModel, RunFailedError
 from export.adopt.layout_search import FoundLayouts, find_layouts
 from export.adopt.layouts import candidate_layouts
 from export.adopt.options import AdoptOptions
 from export.adopt.original import Original, cast, initial_value
 from export.adopt.origins import find_vocabularies
-from export.adopt.pairs import Pair, find_pairs
+from export.adopt.pairing import Pair
+from export.adopt.pairs import find_pairs
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.public_names import public_names
 from export.adopt.row_mixing import find_mixing
@@ -76,18 +79,35 @@ def make_plan(
     original = Original(foreign, {}, pairs, options, constants, vocabularies)
     original, settled = settle_open_states(original)
     found = find_layouts(original, candidate_layouts(foreign, pairs, original.options))
+    _refuse_empty(found)
     try:
         found = replace(found, original=check_finite(found.original))
         on_progress("watching what feeding back changes")
         felt = effects(found.original)
         found = _with_rows_apart(found, on_progress)
-        many = None if options.frame_by_frame else runs_many_steps(found.original, found.outputs)
+        apart = options.frame_by_frame or scales_over_runs(model)
+        many = None if apart else runs_many_steps(found.original, found.outputs)
     except RunFailedError as exc:
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
     _refuse_doubtful(pairs, felt)
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
     one_row = "" if plan.batched else f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}"
     return Planned(plan, found.original, (*findings(plan, felt), *settled, *filter(None, [one_row])), one_row)
+
+
+def _refuse_empty(found: FoundLayouts) -> None:
+    """Refuse an output without values: there is nothing to answer, and onnxruntime's Scan ends the process on it."""
+    fed = {pair.target for pair in found.original.pairs}
+    for name, layout in found.outputs.items():
+        if 0 in layout.inner and name not in fed:
+            ports = found.original.foreign.inputs
+            timed = [one for one in found.original.data if found.original.layouts[one].time is not None]
+            remedy = f": give a step's shape by --step {timed[0]}=SIZE, of a size for which it has" if timed else ""
+            given = ", ".join(str(ports[one]) for one in found.original.data)
+            raise NotServableError(
+                f"the output {name!r} has no values for one step of {given}: its shape is {layout.inner} without the "
+                f"batch{remedy}"
+            )
 
 
 def _with_rows_apart(found: FoundLayouts, on_progress: Callable[[str], None]) -> FoundLayouts:
@@ -115,11 +135,12 @@ def _constant(foreign: ForeignModel, name: str, value: np.ndarray) -> np.ndarray
 def _refuse_doubtful(pairs: tuple[Pair, ...], felt: dict[str, float]) -> None:
     for pair in pairs:
         if not pair.sure and felt[pair.source] == 0.0:
-            raise AmbiguousError(
+            raise UnsettledStatesError(
                 f"{pair.source!r} and {pair.target!r} have one shape and dtype, but neither their names nor a run "
                 "show that the one is fed back to the other",
                 [f"a state {pair.source}={pair.target}", f"{pair.source} is an input"],
                 f"--state {pair.source}={pair.target} or --state {pair.source}=",
+                {one.source: one.target for one in pairs},
             )
 
 

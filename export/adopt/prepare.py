@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto
 
 from export.adopt.default_states import open_default_states
+from export.adopt.layer_check import check_layers
 from export.adopt.options import AdoptOptions
 from export.adopt.recurrent_layers import make_time_major
 from export.adopt.step_counts import compute_step_counts
@@ -23,8 +24,10 @@ def prepare(model: ModelProto, options: AdoptOptions) -> Prepared:
     """Return a copy of a model in which layers are time-major, lengths are counted, and default states are inputs.
 
     Raises:
-        AdoptError: It is not clear whether an input with a default value is a state, or an input cannot be served.
+        AdoptError: It is not clear whether an input with a default value is a state, or an input or a recurrent layer
+            cannot be served.
     """
+    check_layers(model)
     found = ModelProto()
     found.CopyFrom(model)
     findings = [*make_time_major(found), *compute_step_counts(found, options)]

@@ -1,27 +1,24 @@
 """Which axis of every value in a foreign graph is the time, and which the batch: found by runs with two sizes each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
+from export.adopt.dependencies import Dependencies
 from export.adopt.foreign_model import Dim, RunFailedError
 from export.adopt.options import AdoptOptions
 from export.adopt.origins import find_step_counts, find_vocabularies
 from export.adopt.plan import DTYPES
 from export.figure import Array
-from export.graphs import all_graphs, subgraphs
 from export.sentences import foreign_error
 
 RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 _SHORT, _LONG = 5, 8
 """Steps of the two runs that find the time axes."""
 _ROWS = 3
-_SHAPES = ("Shape", "Size")
-"""Nodes that read sizes alone, so that what they give does not depend on values."""
 
 Values = dict[str, Array]
 Sizes = dict[str, int]
@@ -55,6 +52,10 @@ class Tracer:
         except Exception as exc:  # onnxruntime raises many types of its own
             raise RunFailedError(foreign_error(exc)) from exc
         self._names = [value.name for value in traced.graph.output]
+
+    def is_settled(self, name: str) -> bool:
+        """Return whether the user says what an input is."""
+        return name in self._options.states or name in self._options.constants
 
     def without_initial_states(self) -> "Tracer":
         """Return the same for a model whose recurrent layers start from zeros, where no input gives their start."""
@@ -222,13 +223,23 @@ def _score(model: ModelProto, axes: ValueAxes) -> tuple[int, int]:
         values = [name for name in node.input if name]
         if node.op_type in RECURRENT:
             layers += axes.times.get(node.input[0]) == 0
-        elif node.op_type in ("Scan", "Loop"):
+        elif node.op_type == "Scan":
+            layers += _scans_along_time(node, axes)
+        elif node.op_type == "Loop":
             layers += any(axes.grown.get(name) for name in node.output)
         elif node.op_type in ("Conv", "Pad", "Concat") and values:
             reaching += axes.times.get(values[-1 if node.op_type == "Concat" else 0], 0) >= (
                 2 if node.op_type == "Conv" else 1
             )
     return layers, reaching
+
+
+def _scans_along_time(node: NodeProto, axes: ValueAxes) -> bool:
+    """Return whether an axis that a Scan takes apart is the time."""
+    given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    scanned = given["num_scan_inputs"]
+    along = given.get("scan_input_axes") or [0] * scanned
+    return any(axes.times.get(name) == axis for name, axis in zip(node.input[-scanned:], along, strict=True))
 
 
 def _with_batch(found: ValueAxes, symbols: list[str]) -> ValueAxes:
@@ -250,43 +261,3 @@ def _with_batch(found: ValueAxes, symbols: list[str]) -> ValueAxes:
                 continue
             return ValueAxes(found.tracer, found.time, batch, found.short, found.long, wide)
     return found
-
-
-class Dependencies:
-    """Which inputs of a model reach a value, by the values that they hold and not by their sizes alone."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self._model = model
-        defaults = {tensor.name for tensor in model.graph.initializer}
-        self._inputs = {value.name for value in model.graph.input} - defaults
-        self._found: dict[str, frozenset[str]] = {}
-
-    @cached_property
-    def _makers(self) -> Mapping[str, NodeProto]:
-        return {name: node for node in self._model.graph.node for name in node.output if name}
-
-    def of(self, name: str) -> frozenset[str]:
-        """Return the inputs that a value depends on."""
-        waiting, seen, reached = [name], {name}, set()
-        while waiting:
-            value = waiting.pop()
-            if value in self._inputs:
-                reached.add(value)
-            node = self._makers.get(value)
-            if node is None or node.op_type in _SHAPES:
-                continue
-            for read in reads(node):
-                if read and read not in seen:
-                    seen.add(read)
-                    waiting.append(read)
-        return frozenset(reached)
-
-
-def reads(node: NodeProto) -> list[str]:
-    """Return the values that a node reads, those that the graphs inside it take from outside included."""
-    names = list(node.input)
-    for inner in subgraphs(node):
-        for graph in all_graphs(inner):
-            names += [name for one in graph.node for name in one.input]
-            names += [value.name for value in graph.output]
-    return names

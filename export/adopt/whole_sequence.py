@@ -50,30 +50,38 @@ def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, toler
         WholeSequenceError: The largest difference, over the spread of the tensor's values, is not at most the tolerance
             and rounding.
     """
-    runner = ArenaRunner(served, card, slots=FIRST_FREE_SLOT + 2)
-    random = np.random.default_rng(0)
-    layouts = planned.original.layouts
-    for axes in _time_axes(planned):
-        figures: dict[str, Figure] = {}
-        for length in _LENGTHS:
-            try:
-                whole = _run_whole(planned, axes, length)
-            except RunFailedError:
-                continue
-            if whole is None:
-                continue
-            for chunk_length in _CHUNK_LENGTHS:
-                found = _run_served(runner, whole, length, partial(chunk_length, random))
-                for name, expected in whole.answer.outputs.items():
-                    figures.setdefault(name, Figure()).add(found[name], expected)
-                for name, expected in whole.answer.states.items():
-                    figures.setdefault(name, Figure(least_spread=1.0)).add(found[name][:, None], expected[:, None])
+    for axes, figures in compare_whole_runs(planned, served, card):
         wrong = {name: verdict for name, figure in figures.items() if not (verdict := figure.judge(tolerance)).passes}
         if wrong:
             name, verdict = max(wrong.items(), key=lambda item: item[1].error)
             nodes = nodes_over_time(planned.original.foreign.model)
+            layouts = planned.original.layouts
             maybe_batch = all(axis == layouts[source].batch for source, axis in axes.items())
             raise WholeSequenceError(axes, name, verdict.error, verdict.allowed, nodes, maybe_batch=maybe_batch)
+
+
+def compare_whole_runs(planned: Planned, served: bytes, card: ModelCard) -> Iterator[tuple[Axes, dict[str, Figure]]]:
+    """Yield how far outputs and states are from those of whole runs, for each axis along which the original runs."""
+    runner = ArenaRunner(served, card, slots=FIRST_FREE_SLOT + 2)
+    random = np.random.default_rng(0)
+    for axes in _time_axes(planned):
+        figures: dict[str, Figure] = {}
+        for length in _LENGTHS:
+            whole = run_whole(planned, axes, length)
+            if whole is None:
+                continue
+            for chunk_length in _CHUNK_LENGTHS:
+                found = run_served(runner, whole, length, partial(chunk_length, random))
+                add_difference(figures, found, whole.answer)
+        yield axes, figures
+
+
+def add_difference(figures: dict[str, Figure], found: Rows, expected: Answer) -> None:
+    """Take the outputs and states of one run into account."""
+    for name, values in expected.outputs.items():
+        figures.setdefault(name, Figure()).add(found[name], values)
+    for name, values in expected.states.items():
+        figures.setdefault(name, Figure(least_spread=1.0)).add(found[name][:, None], values[:, None])
 
 
 def _time_axes(planned: Planned) -> Iterator[Axes]:
@@ -101,14 +109,19 @@ def _time_axes(planned: Planned) -> Iterator[Axes]:
         yield axes
 
 
-def _run_whole(planned: Planned, axes: Axes, length: int) -> WholeRun | None:
+def run_whole(planned: Planned, axes: Axes, length: int) -> WholeRun | None:
     """Run the original once over a random sequence.
 
-    None if steps overlap and outputs are not one for each step: that is one longer window.
-
-    Raises:
-        RunFailedError: The original does not run on several steps.
+    None if it does not run on several steps, or if steps overlap and outputs are not one for each step: that is one
+    longer window.
     """
+    try:
+        return _run_whole(planned, axes, length)
+    except RunFailedError:
+        return None
+
+
+def _run_whole(planned: Planned, axes: Axes, length: int) -> WholeRun | None:
     plan, original = planned.plan, planned.original
     counts = find_step_counts(original.foreign.model)
     drawn = [original.draw(1) for _ in range(length)]
@@ -156,7 +169,7 @@ def _steps(whole: Array, single: Array, length: int) -> list[Array]:
     return np.split(whole, length, axis=grown[0])
 
 
-def _run_served(runner: ArenaRunner, whole: WholeRun, length: int, chunk_length: Callable[[], int]) -> Rows:
+def run_served(runner: ArenaRunner, whole: WholeRun, length: int, chunk_length: Callable[[], int]) -> Rows:
     """Run the served graph over a sequence in chunks; return the states and as many of the last outputs as expected."""
     slot, start = INITIAL_SLOT, 0
     parts: dict[str, list[Array]] = {name: [] for name in whole.answer.outputs}

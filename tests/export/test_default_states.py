@@ -111,3 +111,30 @@ def test_weights_listed_as_inputs_are_no_states(tmp_path: Path) -> None:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     _, card, _ = adopted(model, tmp_path)
     assert [state.name for state in card.states] == ["h"]
+
+
+@pytest.mark.parametrize(("source", "target"), [("a", "b"), ("input_2", "output_2"), ("q", "r")])
+def test_a_default_whose_name_says_nothing_is_asked_about(source: str, target: str, tmp_path: Path) -> None:
+    """Kept as a constant, a state would start again at every step: --state says which it is."""
+    model = with_default(one_state(source, target), **{source: START})
+    words = f"{source} .* has a default value, and may be a state .*All states in one command: .* --state {source}="
+    with pytest.raises(AmbiguousError, match=words):
+        adopted(model, tmp_path)
+    _, card, _ = adopted(model, tmp_path, states=[f"{source}={target}"])
+    assert card.states[0].initial == (5.0, 6.0, 7.0)
+    constant = tmp_path / "constant"
+    constant.mkdir()
+    _, card, _ = adopted(model, constant, states=[f"{source}="])
+    assert not card.states
+
+
+def test_weights_that_are_listed_as_inputs_are_none(tmp_path: Path) -> None:
+    """Some exporters list all weights among the inputs: a layer's are not asked about."""
+    model = graph(
+        """net (float[n,4] x, float[n,4] h) => (float[n,4] y, float[n,4] h_out)
+        { a = MatMul (x, W)  s = Add (h, a)  h_out = Tanh (s)  y = Neg (h_out) }""",
+        W=(4, 4),
+    )
+    model.graph.input.append(helper.make_tensor_value_info("W", 1, [4, 4]))
+    _, card, _ = adopted(model, tmp_path)
+    assert [state.name for state in card.states] == ["h"]

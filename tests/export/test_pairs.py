@@ -2,7 +2,7 @@
 
 import pytest
 
-from export.adopt.errors import AmbiguousError, NotServableError
+from export.adopt.errors import AmbiguousError, NotServableError, UnsettledStatesError
 from export.adopt.foreign_model import Port
 from export.adopt.options import AdoptOptions
 from export.adopt.pairs import find_pairs
@@ -213,3 +213,30 @@ def test_a_single_input_beside_states_is_never_asked_about(text: str) -> None:
     """It is what clients send, though an output be like it."""
     inputs, outputs = model(text)
     assert {pair.source for pair in find_pairs(inputs, outputs, AdoptOptions())} == inputs.keys() & {"h"}
+
+
+def test_a_first_input_beside_a_control_is_asked_about() -> None:
+    """In x and u of a system x is the state: the first input is not taken for data because it comes first."""
+    with pytest.raises(AmbiguousError, match=r"the input x .* may be a state.* FOLDER --state x=y$"):
+        find_pairs(ports("x", "u"), ports("y"), AdoptOptions())
+    assert find_pairs(ports("x", "u"), ports("y"), AdoptOptions(states={"x": ""})) == ()
+    assert find_pairs(ports("x", "mask"), ports("y"), AdoptOptions()) == ()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        (("input_1", "input_2"), ("output_1", "output_2")),
+        (("input_1", "input_2", "input_3"), ("output_1", "output_2", "output_3")),
+        (("x", "n", "h_in"), ("y", "n_out", "h_out")),
+    ],
+)
+def test_a_question_ends_with_one_command_that_settles_it(inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Its --state options, given as they are, leave no other question, and something for clients to send."""
+    with pytest.raises(UnsettledStatesError) as asked:
+        find_pairs(ports(*inputs), ports(*outputs), AdoptOptions())
+    command = str(asked.value).rsplit("All states in one command: ", 1)[1]
+    states = dict(option.split("=") for option in command.split(" --state ")[1:])
+    pairs = find_pairs(ports(*inputs), ports(*outputs), AdoptOptions(states=states))
+    assert {pair.source: pair.target for pair in pairs} == {name: target for name, target in states.items() if target}
+    assert len(pairs) < len(inputs)
