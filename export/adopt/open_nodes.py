@@ -125,7 +125,7 @@ def _initial_states(model: ModelProto, index: int, single: Values, wide: Values,
     """
     node = model.graph.node[index]
     x = node.input[0]
-    if x not in single or wide[x].shape == single[x].shape:
+    if x not in single or _grown(single[x], wide[x], rows) == 0 or wide[x].shape == single[x].shape:
         return [as_it_is]
     folded: list[int] = []
     repeated: list[int] = []
