@@ -81,5 +81,7 @@ def _batch_comparisons(card: ModelCard) -> dict[str, Comparison]:
         found["random_chunks"] = Comparison(LENGTHS, BATCHES, up_to(11))
     if card.ragged:
         found["ragged_batch"] = Comparison(LENGTHS, BATCHES, whole_sequence, ragged=True)
-    found["initial_state"] = Comparison(LENGTHS, BATCHES, whole_sequence, from_states=True)
+    # in chunks where they may be cut, so that what a given state holds is carried as well as read
+    given = up_to(11) if card.streams else whole_sequence
+    found["initial_state"] = Comparison(LENGTHS, BATCHES, given, from_states=True)
     return found
