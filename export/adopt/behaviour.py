@@ -34,8 +34,8 @@ def check_finite(original: Original) -> Original:
         else:
             return tried
     raise NotServableError(
-        f"the output {bad[0]!r} is not finite on random inputs, and the service answers with finite numbers only: where "
-        "the model masks something with an infinity, give a large number such as -1e9; else its weights are not sound"
+        f"the output {bad[0]!r} is not finite on random inputs, and the service answers with finite numbers only: "
+        "where the model masks with an infinity, give a large number such as -1e9; else its weights are not sound"
     )
 
 
