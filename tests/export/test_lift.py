@@ -16,6 +16,7 @@ from export.adopt.errors import NotCausalError, WholeSequenceError
 from export.adopt.lift import lift_states
 from export.arena_runner import INITIAL_SLOT, ArenaRunner
 from export.artefact import read_card
+from export.comparisons import LONG
 from tests.export.hidden_states import AHEAD, HIDDEN, STEPS, TORCH, WHOLE, Hidden
 from tests.export.test_adopt import assert_refused, invoke
 from tests.export.test_adopt_whole_sequence import difference, run
@@ -171,6 +172,8 @@ def test_a_quantised_layer_is_given_its_state(tmp_path: Path) -> None:
     card = read_card(adopt_model(tmp_path / "foreign.onnx", tmp_path, "m", 1, ExportOptions(tolerance=0.05)))
     assert [state.name for state in card.states] == ["layer_LSTM_quant.h", "layer_LSTM_quant.c"]
     assert card.max_batch == 1
+    assert "DynamicQuantizeLSTM" in card.config["quantised"]
+    assert card.parity.steps == LONG
 
 
 def test_an_error_of_a_model_that_looks_ahead_is_its_own(tmp_path: Path) -> None:
