@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.reference import BatchReference, Reference
+from export.reference import BatchReference, ExactReference, Reference
 from models.card import ModelCard
 
 LENGTHS = (1, 2, 7, 50)
 BATCHES = (1, 3, 33)
 SINGLE_LENGTHS = (1, 2, 7, 24)
-INT8_LENGTHS = (*SINGLE_LENGTHS, 200)
+LONG = 200
+"""Steps of sequences that show what is carried over more steps than the others have, as by a delay line."""
+INT8_LENGTHS = (*SINGLE_LENGTHS, LONG)
 """What int8 loses at each step adds up in the state."""
 STRANGERS = (2, 5, 33)
 STRANGERS_LENGTH = 6
@@ -27,7 +29,7 @@ ChunkLength = Callable[[np.random.Generator], int]
 
 def whole_sequence(random: np.random.Generator) -> int:
     """Take all steps in one chunk."""
-    return max(*LENGTHS, *INT8_LENGTHS)
+    return max(*LENGTHS, *INT8_LENGTHS, LONG)
 
 
 def one_step(random: np.random.Generator) -> int:
@@ -46,7 +48,8 @@ class Comparison:
 
     `chunk_length` cuts them into chunks; `shuffled` rows change their position in the batch from chunk to chunk. With
     `ragged`, sequences end within the chunk and are padded with noise. With `from_states`, they start from random
-    rows, as a restored session does.
+    rows, as a restored session does. `long` is one more length, for networks whose float32 run says something after so
+    many steps: in a chaotic one no two runs agree for long.
     """
 
     lengths: tuple[int, ...]
@@ -55,17 +58,20 @@ class Comparison:
     shuffled: bool = False
     ragged: bool = False
     from_states: bool = False
+    long: int = 0
 
 
 def comparisons_of(reference: Reference, card: ModelCard) -> dict[str, Comparison]:
     """Return the comparisons that fit a model and its reference, by name."""
     if isinstance(reference, BatchReference):
         return _batch_comparisons(card)
-    lengths = INT8_LENGTHS if card.config.get("precision") == "int8" else SINGLE_LENGTHS
+    is_int8 = card.config.get("precision") == "int8" or "quantised" in card.config
+    lengths = INT8_LENGTHS if is_int8 else SINGLE_LENGTHS
+    long = LONG if isinstance(reference, ExactReference) and "precision" not in card.config else 0
     found = {
         "one_step_at_a_time": Comparison(lengths, (1,), one_step),
         "whole_sequence": Comparison(lengths, (1,), whole_sequence),
-        "random_chunks": Comparison(lengths, (1,), up_to(8)),
+        "random_chunks": Comparison(lengths, (1,), up_to(8), long=long),
     }
     if card.max_batch > 1:
         batches = tuple(sorted({min(batch, card.max_batch) for batch in STRANGERS}))
@@ -81,5 +87,7 @@ def _batch_comparisons(card: ModelCard) -> dict[str, Comparison]:
         found["random_chunks"] = Comparison(LENGTHS, BATCHES, up_to(11))
     if card.ragged:
         found["ragged_batch"] = Comparison(LENGTHS, BATCHES, whole_sequence, ragged=True)
-    found["initial_state"] = Comparison(LENGTHS, BATCHES, whole_sequence, from_states=True)
+    # in chunks where they may be cut, so that what a given state holds is carried as well as read
+    given = up_to(11) if card.streams else whole_sequence
+    found["initial_state"] = Comparison(LENGTHS, BATCHES, given, from_states=True)
     return found

@@ -109,10 +109,16 @@ def _copy(target: Tensor, source: Tensor, name: str) -> None:
     target.copy_(source)
 
 
+def _copy_bias(target: Tensor, source: Tensor, name: str) -> None:
+    if not isinstance(target, nn.Parameter) and source.any():
+        raise NotLoadableError(f"the stack's cells have no biases, and {name} is not zero: set the option 'bias'")
+    _copy(target, source, name)
+
+
 def _load_gates(gates: Gates, w: Tensor, r: Tensor, b: Tensor) -> None:
     _copy(gates.W, w, "the input weight")
     _copy(gates.R, r, "the recurrent weight")
-    _copy(gates.b, b, "the bias")
+    _copy_bias(gates.b, b, "the bias")
 
 
 def _load_summed_bias(cell: Any, w: Tensor, r: Tensor, b_w: Tensor, b_r: Tensor) -> None:
@@ -124,7 +130,7 @@ def _load_gru(cell: GRUResetAfter, w: Tensor, r: Tensor, b_w: Tensor, b_r: Tenso
     bias = b_w + b_r
     bias[candidate] = b_w[candidate]
     _load_gates(cell.gates, w, r, bias)
-    _copy(cell.recurrent_bias, b_r[candidate], "the candidate's recurrent bias")
+    _copy_bias(cell.recurrent_bias, b_r[candidate], "the candidate's recurrent bias")
 
 
 # these cells order their rows as torch does, so the weights are copied unchanged

@@ -33,7 +33,10 @@ def check_finite(original: Original) -> Original:
                 break
         else:
             return tried
-    raise NotServableError(f"the output {bad[0]!r} is not finite on random inputs: the model's weights are not sound")
+    raise NotServableError(
+        f"the output {bad[0]!r} is not finite on random inputs, and the service answers with finite numbers only: "
+        "where the model masks with an infinity, give a large number such as -1e9; else its weights are not sound"
+    )
 
 
 def effects(original: Original) -> dict[str, float]:

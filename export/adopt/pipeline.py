@@ -17,7 +17,7 @@ from export.adopt.lift import lift_states
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
 from export.adopt.prepare import prepare
-from export.adopt.quantised import measure_quantisation
+from export.adopt.quantised import measure_quantisation, quantised_operators
 from export.adopt.reference import OriginalReference
 from export.adopt.whole_sequence import check_whole_sequence
 from export.adopt.windows import warn_of_windows
@@ -144,6 +144,7 @@ def adopt_in_memory(
 def _card(model: ModelProto, planned: Planned, destination: Destination, options: ExportOptions) -> ModelCard:
     """Return the card of a model, without figures."""
     plan = planned.plan
+    quantised = quantised_operators(model)
     return ModelCard(
         name=destination.name,
         version=destination.version,
@@ -153,6 +154,7 @@ def _card(model: ModelProto, planned: Planned, destination: Destination, options
             "source_sha256": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
             "producer": f"{model.producer_name} {model.producer_version}".strip(),
             "findings": list(planned.findings),
+            **({"quantised": quantised} if quantised else {}),
         },
         inputs=plan.input_specs,
         outputs=plan.output_specs,

@@ -1,30 +1,40 @@
-"""Does a quantised model's whole run differ from its steps by quantisation alone: its float twin tells."""
+"""Quantised models: which nodes make one, and whether its whole run differs from its steps by quantisation alone."""
 
 from dataclasses import replace
 
 import numpy as np
+from onnx import ModelProto
 
 from export.adopt.errors import AdoptError, WholeSequenceError
 from export.adopt.float_twin import float_twin
 from export.adopt.foreign_model import ForeignModel
 from export.adopt.graph import build_served_graph
 from export.adopt.planning import Planned
-from export.adopt.whole_sequence import Axes, add_difference, compare_whole_runs, run_served, run_whole
+from export.adopt.whole_sequence import LENGTHS, Axes, add_difference, compare_whole_runs, run_served, run_whole
 from export.arena_runner import FIRST_FREE_SLOT, ArenaRunner
 from export.candidate import Candidate
 from export.figure import Figure
+from export.graphs import all_graphs
 from models.card import ModelCard
 
-_LENGTHS = (2, 7, 24, 64)
+_DRAWS = 2.0
+"""The most by which the two, which are measured on different random sequences, may differ by chance."""
 _MOST = 0.2
 """The most that quantisation may change, of the spread of a tensor: more of it could hide anything."""
+
+
+def quantised_operators(model: ModelProto) -> list[str]:
+    """Return the operators of a model that quantise, or compute with integers in the place of real numbers."""
+    graphs = [*all_graphs(model.graph), *model.functions]
+    found = {node.op_type for graph in graphs for node in graph.node}
+    return sorted(name for name in found if "Quant" in name or "QLinear" in name or "Integer" in name)
 
 
 def measure_quantisation(planned: Planned, candidate: Candidate, tolerance: float) -> str:
     """Return a sentence that says how far a quantised model's whole run is from its steps, and that this is all.
 
     Empty where something else differs: where the float twin's whole run is not its steps within the tolerance, or the
-    model's differs by more than quantisation changes in the whole run and in the steps, each against the twin.
+    model's differs by far more than quantisation changes in the whole run and in the steps, each against the twin.
     """
     twin = float_twin(planned.original.foreign.model)
     if twin is None:
@@ -43,7 +53,7 @@ def measure_quantisation(planned: Planned, candidate: Candidate, tolerance: floa
         for axes, figures in compare_whole_runs(planned, served, card):
             by_quantising = _of_quantisation(planned, plain, (served, served_twin), card, axes)
             for name, figure in figures.items():
-                if not figure.error <= by_quantising[name] + tolerance or by_quantising[name] > _MOST:
+                if not figure.error <= _DRAWS * by_quantising[name] + tolerance or by_quantising[name] > _MOST:
                     return ""
                 measured, difference = max(measured, by_quantising[name]), max(difference, figure.error)
     except (AdoptError, WholeSequenceError):
@@ -62,7 +72,7 @@ def _of_quantisation(
     runners = [ArenaRunner(graph, card, slots=FIRST_FREE_SLOT + 2) for graph in graphs]
     at_once: dict[str, Figure] = {}
     in_steps: dict[str, Figure] = {}
-    for length in _LENGTHS:
+    for length in LENGTHS:
         runs = [
             run_whole(replace(one, original=replace(one.original, random=np.random.default_rng(length))), axes, length)
             for one in (planned, plain)

@@ -14,7 +14,7 @@ from export.adopt.nodes_over_time import nodes_over_time
 from export.adopt.origins import find_step_counts
 from export.adopt.planning import Planned
 from export.arena_runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner
-from export.comparisons import SINGLE_LENGTHS, ChunkLength, one_step, up_to
+from export.comparisons import LONG, SINGLE_LENGTHS, ChunkLength, one_step, up_to
 from export.figure import Array, Figure
 from export.reference import Answer, Rows
 from models.card import ModelCard
@@ -22,7 +22,7 @@ from models.card import ModelCard
 Axes = dict[str, int]
 """Input → the axis of the foreign tensor along which steps follow each other."""
 
-_LENGTHS = (*(length for length in SINGLE_LENGTHS if length > 1), 64)
+LENGTHS = (*(length for length in SINGLE_LENGTHS if length > 1), LONG)
 """Steps of the sequences; the last shows what a node carries over more steps than the other comparisons run."""
 _CHUNK_LENGTHS: tuple[ChunkLength, ...] = (one_step, up_to(8))
 
@@ -31,12 +31,14 @@ _CHUNK_LENGTHS: tuple[ChunkLength, ...] = (one_step, up_to(8))
 class WholeRun:
     """What the original was given for a whole sequence, as the served graph takes it, and what it answered.
 
-    Outputs are (1, time, *shape), (1, 1, *shape) where the original gives the last step alone, (1, 0, *shape) where it
-    gives another number of steps.
+    `nudged` is its answer to inputs that are off by one rounding: how far it is from the other is what rounding does
+    over so many steps. Outputs are (1, time, *shape), (1, 1, *shape) where the original gives the last step alone,
+    (1, 0, *shape) where it gives another number of steps.
     """
 
     inputs: Rows
     answer: Answer
+    nudged: Answer
 
 
 def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, tolerance: float) -> None:
@@ -66,22 +68,26 @@ def compare_whole_runs(planned: Planned, served: bytes, card: ModelCard) -> Iter
     random = np.random.default_rng(0)
     for axes in _time_axes(planned):
         figures: dict[str, Figure] = {}
-        for length in _LENGTHS:
+        for length in LENGTHS:
             whole = run_whole(planned, axes, length)
             if whole is None:
                 continue
             for chunk_length in _CHUNK_LENGTHS:
                 found = run_served(runner, whole, length, partial(chunk_length, random))
-                add_difference(figures, found, whole.answer)
+                add_difference(figures, found, whole.answer, whole.nudged, length - 1)
         yield axes, figures
 
 
-def add_difference(figures: dict[str, Figure], found: Rows, expected: Answer) -> None:
-    """Take the outputs and states of one run into account."""
+def add_difference(
+    figures: dict[str, Figure], found: Rows, expected: Answer, nudged: Answer | None = None, last_step: int = 0
+) -> None:
+    """Take the outputs and states of one run into account; `nudged` is what rounding makes of the expected ones."""
+    nudged = nudged or expected
     for name, values in expected.outputs.items():
-        figures.setdefault(name, Figure()).add(found[name], values)
+        figures.setdefault(name, Figure()).add(found[name], values, values, nudged.outputs[name])
     for name, values in expected.states.items():
-        figures.setdefault(name, Figure(least_spread=1.0)).add(found[name][:, None], values[:, None])
+        rows = [one[:, None] for one in (found[name], values, values, nudged.states[name])]
+        figures.setdefault(name, Figure(least_spread=1.0)).add(*rows, first_step=last_step)
 
 
 def _time_axes(planned: Planned) -> Iterator[Axes]:
@@ -137,9 +143,33 @@ def _run_whole(planned: Planned, axes: Axes, length: int) -> WholeRun | None:
         before = [start[name]] if name in original.overlaps else []
         parts = [from_rows(part, original.layouts[name]) for part in (*before, *(rows[name] for rows in drawn))]
         feeds[name] = np.concatenate(parts, axis=axis)
-    found = original.foreign.run({name: np.asarray(value, order="C") for name, value in feeds.items()})
+    feeds = {name: np.asarray(value, order="C") for name, value in feeds.items()}
+    answer = _answer(planned, original.foreign.run(feeds), single, length)
+    if answer is None:
+        return None
+    nudged = answer
+    if length == LONG:
+        feeds |= {name: _nudged(feeds[name]) for name in axes}
+        nudged = _answer(planned, original.foreign.run(feeds), single, length) or answer
+    inputs = {
+        one.spec.name: np.stack([rows[one.name].reshape(one.spec.shape) for rows in drawn])[None] for one in plan.inputs
+    }
+    return WholeRun(inputs, answer, nudged)
+
+
+def _nudged(values: Array) -> Array:
+    """Return floats off by one rounding, up and down in turn, and all else as it is."""
+    if values.dtype.kind != "f":
+        return values
+    signs = np.where(np.arange(values.size).reshape(values.shape) % 2, 1, -1)
+    return np.asarray(values * (1 + signs * np.finfo(values.dtype).eps), values.dtype)
+
+
+def _answer(planned: Planned, found: Rows, single: Rows, length: int) -> Answer | None:
+    """Return what the original gave for a sequence as the served graph gives it; None for one longer window."""
+    plan = planned.plan
     steps = {name: _steps(value, single[name], length) for name, value in found.items()}
-    if original.overlaps and any(len(steps[one.name]) != length for one in plan.outputs):
+    if planned.original.overlaps and any(len(steps[one.name]) != length for one in plan.outputs):
         return None
     outputs = {}
     for one in plan.outputs:
@@ -151,10 +181,7 @@ def _run_whole(planned: Planned, axes: Axes, length: int) -> WholeRun | None:
     for state in plan.states:
         values = steps[state.target]
         states[state.spec.name] = to_rows(values[-1], state.layout) if values else np.empty(0)
-    inputs = {
-        one.spec.name: np.stack([rows[one.name].reshape(one.spec.shape) for rows in drawn])[None] for one in plan.inputs
-    }
-    return WholeRun(inputs, Answer(outputs, states))
+    return Answer(outputs, states)
 
 
 def _steps(whole: Array, single: Array, length: int) -> list[Array]:

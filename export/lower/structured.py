@@ -1,9 +1,9 @@
-"""Cells with a structure of their own, each as one step: clockwork groups, a grid, a window of earlier states."""
+"""Cells with a structure of their own, each as one step: clockwork groups, a grid, a window of states, a memory."""
 
 from export.lower.contract import CellLowerings
 from export.lower.scan import States, scan_lowering
 from export.lower.value import Value, affine, concat, gates_of, sigmoid, tanh
-from models.cells.attention import MASKED, AttentionLSTM
+from models.cells.attention import MASKED, AttentionLSTM, MemoryAttentionLSTM
 from models.cells.base import Cell
 from models.cells.clockwork import ClockworkRNN
 from models.cells.gates import Gates
@@ -43,19 +43,38 @@ def _transform(block: GridBlock, gates: Gates, h: Value, h_depth: Value, m: Valu
 def step_attention(cell: AttentionLSTM, x: Value, state: States) -> tuple[Value, States]:
     """a_k = v · tanh(A_h h_k + A_x x + A_s s');  s, e = Σ softmax(a)_k (h_k, c_k);  an LSTM step from (s, e)."""
     earlier_h, earlier_c, s, n = state
-    size = cell.hidden_size
     query = affine([(x, cell.A_x), (s, cell.A_s)], cell.v.new_zeros(len(cell.v)))
     scores = (tanh(earlier_h @ cell.A_h.T + query.unsqueeze(1)) @ cell.v.unsqueeze(1)).squeeze(2)
-    there = n.op("GreaterOrEqual", n.constant(cell.places, "int64"))
-    w = there.op("Where", scores, MASKED).op("Softmax", axis=-1) * there.op("Cast", to=1)
-    w = w.unsqueeze(1)
+    w = _weights(scores, n.op("GreaterOrEqual", n.constant(cell.places, "int64")))
     s, e = (w @ earlier_h).squeeze(1), (w @ earlier_c).squeeze(1)
-    ifo, g = gates_of(cell.gates, "ifog", x, s).split(3 * size, size)
-    i, f, o = sigmoid(ifo).split(size, size, size)
-    c = f * e + i * tanh(g)
-    h = o * tanh(c)
+    h, c = _lstm(cell.gates, x, s, e)
     one, window = (n.constant([count], "int64") for count in (1, cell.options.window))
     return h, (_push(earlier_h, h), _push(earlier_c, c), s, n.op("Add", one).op("Min", window))
+
+
+def step_memory_attention(cell: MemoryAttentionLSTM, x: Value, state: States) -> tuple[Value, States]:
+    """a_k = v · tanh(A_m m_k + A_h h' + b_a);  s = Σ softmax(a)_k m_k;  an LSTM step that reads [x, s]."""
+    h, c, memory, n = state
+    query = affine([(h, cell.A_h)], cell.b_a).unsqueeze(1)
+    scores = (tanh(memory @ cell.A_m.T + query) @ cell.v.unsqueeze(1)).squeeze(2)
+    s = (_weights(scores, n.op("Greater", n.constant(cell.positions, "int64"))) @ memory).squeeze(1)
+    h, c = _lstm(cell.gates, concat(x, s), h, c)
+    return h, (h, c, memory, n)
+
+
+def _weights(scores: Value, kept: Value) -> Value:
+    """Return the softmax of the scores (batch, K) that are kept as (batch, 1, K), and zeros where none is."""
+    weights = kept.op("Where", scores, MASKED).op("Softmax", axis=-1) * kept.op("Cast", to=1)
+    return weights.unsqueeze(1)
+
+
+def _lstm(gates: Gates, x: Value, h: Value, c: Value) -> tuple[Value, Value]:
+    """i, f, o = σ(W x + R h' + b);  g = tanh(W x + R h' + b);  c = f c' + i g;  h = o tanh(c)."""
+    size = gates.hidden_size
+    ifo, g = gates_of(gates, "ifog", x, h).split(3 * size, size)
+    i, f, o = sigmoid(ifo).split(size, size, size)
+    c = f * c + i * tanh(g)
+    return o * tanh(c), c
 
 
 def _push(window: Value, newest: Value) -> Value:
@@ -68,4 +87,5 @@ LOWERINGS: dict[type[Cell], CellLowerings] = {
     ClockworkRNN: CellLowerings.same(scan_lowering(step_clockwork)),
     GridLSTM: CellLowerings.same(scan_lowering(step_grid)),
     AttentionLSTM: CellLowerings.same(scan_lowering(step_attention)),
+    MemoryAttentionLSTM: CellLowerings.same(scan_lowering(step_memory_attention)),
 }

@@ -21,7 +21,8 @@ from export.lower.value import Value
 from export.sentences import clipped, printable
 from models.cells.base import Cell
 
-TRACE_OPSET = 18
+TRACE_OPSET = 21
+"""That of the served graph, into which the traced nodes are copied as they are."""
 _LONGEST_REASON = 300
 
 

@@ -58,7 +58,8 @@ class Attempt:
         self._destination, self._options = destination, options
         self._names = names
         self._run: nn.Module = module if argument is None else argument.called
-        self._outputs = find_outputs(self._run, examples, 0 if argument is None else len(argument.names))
+        returned = find_outputs(self._run, examples, 0 if argument is None else len(argument.names))
+        self._outputs, self.returned_states = returned.outputs, returned.states
         refuse_other_shapes(self._outputs, examples[0])
         self._explicit = make_explicit(module, carried, argument, self._outputs, len(examples))
         self._refuse_names_taken()

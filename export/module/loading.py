@@ -76,9 +76,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
         WeightsError: The file is of another kind, its weights do not fit the module, or one of them is not finite.
     """
     weights = _read(path)
+    held = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     for name, tensor in weights.items():
         if tensor.is_complex():
             raise WeightsError(path, f"the weight {name!r} is complex, and its imaginary part would be lost")
+        if name in held and held[name].is_floating_point() and not tensor.is_floating_point():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise WeightsError(path, f"the weight {name!r} is of {dtype}, and the module's is a real number")
     try:
         with quiet():
             module.load_state_dict(weights)

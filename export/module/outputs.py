@@ -51,8 +51,16 @@ def refuse_other_shapes(outputs: Sequence[ModuleOutput], example: Example) -> No
             )
 
 
-def find_outputs(module: nn.Module, examples: Sequence[Example], given: int = 0) -> list[ModuleOutput]:
-    """Return the tensors that are outputs: all but the last `given`, or all but the recurrent layers' own last states.
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What a module returns: its outputs, and the names of the recurrent layers' last states, which are none."""
+
+    outputs: list[ModuleOutput]
+    states: list[str]
+
+
+def find_outputs(module: nn.Module, examples: Sequence[Example], given: int = 0) -> Returned:
+    """Tell outputs from states: all but the last `given` are outputs, or all but the recurrent layers' last states.
 
     Raises:
         NotStreamableError: There are none; or recurrent layers run over other rows than the module.
@@ -73,7 +81,8 @@ def find_outputs(module: nn.Module, examples: Sequence[Example], given: int = 0)
     if len({len(shape) for shape in shapes}) > 1:
         raise NotStreamableError("the module returns another number of tensors for another number of steps")
     states = [] if given else [tensor for calls in seen.values() for tensor in calls.results[1:]]
-    axis, found = examples[0].time_axis, []
+    axis = examples[0].time_axis
+    found, left = [], []
     for index, (name, leaf) in enumerate(leaves[: len(leaves) - given]):
         had = tuple(shape[index] for shape in shapes)
         time = all(
@@ -81,6 +90,8 @@ def find_outputs(module: nn.Module, examples: Sequence[Example], given: int = 0)
         )
         if time or not any(leaf is state for state in states):
             found.append(ModuleOutput(index, name, time, had))
+        else:
+            left.append(name)
     if not found:
         raise NotStreamableError("the module returns no tensor but its states")
-    return found
+    return Returned(found, left)

@@ -98,6 +98,11 @@ def _report(attempt: Attempt, traced: Traced, options: ExportOptions) -> None:
         options.on_finding(
             f"{one.path}: {len(one.layers)} layer{'s' * (len(one.layers) > 1)}, carried from step to step"
         )
+    if attempt.returned_states:
+        options.on_finding(
+            f"{', '.join(attempt.returned_states)}, which forward returns: the last states of its layers, kept by the "
+            "session and no outputs"
+        )
     if attempt.argument is not None:
         options.on_finding(
             f"forward takes and returns its state: {', '.join(attempt.argument.names)}"

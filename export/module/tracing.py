@@ -76,7 +76,12 @@ def trace(
     except NotStreamableError:
         raise
     except RAISED as exc:  # torch raises many types
-        raise NotStreamableError(f"torch cannot export the module: {foreign_error(exc)}") from exc
+        reason = foreign_error(exc)
+        if "complex" in reason.lower():
+            reason += (
+                ". ONNX's operators take no complex numbers: compute with their real and imaginary parts, two tensors"
+            )
+        raise NotStreamableError(f"torch cannot export the module: {reason}") from exc
     for name in {*sent, *explicit.names} - {value.name for value in model.graph.input}:
         raise NotStreamableError(f"{name} is given to the module, but nothing in it depends on it")
     return _lowered(model, explicit.layers), sorted(reads.lines | warned_lines(caught))

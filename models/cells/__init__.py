@@ -2,7 +2,7 @@
 
 import re
 
-from models.cells.attention import AttentionLSTM
+from models.cells.attention import AttentionLSTM, MemoryAttentionLSTM
 from models.cells.base import Cell, CellOptions, State
 from models.cells.bidirectional import Bidirectional
 from models.cells.clockwork import ClockworkRNN
@@ -50,6 +50,7 @@ CELLS: dict[str, type[Cell]] = {
     "clockwork_rnn": ClockworkRNN,
     "grid_lstm": GridLSTM,
     "attention_lstm": AttentionLSTM,
+    "memory_attention_lstm": MemoryAttentionLSTM,
     "min_gru": MinGRU,
     "min_lstm": MinLSTM,
     "ind_rnn": IndRNN,
@@ -60,6 +61,7 @@ CELLS: dict[str, type[Cell]] = {
 PAPER_NAMES: dict[str, tuple[str, dict[str, object]]] = {
     "LSTM-b (Jozefowicz et al. 2015)": ("lstm", {"forget_bias": 1.0}),
     "NP, no peepholes (Greff et al. 2015)": ("lstm", {"forget_bias": 0.0}),
+    "GRU without biases (Olah 2015)": ("gru_reset_before_z_writes", {"bias": False}),
     "V, vanilla (Greff et al. 2015)": ("peephole_lstm", {"forget_bias": 0.0}),
 }
 """Name of a variant in a paper → the cell and the options that give it."""

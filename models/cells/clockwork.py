@@ -1,6 +1,7 @@
 """The clockwork RNN (Koutník et al. 2014): groups of units, each updated at its own period."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,14 +21,19 @@ class ClockworkOptions(CellOptions):
     @model_validator(mode="after")
     def _check_periods(self) -> "ClockworkOptions":
         if any(period < 1 for period in self.periods):
-            raise ValueError(f"clockwork periods must each be 1 or more steps, got {self.periods}")
+            raise ValueError(f"clockwork periods must each be 1 or more steps, got {_listed(self.periods)}")
         if any(fast >= slow for fast, slow in zip(self.periods, self.periods[1:], strict=False)):
-            raise ValueError(f"clockwork periods must ascend, the fastest group first, got {self.periods}")
+            raise ValueError(f"clockwork periods must ascend, the fastest group first, got {_listed(self.periods)}")
         if math.lcm(*self.periods) >= 2**31:
-            raise ValueError(
-                f"the least common multiple of the clockwork periods {self.periods} must be below 2³¹ steps"
-            )
+            listed = _listed(self.periods)
+            raise ValueError(f"the least common multiple of the clockwork periods {listed} must be below 2³¹ steps")
         return self
+
+
+def _listed(periods: Sequence[int]) -> str:
+    """Return the first periods, and how many more there are."""
+    more = f", … {len(periods) - 8:,} more" if len(periods) > 8 else ""
+    return f"({', '.join(map(str, periods[:8]))}{more})"
 
 
 class ClockworkRNN(Cell):

@@ -13,21 +13,34 @@ def weight(*shape: int, hidden_size: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
+def bias_or_zeros(module: nn.Module, name: str, rows: int, hidden_size: int, *, bias: bool) -> None:
+    """Give a module a bias (rows,) under this name: a parameter, or else zeros that are not trained and not saved."""
+    if bias:
+        module.register_parameter(name, weight(rows, hidden_size=hidden_size))
+    else:
+        module.register_buffer(name, torch.zeros(rows), persistent=False)
+
+
 class Gates(nn.Module):
     """Hold the weights of several gates, stacked in the order of `names`, with one bias for each gate.
 
     Shapes: W (gates · hidden, input), R (gates · hidden, recurrent), b (gates · hidden). `recurrent` is the width of
-    the recurrent input h: `recurrent_size`, or the hidden size if that is 0.
+    the recurrent input h: `recurrent_size`, or the hidden size if that is 0. Without `bias`, b is zero for good: it is
+    not trained and not saved.
     """
 
-    def __init__(self, names: Sequence[str], input_size: int, hidden_size: int, recurrent_size: int = 0) -> None:
+    b: Tensor
+
+    def __init__(
+        self, names: Sequence[str], input_size: int, hidden_size: int, recurrent_size: int = 0, *, bias: bool = True
+    ) -> None:
         super().__init__()
         self.names = tuple(names)
         self.hidden_size = hidden_size
         rows = len(self.names) * hidden_size
         self.W = weight(rows, input_size, hidden_size=hidden_size)
         self.R = weight(rows, recurrent_size or hidden_size, hidden_size=hidden_size)
-        self.b = weight(rows, hidden_size=hidden_size)
+        bias_or_zeros(self, "b", rows, hidden_size, bias=bias)
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Return W x + R h + b for each gate, each (batch, hidden), in the order of `names`."""

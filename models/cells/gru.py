@@ -8,11 +8,18 @@ gives wrong outputs in the other, so both are available.
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from models.card import StateSpec
-from models.cells.base import Cell, OnnxOperators, State, vector_states
-from models.cells.gates import Gates, weight
+from models.cells.base import Cell, CellOptions, OnnxOperators, State, vector_states
+from models.cells.gates import Gates, bias_or_zeros
+
+
+class GRUOptions(CellOptions):
+    """Choose whether the gates and the candidate have biases."""
+
+    bias: bool = Field(default=True, description="Whether gates and candidate have biases.")
 
 
 class GRUResetBefore(Cell):
@@ -23,11 +30,13 @@ class GRUResetBefore(Cell):
 
     source = "Cho et al. 2014, equations 5 to 8"
     onnx = OnnxOperators("GRU", "Scan")
+    Options = GRUOptions
+    options: GRUOptions
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
-        self.gates = Gates("zr", input_size, hidden_size)
-        self.candidate = Gates("g", input_size, hidden_size)
+        self.gates = Gates("zr", input_size, hidden_size, bias=self.options.bias)
+        self.candidate = Gates("g", input_size, hidden_size, bias=self.options.bias)
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
@@ -49,6 +58,8 @@ class GRUResetBeforeZWrites(GRUResetBefore):
     """GRU with the reset gate before the recurrent product; z multiplies the candidate.
 
     z, r = σ(W x + R h' + b);  g = tanh(W x + R (r h') + b);  h = (1 − z) h' + z g
+
+    Without biases this is Olah's GRU: z, r = σ(W · [h', x]);  g = tanh(W · [r h', x]).
     """
 
     source = "Chung et al. 2014; Olah 2015"
@@ -66,12 +77,15 @@ class GRUResetAfter(Cell):
 
     source = "cuDNN; torch.nn.GRU"
     onnx = OnnxOperators("GRU", "GRU")
+    Options = GRUOptions
+    options: GRUOptions
+    recurrent_bias: Tensor
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(input_size, hidden_size, **options)
         # torch's order of rows, so that its fused kernel takes these weights unchanged
-        self.gates = Gates("rzg", input_size, hidden_size)
-        self.recurrent_bias = weight(hidden_size, hidden_size=hidden_size)
+        self.gates = Gates("rzg", input_size, hidden_size, bias=self.options.bias)
+        bias_or_zeros(self, "recurrent_bias", hidden_size, hidden_size, bias=self.options.bias)
 
     @property
     def states(self) -> tuple[StateSpec, ...]:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnxruntime.quantization import quantize_dynamic
 
 from export import ExportOptions
 from export.adopt import AdoptOptions, adopt_model, lift_recurrent
@@ -15,6 +16,7 @@ from export.adopt.errors import NotCausalError, WholeSequenceError
 from export.adopt.lift import lift_states
 from export.arena_runner import INITIAL_SLOT, ArenaRunner
 from export.artefact import read_card
+from export.comparisons import LONG
 from tests.export.hidden_states import HIDDEN, STEPS, Hidden
 from tests.export.test_adopt import assert_refused, invoke
 from tests.export.test_adopt_whole_sequence import difference, run
@@ -161,6 +163,17 @@ def test_swapped_states_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(WholeSequenceError):
         adopt_model(write(HIDDEN["absent"].model(), tmp_path / "foreign.onnx"), tmp_path, "m", 1)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_quantised_layer_is_given_its_state(tmp_path: Path) -> None:
+    """A layer that scales its inputs by the whole run's largest value keeps its state, and the card says what it is."""
+    write(TORCH["lstm"].exported("script", tmp_path), tmp_path / "plain.onnx")
+    quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "foreign.onnx", op_types_to_quantize=["LSTM"])
+    card = read_card(adopt_model(tmp_path / "foreign.onnx", tmp_path, "m", 1))
+    assert [state.name for state in card.states] == ["layer_LSTM_quant.h", "layer_LSTM_quant.c"]
+    assert card.max_batch == 1
+    assert "DynamicQuantizeLSTM" in card.config["quantised"]
+    assert card.parity.steps == LONG
 
 
 def test_an_error_of_a_model_that_looks_ahead_is_its_own(tmp_path: Path) -> None:

@@ -80,6 +80,25 @@ def test_a_module_is_exported_as_users_write_it(kind: type[nn.Module], tmp_path:
     assert not any("tensor's value" in line for line in findings)
 
 
+class ReturnsStates(nn.Module):
+    """A layer's last states beside the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(2, 6), nn.Linear(6, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y, (h, c) = self.lstm(x)
+        return {"y": self.head(y), "h": h, "c": c}
+
+
+def test_states_that_are_returned_are_told(tmp_path: Path) -> None:
+    """Last states that forward returns are no outputs, which is said."""
+    card, findings = exported(made(ReturnsStates), tmp_path, "9x1x2", time_first=True)
+    assert [spec.name for spec in card.outputs] == ["y"]
+    assert any(text.startswith("h, c, which forward returns: the last states of its layers") for text in findings)
+
+
 def test_ids_are_bounded_by_the_table_they_choose_from(tmp_path: Path) -> None:
     """The card says how many ids there are, so that the service refuses others."""
     card, _ = exported(made(Tokens), tmp_path, "1x9:int64:30")
@@ -252,6 +271,7 @@ def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     torch.save(state, tmp_path / "nan.pt")
     state["head.bias"][1] = -float("inf")
     torch.save(state, tmp_path / "infinite.pt")
+    torch.save({**made(Tagger).state_dict(), "head.bias": state["head.bias"] > 0}, tmp_path / "bool.pt")
     for name, words in {
         "evil.pt": "weights alone",
         "cut.pt": "weights alone",
@@ -262,6 +282,7 @@ def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "numbers.pt": "names and tensors",
         "nan.pt": "'head.bias' holds NaN",
         "infinite.pt": "'head.bias' holds infinity",
+        "bool.pt": "'head.bias' is of bool",
     }.items():
         factory = f"{user_modules.__name__}:Tagger"
         result = invoke(

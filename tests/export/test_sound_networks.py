@@ -46,7 +46,7 @@ def wrong_head(model: ModelProto, factor: float) -> bytes:
     ],
 )
 def test_doubled_weights_pass_and_a_wrong_head_does_not(cell: str, seed: int) -> None:
-    """Of 33 cells and 8 draws each, every graph is as near to float64 as torch is; one half a percent off fails."""
+    """Of each cell and 8 draws, every graph is as near to float64 as torch is; one half a percent off fails."""
     network = doubled(cell, seed)
     model = build_arena_graph(network)
     verify(network, model.SerializeToString())

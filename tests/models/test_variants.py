@@ -73,6 +73,7 @@ COUNTS: dict[str, Callable[[int, int], int]] = {
     "clockwork_rnn": lambda i, h: h * i + h + h * h * 5 // 8,
     "grid_lstm": lambda i, h: 2 * (16 * h * h + 8 * h) + 2 * h * i,
     "attention_lstm": lambda i, h: 32 * (2 * h + i) + 32 + 4 * h * (h + i + 1),
+    "memory_attention_lstm": lambda i, h: 32 * (32 + h) + 2 * 32 + 4 * h * (h + i + 32 + 1),
     "min_gru": lambda i, h: 2 * h * (i + 1),
     "min_lstm": lambda i, h: 3 * h * (i + 1),
     "ind_rnn": lambda i, h: h * i + 2 * h,

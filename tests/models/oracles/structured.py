@@ -137,6 +137,29 @@ def attention(cell: Any, x: Array, state: list[Array]) -> tuple[Array, list[Arra
     return loop(step, x, state)
 
 
+def memory_attention(cell: Any, x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
+    a_m, a_h, b_a, v = (array(p) for p in (cell.A_m, cell.A_h, cell.b_a, cell.v))
+    gates = blocks(cell.gates, "ifgo")
+
+    def one_row(x: Array, h: Array, c: Array, memory: Array) -> tuple[Array, Array]:
+        s = np.zeros(memory.shape[1])
+        if len(memory):
+            scores = np.array([v @ np.tanh(a_m @ row + a_h @ h + b_a) for row in memory])
+            weights = np.exp(scores) / np.exp(scores).sum()
+            s = sum((weight * row for weight, row in zip(weights, memory, strict=True)), s)
+        a = {name: w @ np.append(x, s) + r @ h + b for name, (w, r, b) in gates.items()}
+        c = sigmoid(a["f"]) * c + sigmoid(a["i"]) * np.tanh(a["g"])
+        return sigmoid(a["o"]) * np.tanh(c), c
+
+    def step(x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
+        h, c, memory, n = state
+        rows = [one_row(x[b], h[b], c[b], memory[b, : int(n[b, 0])]) for b in range(len(x))]
+        h, c = (np.stack(parts) for parts in zip(*rows, strict=True))
+        return h, [h, c, memory, n]
+
+    return loop(step, x, state)
+
+
 def min_gru(cell: Any, x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
     def step(x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
         z, g = np.split(x @ array(cell.W).T + array(cell.b), 2, axis=-1)
@@ -205,6 +228,7 @@ ORACLES: dict[str, Oracle] = {
     "clockwork_rnn": clockwork,
     "grid_lstm": grid,
     "attention_lstm": attention,
+    "memory_attention_lstm": memory_attention,
     "min_gru": min_gru,
     "min_lstm": min_lstm,
     "ind_rnn": independent,
