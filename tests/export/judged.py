@@ -1,0 +1,221 @@
+"""The judgement of one foreign file: what is served of it is its run over the whole sequence, or nothing is written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from export import ExportOptions
+from export.adopt import AdoptOptions, adopt_model
+from export.adopt.public_names import public_names
+from export.arena_runner import INITIAL_SLOT, ArenaRunner
+from export.artefact import read_card
+from export.errors import ExportError
+from models.card import ModelCard
+from tests.export.exact import Exact
+
+LENGTHS = (1, 6, 27)
+TOLERANCE = 1e-4
+_FLOAT32_FACTOR = 20.0
+_LOUD = 1e4
+_TINY = 1e-30
+
+ADOPTED, REFUSED, WRONG = "adopted", "refused", "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A file, and what is known of it without running it.
+
+    `axes` are its inputs that have a time of no fixed size, each with that axis; inputs that are neither states nor
+    among them keep one value over a sequence. Where there are none, each run is a step, and `pairs`, state input →
+    output, are fed back. `lengths` are inputs that hold the number of steps.
+    """
+
+    model: ModelProto
+    axes: Mapping[str, int] = field(default_factory=dict)
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    lengths: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What became of a file: `reason` is the error's type or what was wrong, `error` the largest difference."""
+
+    result: str
+    reason: str = ""
+    message: str = ""
+    error: float = 0.0
+    card: ModelCard | None = None
+
+
+def judge(subject: Subject, folder: Path) -> Judgement:
+    """Adopt a file, stream what is served, and compare it with the file's own run in float64."""
+    file = folder / "foreign.onnx"
+    file.write_bytes(subject.model.SerializeToString())
+    options = dict(subject.options)
+    tolerance = options.pop("tolerance", None)
+    export = ExportOptions() if tolerance is None else ExportOptions(tolerance=tolerance)
+    try:
+        path = adopt_model(file, folder, "m", 1, export, adopt_options=AdoptOptions.parse(**options))
+    except ExportError as exc:
+        if (folder / "m").exists():
+            return Judgement(WRONG, "refused, but something is written", str(exc))
+        return Judgement(REFUSED, type(exc).__name__, str(exc))
+    except Exception as exc:  # whatever it is, it would be a traceback
+        return Judgement(WRONG, f"traceback: {type(exc).__name__}", str(exc))
+    card = read_card(path)
+    error = _Comparison(subject, card, path.read_bytes()).error()
+    if error <= 1:
+        return Judgement(ADOPTED, error=error * subject.tolerance, card=card)
+    return Judgement(WRONG, "served something else", error=error * subject.tolerance, card=card)
+
+
+class _Comparison:
+    """One artefact beside the graph that it was made from."""
+
+    def __init__(self, subject: Subject, card: ModelCard, served: bytes) -> None:
+        self._subject, self._card = subject, card
+        self._exact = Exact(subject.model)
+        self._runner = ArenaRunner(served, card, slots=16)
+        graph = subject.model.graph
+        self._defaults = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+        ports = [one for one in graph.input if subject.model.ir_version >= 4 or one.name not in self._defaults]
+        self._ports = {one.name: one for one in ports}
+        self._sent = {public_names([name])[name]: name for name in self._ports}
+        self._random = np.random.default_rng(7)
+
+    def error(self) -> float:
+        """Return the largest difference, of what is allowed; infinite where the shapes differ."""
+        return max(self._error(steps) for steps in LENGTHS)
+
+    def _error(self, steps: int) -> float:
+        rows = {spec.name: self._draw(spec, steps) for spec in self._card.inputs}
+        wide, plain = (self._expected(rows, steps, wide=wide) for wide in (True, False))
+        worst = 0.0
+        for strangers in (0, 2) if self._card.max_batch > 2 else (0,):
+            found = self._served(rows, steps, strangers)
+            for spec in self._card.outputs:
+                name = next(one for one in wide if public_names([one])[one] == spec.name)
+                worst = max(worst, self._gap(found[spec.name], wide[name], plain[name], steps))
+        return worst
+
+    def _draw(self, spec: Any, steps: int) -> Any:
+        """Return (steps, *shape) of one input; one value for all of them where it has no time of its own."""
+        name = self._sent[spec.name]
+        timed = not self._subject.axes or name in self._subject.axes
+        shape = (steps if timed else 1, *spec.shape)
+        if spec.dtype.startswith("float"):
+            values = 0.7 * self._random.standard_normal(shape)
+        else:
+            values = self._random.integers(0, spec.vocabulary or 2, shape)
+        return np.repeat(values, 1 if timed else steps, axis=0).astype(spec.dtype)
+
+    def _expected(self, rows: dict[str, Any], steps: int, *, wide: bool) -> dict[str, Any]:
+        """Return what the graph gives: each output of all steps, (steps, …), or of the last alone, (1, …)."""
+        feeds = self._starts() | {name: np.asarray(value) for name, value in self._constants().items()}
+        feeds |= {name: np.full(self._shape(name), steps, self._dtype(name)) for name in self._subject.lengths}
+        if self._subject.axes:
+            for public, values in rows.items():
+                name = self._sent[public]
+                axis = self._subject.axes.get(name)
+                one = values[:1] if axis is None else values
+                shape = self._shape(name)
+                if axis is not None:
+                    shape[axis] = steps
+                    moved = [shape[axis], *(size for at, size in enumerate(shape) if at != axis)]
+                    feeds[name] = np.moveaxis(one.reshape(moved), 0, axis)
+                else:
+                    feeds[name] = one.reshape(shape)
+            return self._exact.run(feeds, wide=wide)
+        outputs: dict[str, list[Any]] = {}
+        for step in range(steps):
+            one = {self._sent[public]: values[step] for public, values in rows.items()}
+            found = self._exact.run(feeds | {name: v.reshape(self._shape(name)) for name, v in one.items()}, wide=wide)
+            for source, target in self._subject.pairs.items():
+                feeds[source] = found[target]
+            for name, value in found.items():
+                outputs.setdefault(name, []).append(value)
+        return {name: np.stack(values) for name, values in outputs.items()}
+
+    def _starts(self) -> dict[str, Any]:
+        """Return the states before the first step: the file's default value, or zeros."""
+        sent = {self._sent[spec.name] for spec in self._card.inputs} | {*self._constants(), *self._subject.lengths}
+        starts = {}
+        for name in self._ports:
+            if name in sent:
+                continue
+            default = self._defaults.get(name)
+            starts[name] = np.zeros(self._shape(name), self._dtype(name)) if default is None else default
+        return starts
+
+    def _constants(self) -> dict[str, Any]:
+        given = AdoptOptions.parse(constants=self._subject.options.get("constants", ())).constants
+        return {name: value.reshape(self._shape(name)).astype(self._dtype(name)) for name, value in given.items()}
+
+    def _shape(self, name: str) -> list[int]:
+        """Return an input's shape for one row and one step."""
+        dims = self._ports[name].type.tensor_type.shape.dim
+        given = dict(self._subject.options.get("sizes", {}))
+        return [dim.dim_value or given.get(dim.dim_param, 1) for dim in dims]
+
+    def _dtype(self, name: str) -> Any:
+        kind = self._ports[name].type.tensor_type.elem_type
+        return helper.tensor_dtype_to_np_dtype(kind) if kind != TensorProto.UNDEFINED else np.float32
+
+    def _served(self, rows: dict[str, Any], steps: int, strangers: int) -> dict[str, Any]:
+        """Return the outputs, (steps, *shape), of one session in chunks, beside others that are loud or all zeros."""
+        mine = strangers // 2
+        batch = {name: np.stack([values] * (strangers + 1)) for name, values in rows.items()}
+        for values in batch.values():
+            if values.dtype.kind == "f" and strangers:
+                values[:mine] *= _LOUD
+                values[mine + 1 :] = 0
+            elif strangers:
+                values[:mine], values[mine + 1 :] = values.max(), values.min()
+        slots, start = np.full(strangers + 1, INITIAL_SLOT), 0
+        parts: dict[str, list[Any]] = {}
+        while start < steps:
+            stop = min(steps, start + int(self._random.integers(1, 6)))
+            written = 2 + self._random.permutation(14)[: strangers + 1]
+            chunk = {name: values[:, start:stop] for name, values in batch.items()}
+            for name, values in self._runner.run(chunk, slots, written).items():
+                parts.setdefault(name, []).append(values[mine])
+            slots, start = written, stop
+        return {name: np.concatenate(values) for name, values in parts.items() if not name.startswith("state.")}
+
+    def _gap(self, found: Any, wide: Any, plain: Any, steps: int) -> float:
+        """Return how far the served steps are from the expected, of what is allowed."""
+        one = found[0].size
+        if wide.size == found.size and (self._timed(wide, steps) is not None):
+            axis = self._timed(wide, steps)
+            wide, plain = (np.moveaxis(value, axis, 0).reshape(found.shape) for value in (wide, plain))
+        elif wide.size == one:
+            found = found[-1:]
+            wide, plain = wide.reshape(found.shape), plain.reshape(found.shape)
+        else:
+            return np.inf
+        if found.dtype.kind != "f":
+            return 0.0 if np.array_equal(found, wide) else np.inf
+        flat, exact, own = (np.asarray(v, np.float64).reshape(len(found), -1) for v in (found, wide, plain))
+        finite = np.isfinite(exact) & np.isfinite(own)
+        if not np.isfinite(flat[finite]).all():
+            return np.inf
+        flat, exact, own = (np.where(finite, value, 0) for value in (flat, exact, own))
+        spread = exact.max(0) - exact.min(0) if len(exact) > 1 else np.abs(exact).max(0)
+        spread = np.maximum(spread, max(1e-2 * spread.max(initial=0), 1e-6 * np.abs(exact).max(initial=0), _TINY))
+        allowed = self._subject.tolerance * spread + _FLOAT32_FACTOR * np.abs(own - exact).max(0) + 1e-6 * np.abs(exact)
+        return float((np.abs(flat - exact) / allowed).max(initial=0))
+
+    def _timed(self, value: Any, steps: int) -> int | None:
+        """Return the axis of an output that counts steps."""
+        if not self._subject.axes:
+            return 0
+        axes = [axis for axis, size in enumerate(value.shape) if size == steps]
+        longer = [axis for axis in axes if steps > 1 or value.ndim] if axes else []
+        return longer[0] if longer else None
