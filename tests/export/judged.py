@@ -54,6 +54,48 @@ class Judgement:
     card: ModelCard | None = None
 
 
+def runs(subject: Subject) -> bool:
+    """Return whether a file runs at all, on one row of several steps."""
+    comparison = _Sizes(subject)
+    try:
+        for steps in (1, 6):
+            feeds = {name: np.zeros(comparison.shape(name, steps), comparison.dtype(name)) for name in comparison.ports}
+            feeds |= {name: np.full_like(feeds[name], steps) for name in subject.lengths}
+            Exact(subject.model).run(feeds | comparison.constants())
+    except Exception:  # whatever the reference makes of it
+        return False
+    return True
+
+
+class _Sizes:
+    """The inputs of a file: their shapes for one row, and the values that the user gives."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject, graph = subject, subject.model.graph
+        self.defaults = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+        ports = [one for one in graph.input if subject.model.ir_version >= 4 or one.name not in self.defaults]
+        self.ports = {one.name: one for one in ports}
+
+    def shape(self, name: str, steps: int = 1) -> list[int]:
+        """Return an input's shape for one row and so many steps."""
+        dims = self.ports[name].type.tensor_type.shape.dim
+        given = dict(self._subject.options.get("sizes", {}))
+        sizes = [dim.dim_value or given.get(dim.dim_param, 1) for dim in dims]
+        if name in self._subject.axes:
+            sizes[self._subject.axes[name]] = steps
+        return sizes
+
+    def dtype(self, name: str) -> Any:
+        """Return an input's dtype."""
+        kind = self.ports[name].type.tensor_type.elem_type
+        return helper.tensor_dtype_to_np_dtype(kind) if kind != TensorProto.UNDEFINED else np.float32
+
+    def constants(self) -> dict[str, Any]:
+        """Return the inputs that never change."""
+        given = AdoptOptions.parse(constants=self._subject.options.get("constants", ())).constants
+        return {name: value.reshape(self.shape(name)).astype(self.dtype(name)) for name, value in given.items()}
+
+
 def judge(subject: Subject, folder: Path) -> Judgement:
     """Adopt a file, stream what is served, and compare it with the file's own run in float64."""
     file = folder / "foreign.onnx"
@@ -83,11 +125,8 @@ class _Comparison:
         self._subject, self._card = subject, card
         self._exact = Exact(subject.model)
         self._runner = ArenaRunner(served, card, slots=16)
-        graph = subject.model.graph
-        self._defaults = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-        ports = [one for one in graph.input if subject.model.ir_version >= 4 or one.name not in self._defaults]
-        self._ports = {one.name: one for one in ports}
-        self._sent = {public_names([name])[name]: name for name in self._ports}
+        self._sizes = _Sizes(subject)
+        self._sent = {public_names([name])[name]: name for name in self._sizes.ports}
         self._random = np.random.default_rng(7)
 
     def error(self) -> float:
@@ -118,17 +157,17 @@ class _Comparison:
 
     def _expected(self, rows: dict[str, Any], steps: int, *, wide: bool) -> dict[str, Any]:
         """Return what the graph gives: each output of all steps, (steps, …), or of the last alone, (1, …)."""
-        feeds = self._starts() | {name: np.asarray(value) for name, value in self._constants().items()}
-        feeds |= {name: np.full(self._shape(name), steps, self._dtype(name)) for name in self._subject.lengths}
+        sizes = self._sizes
+        feeds = self._starts() | sizes.constants()
+        feeds |= {name: np.full(sizes.shape(name), steps, sizes.dtype(name)) for name in self._subject.lengths}
         if self._subject.axes:
             for public, values in rows.items():
                 name = self._sent[public]
                 axis = self._subject.axes.get(name)
                 one = values[:1] if axis is None else values
-                shape = self._shape(name)
+                shape = sizes.shape(name, steps)
                 if axis is not None:
-                    shape[axis] = steps
-                    moved = [shape[axis], *(size for at, size in enumerate(shape) if at != axis)]
+                    moved = [steps, *(size for at, size in enumerate(shape) if at != axis)]
                     feeds[name] = np.moveaxis(one.reshape(moved), 0, axis)
                 else:
                     feeds[name] = one.reshape(shape)
@@ -136,7 +175,7 @@ class _Comparison:
         outputs: dict[str, list[Any]] = {}
         for step in range(steps):
             one = {self._sent[public]: values[step] for public, values in rows.items()}
-            found = self._exact.run(feeds | {name: v.reshape(self._shape(name)) for name, v in one.items()}, wide=wide)
+            found = self._exact.run(feeds | {name: v.reshape(sizes.shape(name)) for name, v in one.items()}, wide=wide)
             for source, target in self._subject.pairs.items():
                 feeds[source] = found[target]
             for name, value in found.items():
@@ -145,28 +184,14 @@ class _Comparison:
 
     def _starts(self) -> dict[str, Any]:
         """Return the states before the first step: the file's default value, or zeros."""
-        sent = {self._sent[spec.name] for spec in self._card.inputs} | {*self._constants(), *self._subject.lengths}
+        sizes = self._sizes
+        sent = {self._sent[spec.name] for spec in self._card.inputs} | {*sizes.constants(), *self._subject.lengths}
         starts = {}
-        for name in self._ports:
-            if name in sent:
-                continue
-            default = self._defaults.get(name)
-            starts[name] = np.zeros(self._shape(name), self._dtype(name)) if default is None else default
+        for name in sizes.ports:
+            if name not in sent:
+                default = sizes.defaults.get(name)
+                starts[name] = np.zeros(sizes.shape(name), sizes.dtype(name)) if default is None else default
         return starts
-
-    def _constants(self) -> dict[str, Any]:
-        given = AdoptOptions.parse(constants=self._subject.options.get("constants", ())).constants
-        return {name: value.reshape(self._shape(name)).astype(self._dtype(name)) for name, value in given.items()}
-
-    def _shape(self, name: str) -> list[int]:
-        """Return an input's shape for one row and one step."""
-        dims = self._ports[name].type.tensor_type.shape.dim
-        given = dict(self._subject.options.get("sizes", {}))
-        return [dim.dim_value or given.get(dim.dim_param, 1) for dim in dims]
-
-    def _dtype(self, name: str) -> Any:
-        kind = self._ports[name].type.tensor_type.elem_type
-        return helper.tensor_dtype_to_np_dtype(kind) if kind != TensorProto.UNDEFINED else np.float32
 
     def _served(self, rows: dict[str, Any], steps: int, strangers: int) -> dict[str, Any]:
         """Return the outputs, (steps, *shape), of one session in chunks, beside others that are loud or all zeros."""
