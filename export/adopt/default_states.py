@@ -2,9 +2,9 @@
 
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
-from export.adopt.errors import NotServableError
+from export.adopt.errors import AmbiguousError, NotServableError
 from export.adopt.foreign_model import Port, port_of
-from export.adopt.names import bare_key, is_state, names_nothing, says_data, timeless, untimed
+from export.adopt.names import bare_key, is_data, is_state, names_nothing, says_data, timeless, untimed
 from export.adopt.naming_rules import shared_rules
 from export.adopt.options import AdoptOptions
 from export.adopt.pairs import find_pairs, fitting
@@ -33,7 +33,10 @@ def open_default_states(model: ModelProto, options: AdoptOptions) -> tuple[dict[
     likely = _likely(listed, ports, outputs, options, sure=model.ir_version < _DEFAULTS_SINCE)
     inputs = {name: port for name, port in (ports | likely).items() if name not in options.constants}
     initial, findings = {}, []
-    for pair in find_pairs(inputs, outputs, options) if likely else ():
+    unnamed = {} if model.ir_version < _DEFAULTS_SINCE else _unnamed(listed, likely, outputs, options)
+    pairs = find_pairs(inputs, outputs, options) if likely or unnamed else ()
+    _refuse_unnamed(unnamed, {pair.target for pair in pairs}, outputs)
+    for pair in pairs:
         if pair.source not in likely:
             continue
         initial[pair.source] = numpy_helper.to_array(defaults[pair.source])
@@ -77,6 +80,43 @@ def _likely(
             or (not sure and fits[name] and (is_state(name) or name in ruled))
         )
     }
+
+
+def _unnamed(
+    listed: dict[str, Port], likely: dict[str, Port], outputs: dict[str, Port], options: AdoptOptions
+) -> dict[str, Port]:
+    """Return the inputs with a default that have the shape of one row of some output, though no name says more."""
+    return {
+        name: port
+        for name, port in listed.items()
+        if name not in likely
+        and name not in options.states
+        and name not in options.constants
+        and any(_is_row_of(port, output) and not is_data(target) for target, output in outputs.items())
+    }
+
+
+def _is_row_of(port: Port, output: Port) -> bool:
+    """Return whether an input has an output's sizes, and one row, or any number of them, where that has any."""
+    if port.dtype != output.dtype or len(port.dims) != len(output.dims):
+        return False
+    both = list(zip(port.dims, output.dims, strict=True))
+    opened = [isinstance(out, str) for _, out in both]
+    return any(opened) and all(
+        isinstance(size, str) or size == (1 if is_open else out)
+        for (size, out), is_open in zip(both, opened, strict=True)
+    )
+
+
+def _refuse_unnamed(unnamed: dict[str, Port], fed: set[str], outputs: dict[str, Port]) -> None:
+    for name, port in unnamed.items():
+        targets = [t for t, out in outputs.items() if t not in fed and _is_row_of(port, out) and not is_data(t)]
+        if targets:
+            raise AmbiguousError(
+                f"the input {port} has a default value and the shape of an output that may be fed back to it",
+                [f"a state {name}={target}" for target in targets] + [f"{name} always has its default"],
+                " or ".join(f"--state {name}={target}" for target in [*targets, ""]),
+            )
 
 
 def _agree(source: str, target: str) -> bool:

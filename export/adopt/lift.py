@@ -30,7 +30,8 @@ _ADDED = "added to the graph"
 class Lifted:
     """A model whose hidden states are inputs and outputs, and the options that say what they are.
 
-    `findings` are a sentence for each node that was changed, `ahead` one for each that looks ahead in time.
+    `findings` are a sentence for each node that was changed, `ahead` one for each that looks ahead in time. `time` is
+    the name of the open size along which states were added.
     """
 
     model: ModelProto
@@ -38,6 +39,13 @@ class Lifted:
     findings: tuple[str, ...] = ()
     ahead: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
+    time: str = ""
+
+    def contradicted(self, planned: Planned) -> bool:
+        """Return whether a state of the file itself has the size that was taken for the time: it counts rows."""
+        ports = planned.original.foreign.inputs
+        own = [pair.source for pair in planned.original.pairs if pair.source not in self.states]
+        return bool(self.states) and any(self.time in ports[name].dims for name in own)
 
     def explained(self, planned: Planned) -> Planned:
         """Return a plan whose findings tell which states were added."""
@@ -102,6 +110,7 @@ def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
         _options(options, axes, adder.states),
         tuple(adder.findings),
         states=tuple(state.source for state in adder.states),
+        time=axes.time,
     )
 
 

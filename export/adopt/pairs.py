@@ -34,6 +34,8 @@ class Pair:
     reason: str
     sure: bool = True
     """Whether names say so; a pair by shape alone must be confirmed by a run."""
+    alone: bool = False
+    """Whether it was taken because nothing else was left, though the two names do not agree."""
 
 
 def find_pairs(inputs: dict[str, Port], outputs: dict[str, Port], options: AdoptOptions) -> tuple[Pair, ...]:
@@ -98,7 +100,7 @@ def _lone(inputs: list[Port], outputs: dict[str, Port], fits: dict[str, list[str
     sources = {pair.source for pair in pairs}
     left = _left([port for port in inputs if port.name not in sources], outputs, fits, pairs)
     return [
-        Pair(name, found[0], *_reason(name, found[0]))
+        Pair(name, found[0], *_reason(name, found[0]), alone=True)
         for name, found in left.items()
         if len(found) == 1
         and [other for other, its in left.items() if found[0] in its and not is_data(other)] == [name]

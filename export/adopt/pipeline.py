@@ -10,7 +10,7 @@ from export.adopt.errors import WholeSequenceError
 from export.adopt.foreign_file import read_foreign
 from export.adopt.free_batch import open_batch
 from export.adopt.graph import build_served_graph
-from export.adopt.lift import lift_states
+from export.adopt.lift import Lifted, lift_states
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
 from export.adopt.prepare import prepare
@@ -71,6 +71,9 @@ def _checked(file: Path, destination: Destination, options: ExportOptions, adopt
     options.on_progress("looking for states that the file does not show")
     lifted = lift_states(prepared.model, prepared.options)
     planned = make_plan(lifted.model, lifted.options, options.on_progress)
+    if lifted.contradicted(planned):
+        lifted = Lifted(prepared.model, prepared.options)
+        planned = make_plan(lifted.model, lifted.options, options.on_progress)
     lifted, planned = open_batch(lifted, planned, options.on_progress)
     planned = lifted.explained(planned)
     warnings = warn_of_windows(lifted.model, lifted.options)
@@ -92,7 +95,15 @@ def _checked(file: Path, destination: Destination, options: ExportOptions, adopt
         # in float32: what a lower precision costs is in the figures of the comparisons
         tolerance = TOLERANCE if options.tolerance is None else options.tolerance
         try:
-            check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
+            check_whole_sequence(
+                planned,
+                candidate.graph.SerializeToString(),
+                candidate.card,
+                tolerance,
+                file=prepared.model,
+                batch_axes=prepared.options.batch_axes,
+                added=lifted.states,
+            )
         except WholeSequenceError as exc:
             if not adopt_options.frame_by_frame:
                 raise

@@ -24,7 +24,11 @@ from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.public_names import public_names
 from export.adopt.row_mixing import find_mixing
 from export.adopt.settling import settle_open_states
+from export.adopt.value_axes import Dependencies
 from models.card import StateSpec, TensorSpec
+
+_ROWS = 2
+"""Rows of the runs that show whether several steps can be run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,12 @@ def make_plan(
         on_progress("watching what feeding back changes")
         felt = effects(found.original)
         found = _with_rows_apart(found, on_progress)
-        many = None if options.frame_by_frame else runs_many_steps(found.original, found.outputs)
+        rows = _ROWS if found.batched else 1
+        many = None if options.frame_by_frame else runs_many_steps(found.original, found.outputs, rows)
     except RunFailedError as exc:
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
-    _refuse_doubtful(pairs, felt)
+    _refuse_doubtful(model, pairs, felt)
+    _refuse_empty(found)
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
     one_row = "" if plan.batched else f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}"
     return Planned(plan, found.original, (*findings(plan, felt), *settled, *filter(None, [one_row])), one_row)
@@ -112,14 +118,34 @@ def _constant(foreign: ForeignModel, name: str, value: np.ndarray) -> np.ndarray
     return held
 
 
-def _refuse_doubtful(pairs: tuple[Pair, ...], felt: dict[str, float]) -> None:
+def _refuse_doubtful(model: ModelProto, pairs: tuple[Pair, ...], felt: dict[str, float]) -> None:
+    """Refuse pairs that names do not give and runs do not show: a value that is fed back changes what comes of it."""
+    depends = Dependencies(model)
     for pair in pairs:
-        if not pair.sure and felt[pair.source] == 0.0:
+        unfelt = not pair.sure and felt[pair.source] == 0.0
+        if unfelt or (pair.alone and pair.source not in depends.of(pair.target)):
+            shown = (
+                "neither their names nor a run show"
+                if unfelt
+                else f"{pair.target!r} does not depend on the other, so nothing shows"
+            )
             raise AmbiguousError(
-                f"{pair.source!r} and {pair.target!r} have one shape and dtype, but neither their names nor a run "
-                "show that the one is fed back to the other",
+                f"{pair.source!r} and {pair.target!r} have one shape and dtype, but {shown} "
+                "that the one is fed back to the other",
                 [f"a state {pair.source}={pair.target}", f"{pair.source} is an input"],
                 f"--state {pair.source}={pair.target} or --state {pair.source}=",
+            )
+
+
+def _refuse_empty(found: FoundLayouts) -> None:
+    """Refuse tensors without values, which a session can neither send nor hold, and which some nodes divide by."""
+    layouts = found.outputs | found.original.layouts
+    for name, layout in layouts.items():
+        if 0 in layout.inner:
+            kind = "output" if name in found.outputs else "input"
+            raise NotServableError(
+                f"the {kind} {name!r} of one step has the shape {layout.inner}, without the batch, and so no values: "
+                "what the model does needs more than one step"
             )
 
 

@@ -1,16 +1,18 @@
 """The comparison of the original's own run over a whole sequence with the served steps."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from onnx import ModelProto
 
 from export.adopt.errors import WholeSequenceError
-from export.adopt.foreign_model import RunFailedError
+from export.adopt.foreign_model import ForeignModel, RunFailedError
 from export.adopt.layout_search import rows_of
-from export.adopt.layouts import from_rows, to_rows
+from export.adopt.layouts import from_rows, is_called_batch, to_rows
 from export.adopt.nodes_over_time import nodes_over_time
+from export.adopt.original import Original
 from export.adopt.origins import find_step_counts
 from export.adopt.planning import Planned
 from export.arena_runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner
@@ -39,12 +41,22 @@ class WholeRun:
     answer: Answer
 
 
-def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, tolerance: float) -> None:
+def check_whole_sequence(
+    planned: Planned,
+    served: bytes,
+    card: ModelCard,
+    tolerance: float,
+    *,
+    file: ModelProto,
+    batch_axes: Mapping[str, int],
+    added: Collection[str] = (),
+) -> None:
     """Raise unless the original, given a whole sequence at once, answers as the served graph does step by step.
 
     The original is run from the initial state, along each axis of no fixed size that may count steps; where it runs on
     one step only there is nothing to compare. Inputs without such an axis keep one value over the sequence. Of an
-    output that has no such axis the last step is compared.
+    output that has no such axis the last step is compared. `file` is the model before any state was added or its batch
+    opened, `batch_axes` are those that the user gave, `added` the states that the file does not show.
 
     Raises:
         WholeSequenceError: The largest difference, over the spread of the tensor's values, is not at most the tolerance
@@ -52,7 +64,8 @@ def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, toler
     """
     runner = ArenaRunner(served, card, slots=FIRST_FREE_SLOT + 2)
     random = np.random.default_rng(0)
-    for axes in _time_axes(planned):
+    planned = replace(planned, original=_as_in_file(planned.original, file, added))
+    for axes in _time_axes(planned, batch_axes, bool(added)):
         figures: dict[str, Figure] = {}
         for length in _LENGTHS:
             try:
@@ -74,11 +87,22 @@ def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, toler
             raise WholeSequenceError(axes, name, verdict.error, verdict.allowed, nodes)
 
 
-def _time_axes(planned: Planned) -> Iterator[Axes]:
+def _as_in_file(original: Original, file: ModelProto, added: Collection[str]) -> Original:
+    """Return the same for the file as it was given: it has no inputs for states that were added to it."""
+    return replace(
+        original,
+        foreign=ForeignModel(file),
+        layouts={name: layout for name, layout in original.layouts.items() if name not in added},
+        pairs=tuple(pair for pair in original.pairs if pair.source not in added),
+    )
+
+
+def _time_axes(planned: Planned, batch_axes: Mapping[str, int], added: bool) -> Iterator[Axes]:
     """Yield the axes of the data inputs that may count steps: those read as the time, and those read as the batch.
 
     The batch is one of them only where it cannot be told from the time otherwise: where rows cannot be run together,
-    or there is no state, and neither the user nor a state's axis of the same name says that it is the batch.
+    or there is no state, and neither the user nor a state of the file, by an axis of the same name, says that it is the
+    batch. Where a state was added to the file, its name may say it too.
     """
     original = planned.original
     ports, layouts, overlaps = original.foreign.inputs, original.layouts, set(original.overlaps)
@@ -86,15 +110,17 @@ def _time_axes(planned: Planned) -> Iterator[Axes]:
     axes = {name: axis for name, axis in timed.items() if axis is not None and axis in ports[name].free}
     if axes and overlaps <= set(axes):
         yield axes
-    if overlaps or (planned.plan.batched and original.pairs):
+    if overlaps or (planned.plan.batched and planned.plan.states):
         return
     rows = {dim for pair in original.pairs for dim in ports[pair.source].dims}
-    batches = {name: layouts[name].batch for name in original.data if name not in original.options.batch_axes}
+    batches = {name: layouts[name].batch for name in original.data if name not in batch_axes}
     axes = {
         name: axis
         for name, axis in batches.items()
         if axis is not None and axis in ports[name].free and ports[name].dims[axis] not in rows
     }
+    if added:
+        axes = {name: axis for name, axis in axes.items() if not is_called_batch(ports[name].dims[axis])}
     if axes:
         yield axes
 
@@ -134,6 +160,8 @@ def _run_whole(planned: Planned, axes: Axes, length: int) -> WholeRun | None:
         )
     states = {}
     for state in plan.states:
+        if state.target not in steps:
+            continue
         values = steps[state.target]
         states[state.spec.name] = to_rows(values[-1], state.layout) if values else np.empty(0)
     inputs = {

@@ -41,11 +41,13 @@ class _Layer(OpRun):
     """A recurrent layer: (time, batch, input) to (time, directions, batch, hidden) and the states at the end."""
 
     op_domain = ""
-    states, activations = 1, ("Tanh",)
+    states: int = 1
+    activations: tuple[str, ...] = ("Tanh",)
 
     def _run(self, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
         given = {one.name: helper.get_attribute_value(one) for one in self.onnx_node.attribute}
-        x, weights, recurrence, bias, lens, *rest = (*inputs, *[None] * (8 - len(inputs)))
+        given_inputs: list[Any] = [*inputs, *[None] * (8 - len(inputs))]
+        x, weights, recurrence, bias, lens, *rest = given_inputs
         directions, hidden = recurrence.shape[0], recurrence.shape[-1]
         batch_first = bool(given.get("layout", 0))
         if batch_first:
@@ -117,7 +119,8 @@ class GRU(_Layer):
 class LSTM(_Layer):
     """Input, output, forget, cell, in that sequence of weights."""
 
-    states, activations = 2, ("Sigmoid", "Tanh", "Tanh")
+    states = 2
+    activations = ("Sigmoid", "Tanh", "Tanh")
 
     def step(
         self, wx: Any, wr: Any, b: Any, p: Any, state: list[Any], f: list[Any], given: dict[str, Any]
@@ -149,7 +152,7 @@ class Pad(OpRun):
             x = np.take(x, range(max(-ahead, 0), x.shape[axis] - max(-behind, 0)), axis=axis)
             widths = [(0, 0)] * x.ndim
             widths[axis] = (max(ahead, 0), max(behind, 0))
-            x = np.pad(x, widths, constant_values=fill) if mode == "constant" else np.pad(x, widths, mode=mode)  # type: ignore[call-overload]
+            x = np.pad(x, widths, constant_values=fill) if mode == "constant" else np.pad(x, widths, mode=mode)
         return (x,)
 
 
