@@ -188,6 +188,11 @@ def is_called_batch(dim: Dim) -> bool:
     return isinstance(dim, str) and (dim.lower() in _BATCH_WORDS or "batch" in dim.lower())
 
 
+def is_called_time(dim: Dim) -> bool:
+    """Return whether an open size has a name that says it counts steps."""
+    return isinstance(dim, str) and dim.lower() in _TIME_WORDS
+
+
 def _rank(layouts: Layouts, ports: Mapping[str, Port]) -> int:
     """Return how many batch axes are not called a batch, plus how many time axes are."""
     odd = 0

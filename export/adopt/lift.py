@@ -9,8 +9,9 @@ from onnx import ModelProto, inliner
 
 from export.adopt.carried import AddedState, StateAdder
 from export.adopt.causality import look_ahead
-from export.adopt.errors import AdoptError, NotCausalError, WholeSequenceError
+from export.adopt.errors import AdoptError, AmbiguousError, NotCausalError, WholeSequenceError
 from export.adopt.foreign_model import RunFailedError
+from export.adopt.layouts import is_called_batch, is_called_time
 from export.adopt.lift_context import lift_concat, lift_convolution, lift_pad
 from export.adopt.lift_recurrent import lift_layer, lift_loop
 from export.adopt.options import AdoptOptions
@@ -90,6 +91,9 @@ def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
 
     A model that looks ahead, or that has no hidden states, is returned as it is. What is returned gives the same for
     whole sequences as the original.
+
+    Raises:
+        AmbiguousError: They would be carried along an axis called a batch, beside one that is called the time.
     """
     unchanged = Lifted(model, options)
     try:
@@ -105,6 +109,7 @@ def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
             return unchanged
     except (AdoptError, RunFailedError):
         return unchanged
+    _refuse_the_batch(axes, adder.findings[0])
     return Lifted(
         lifted,
         _options(options, axes, adder.states),
@@ -112,6 +117,19 @@ def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
         states=tuple(state.source for state in adder.states),
         time=axes.time,
     )
+
+
+def _refuse_the_batch(axes: ValueAxes, finding: str) -> None:
+    for name, dims in axes.tracer.ports.items():
+        times = [axis for axis, dim in enumerate(dims) if is_called_time(dim)]
+        if axes.time in dims and is_called_batch(axes.time) and times:
+            at = dims.index(axes.time)
+            raise AmbiguousError(
+                f"along axis {at} of the input {name}, which is called {axes.time!r} as a batch is, the model carries "
+                f"something ({finding.split(':')[0]}), though axis {times[0]} is called {dims[times[0]]!r}",
+                [f"axis {at} is the batch", f"axis {times[0]} is the batch"],
+                f"--batch-axis {name}:{at} or --batch-axis {name}:{times[0]}",
+            )
 
 
 def inlined(model: ModelProto) -> ModelProto:

@@ -112,18 +112,22 @@ def judge(subject: Subject, folder: Path) -> Judgement:
     except Exception as exc:  # whatever it is, it would be a traceback
         return Judgement(WRONG, f"traceback: {type(exc).__name__}", str(exc))
     card, served = read_card(path), path.read_bytes()
-    error = min(_Comparison(reading, card, served).error() for reading in _readings(subject))
+    error = _Comparison(subject, card, served).error()
+    for reading in _readings(subject) if error > 1 else ():
+        try:
+            error = min(error, _Comparison(reading, card, served).error())
+        except ValueError:  # the file does not run so
+            continue
     if error <= 1:
         return Judgement(ADOPTED, error=error * subject.tolerance, card=card)
     return Judgement(WRONG, "served something else", error=error * subject.tolerance, card=card)
 
 
 def _readings(subject: Subject) -> Iterator[Subject]:
-    """Yield a subject, and, of one that has no time and no state, those whose time is an axis of no fixed size.
+    """Yield, of a subject that has no time and no state, those whose time is an axis of no fixed size.
 
     A layer that runs over the only open axis of a file makes it the time, whatever it is called.
     """
-    yield subject
     if subject.axes or subject.pairs:
         return
     for value in subject.model.graph.input:

@@ -386,7 +386,7 @@ def rename_states(draft: Draft) -> bool:
         new = {
             "numbers": (f"{17 + number}", f"{140 + 3 * number}"),
             "past": (f"past.{number}", f"present.{number}"),
-            "plain": (f"a{number}", f"b{number}"),
+            "plain": (f"alpha{number}", f"beta{number}"),
             "layers": (f"onnx::LSTM_{number + 3}", f"{90 - number}"),
         }[style]
         if target in {one.name for one in draft.model.graph.input}:
