@@ -103,6 +103,7 @@ def _checked(file: Path, destination: Destination, options: ExportOptions, adopt
                 file=prepared.model,
                 batch_axes=prepared.options.batch_axes,
                 added=lifted.states,
+                time=lifted.time,
             )
         except WholeSequenceError as exc:
             if not adopt_options.frame_by_frame:

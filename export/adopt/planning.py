@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from export.adopt.behaviour import check_finite, effects, runs_many_steps
 from export.adopt.errors import (
@@ -19,12 +19,12 @@ from export.adopt.layouts import candidate_layouts
 from export.adopt.options import AdoptOptions
 from export.adopt.original import Original, cast, initial_value
 from export.adopt.origins import find_vocabularies
-from export.adopt.pairs import Pair, find_pairs
+from export.adopt.pairs import Pair, find_pairs, named_by_rule
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.public_names import public_names
 from export.adopt.row_mixing import find_mixing
 from export.adopt.settling import settle_open_states
-from export.adopt.value_axes import Dependencies
+from export.adopt.value_axes import RECURRENT, Dependencies
 from models.card import StateSpec, TensorSpec
 
 _ROWS = 2
@@ -89,7 +89,7 @@ def make_plan(
         many = None if options.frame_by_frame else runs_many_steps(found.original, found.outputs, rows)
     except RunFailedError as exc:
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
-    _refuse_doubtful(model, pairs, felt)
+    _refuse_doubtful(found.original, felt)
     _refuse_empty(found)
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
     one_row = "" if plan.batched else f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}"
@@ -118,23 +118,40 @@ def _constant(foreign: ForeignModel, name: str, value: np.ndarray) -> np.ndarray
     return held
 
 
-def _refuse_doubtful(model: ModelProto, pairs: tuple[Pair, ...], felt: dict[str, float]) -> None:
-    """Refuse pairs that names do not give and runs do not show: a value that is fed back changes what comes of it."""
-    depends = Dependencies(model)
-    for pair in pairs:
-        unfelt = not pair.sure and felt[pair.source] == 0.0
-        if unfelt or (pair.alone and pair.source not in depends.of(pair.target)):
-            shown = (
-                "neither their names nor a run show"
-                if unfelt
-                else f"{pair.target!r} does not depend on the other, so nothing shows"
-            )
-            raise AmbiguousError(
-                f"{pair.source!r} and {pair.target!r} have one shape and dtype, but {shown} "
-                "that the one is fed back to the other",
-                [f"a state {pair.source}={pair.target}", f"{pair.source} is an input"],
-                f"--state {pair.source}={pair.target} or --state {pair.source}=",
-            )
+def _refuse_doubtful(original: Original, felt: dict[str, float]) -> None:
+    """Refuse pairs that names do not give, unless something else shows that they are states.
+
+    It is the start of a recurrent layer or a loop, other pairs are named as it is, or the file runs whole sequences,
+    with which it is compared later.
+    """
+    model, depends = original.foreign.model, Dependencies(original.foreign.model)
+    starts = {name for node in model.graph.node for at in _starts(node) for name in depends.of(at)}
+    ports = original.foreign.inputs
+    runs_sequences = any(original.layouts[name].time_axis in ports[name].free for name in original.data)
+    rules = [pair.reason for pair in original.pairs]
+    for pair in original.pairs:
+        shown_otherwise = runs_sequences or pair.source in starts or named_by_rule(pair) in rules
+        if not pair.sure and felt[pair.source] == 0.0:
+            shown = "neither their names nor a run show"
+        elif pair.alone and pair.source not in depends.of(pair.target):
+            shown = f"{pair.target!r} does not depend on the other, so nothing shows"
+        elif not pair.sure and not shown_otherwise:
+            shown = "nothing shows"
+        else:
+            continue
+        raise AmbiguousError(
+            f"{pair.source!r} and {pair.target!r} have one shape and dtype, but {shown} "
+            "that the one is fed back to the other",
+            [f"a state {pair.source}={pair.target}", f"{pair.source} is an input"],
+            f"--state {pair.source}={pair.target} or --state {pair.source}=",
+        )
+
+
+def _starts(node: NodeProto) -> list[str]:
+    """Return what a recurrent layer or a loop starts from."""
+    if node.op_type in RECURRENT:
+        return list(filter(None, node.input[5:7]))
+    return list(filter(None, node.input)) if node.op_type in ("Scan", "Loop") else []
 
 
 def _refuse_empty(found: FoundLayouts) -> None:

@@ -50,13 +50,15 @@ def check_whole_sequence(
     file: ModelProto,
     batch_axes: Mapping[str, int],
     added: Collection[str] = (),
+    time: str = "",
 ) -> None:
     """Raise unless the original, given a whole sequence at once, answers as the served graph does step by step.
 
     The original is run from the initial state, along each axis of no fixed size that may count steps; where it runs on
     one step only there is nothing to compare. Inputs without such an axis keep one value over the sequence. Of an
     output that has no such axis the last step is compared. `file` is the model before any state was added or its batch
-    opened, `batch_axes` are those that the user gave, `added` the states that the file does not show.
+    opened, `batch_axes` are those that the user gave, `added` the states that the file does not show, and `time` the
+    name of the size along which they are carried.
 
     Raises:
         WholeSequenceError: The largest difference, over the spread of the tensor's values, is not at most the tolerance
@@ -65,7 +67,7 @@ def check_whole_sequence(
     runner = ArenaRunner(served, card, slots=FIRST_FREE_SLOT + 2)
     random = np.random.default_rng(0)
     planned = replace(planned, original=_as_in_file(planned.original, file, added))
-    likely, unlikely = _time_axes(planned, batch_axes, bool(added))
+    likely, unlikely = _time_axes(planned, batch_axes, time)
     ran = False
     for axes in likely:
         ran |= _compare(planned, runner, axes, tolerance, random)
@@ -111,7 +113,7 @@ def _as_in_file(original: Original, file: ModelProto, added: Collection[str]) ->
     )
 
 
-def _time_axes(planned: Planned, batch_axes: Mapping[str, int], added: bool) -> tuple[list[Axes], list[Axes]]:
+def _time_axes(planned: Planned, batch_axes: Mapping[str, int], time: str) -> tuple[list[Axes], list[Axes]]:
     """Return the axes of the data inputs that may count steps: those read as the time, and those read as the batch.
 
     The batch is one of them only where it cannot be told from the time otherwise: where rows cannot be run together,
@@ -130,8 +132,9 @@ def _time_axes(planned: Planned, batch_axes: Mapping[str, int], added: bool) -> 
     batches = {name: layouts[name].batch for name in original.data if name not in batch_axes}
     opened = {name: axis for name, axis in batches.items() if axis is not None and axis in ports[name].free}
     named = {name for name, axis in opened.items() if ports[name].dims[axis] in rows}
-    if added:
+    if time:
         named |= {name for name, axis in opened.items() if is_called_batch(ports[name].dims[axis])}
+        named -= {name for name, axis in opened.items() if ports[name].dims[axis] == time}
     unsaid = {name: axis for name, axis in opened.items() if name not in named}
     said = {name: axis for name, axis in opened.items() if name in named}
     return [*likely, *([unsaid] if unsaid else [])], [said] if said else []
