@@ -133,7 +133,10 @@ def _time_axes(planned: Planned, batch_axes: Mapping[str, int], time: str) -> tu
     opened = {name: axis for name, axis in batches.items() if axis is not None and axis in ports[name].free}
     named = {name for name, axis in opened.items() if ports[name].dims[axis] in rows}
     if time:
-        named |= {name for name, axis in opened.items() if is_called_batch(ports[name].dims[axis])}
+        called = {
+            name: [axis for axis in ports[name].free if is_called_batch(ports[name].dims[axis])] for name in opened
+        }
+        named |= {name for name, axis in opened.items() if called[name] == [axis]}
         named -= {name for name, axis in opened.items() if ports[name].dims[axis] == time}
     unsaid = {name: axis for name, axis in opened.items() if name not in named}
     said = {name: axis for name, axis in opened.items() if name in named}

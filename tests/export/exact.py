@@ -149,10 +149,10 @@ class Pad(OpRun):
         fill = given.get("value", 0) if value is None or not value.size else value.reshape(-1)[0]
         for at, axis in enumerate(axes):
             ahead, behind = int(pads[at]), int(pads[at + len(axes)])
-            x = np.take(x, range(max(-ahead, 0), x.shape[axis] - max(-behind, 0)), axis=axis)
             widths = [(0, 0)] * x.ndim
             widths[axis] = (max(ahead, 0), max(behind, 0))
             x = np.pad(x, widths, constant_values=fill) if mode == "constant" else np.pad(x, widths, mode=mode)
+            x = np.take(x, range(max(-ahead, 0), x.shape[axis] - max(-behind, 0)), axis=axis)
         return (x,)
 
 

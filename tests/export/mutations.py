@@ -25,6 +25,7 @@ class Draft:
     lengths: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     tolerance: float = TOLERANCE
+    named: dict[str, int] = field(default_factory=dict)
     random: np.random.Generator = field(default_factory=np.random.default_rng)
 
     @classmethod
@@ -33,11 +34,14 @@ class Draft:
         model = ModelProto()
         model.CopyFrom(subject.model)
         options = dict(subject.options)
-        return cls(model, dict(subject.axes), dict(subject.pairs), subject.lengths, options, subject.tolerance, random)
+        return cls(
+            model, dict(subject.axes), dict(subject.pairs), subject.lengths, options, subject.tolerance, random=random
+        )
 
     def subject(self) -> Subject:
         """Return what has become of it."""
-        return Subject(self.model, self.axes, self.pairs, self.lengths, self.options, self.tolerance)
+        model, named = self.model, self.named
+        return Subject(model, self.axes, self.pairs, self.lengths, self.options, self.tolerance, named=named)
 
     def pick(self, choices: Any) -> Any:
         """Return one of several, or None where there are none."""
@@ -573,6 +577,8 @@ def confuse_the_names_of_axes(draft: Draft) -> bool:
             if not dim.dim_param:
                 continue
             timed = dim.dim_param in times
+            if style == "turned" and value.name in draft.axes and not timed:
+                draft.named[value.name] = axis
             dim.dim_param = {
                 "turned": "batch_size" if timed else "sequence_length",
                 "alike": "N",
@@ -607,6 +613,8 @@ def put_the_batch_elsewhere(draft: Draft) -> bool:
         value.type.tensor_type.shape.dim[at].CopyFrom(dim)
     if name in draft.axes:
         draft.axes[name] = perm[draft.axes[name]]
+    if name in draft.named:
+        draft.named[name] = perm[draft.named[name]]
     draft.insert(name, lambda read, written: [helper.make_node("Transpose", [read], [written], perm=perm)])
     return True
 

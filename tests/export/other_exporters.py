@@ -162,12 +162,15 @@ KERAS_AHEAD = {
         1,
         weights={"K": (5, 4, 1, 3)},
     ),
+}
+
+KERAS_WHOLE = {
     "global_average_pooling": Hidden(
         f"""net (float[batch,time,4] x) => (float[batch,3] y)
         {{ {_NUMBERS}  major = Transpose <perm = [1, 0, 2]> (x)  Y = GRU <hidden_size = 5> (major, W, R, B)
           s = Squeeze (Y, one)  mean = ReduceMean <axes = [0], keepdims = 0> (s)  product = MatMul (mean, kernel)
           y = Add (product, bias) }}""",
-        ("",),
+        ("GRU 'Y'",),
         1,
         weights=_GRU | _DENSE,
     ),

@@ -107,7 +107,7 @@ REFUSED = {
     "default_that_two_outputs_could_feed": RefusedGraph(
         """net (float[batch,3] x, float[1,3] memory) => (float[batch,3] r, float[batch,3] s)
         { r = Add (memory, x)  s = Tanh (r) }""",
-        AmbiguousError,
+        UnsettledStatesError,
         "--state memory=r or --state memory=s",
         {},
         {"memory": [[5.0, 6.0, 7.0]]},
