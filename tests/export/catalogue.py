@@ -109,6 +109,15 @@ _MIXED = """net (float[batch,4] x, float[batch,4] h) => (float[batch,4] y, float
       half = Constant <value = float {0.5}> ()  kept = Mul (h, half)  h_out = Add (kept, heard)  y = Tanh (h_out) }"""
 
 
+_JOINED = """net (float[batch,time,4] x) => (float[batch,time,5] y)
+    { turned = Transpose <perm = [1, 0, 2]> (x)  Y = GRU <hidden_size = 5> (turned, W, R)
+      shape = Constant <value = int64[3] {1, -1, 5}> ()  y = Reshape (Y, shape) }"""
+_OVER_ROWS = """net (float[batch,4] x, float[2,batch,4] state) => (float[batch,4] y, float[2,batch,4] stateN)
+    { half = Constant <value = float {0.5}> ()  less = Mul (state, half)  turned = Transpose <perm = [0, 2, 1]> (less)
+      wide = Conv <pads = [2, 0]> (turned, K)  back = Transpose <perm = [0, 2, 1]> (wide)  stateN = Add (back, x)
+      zero = Constant <value = int64 {0}> ()  y = Gather <axis = 0> (stateN, zero) }"""
+
+
 def _others() -> Iterator[tuple[str, Case]]:
     for keep in (2, 5):
         options = {"sizes": {"past": 0}}
@@ -125,6 +134,10 @@ def _others() -> Iterator[tuple[str, Case]]:
     yield "sibling_states", Case("sibling states", _sure(Subject(siblings, {}, pairs)))
     mixed = ForeignGraph(_MIXED, {}, {}).model()
     yield "muted_beside_a_loud_row", Case("rows mixed", _sure(Subject(mixed, {}, {"h": "h_out"})))
+    joined = ForeignGraph(_JOINED, {}, {}, weights={"W": (1, 15, 4), "R": (1, 15, 5)}).model()
+    yield "shape_that_joins_rows_and_steps", Case("rows mixed", _sure(Subject(joined, {"x": 1})))
+    over_rows = ForeignGraph(_OVER_ROWS, {}, {}, weights={"K": (4, 4, 3)}).model()
+    yield "convolution_over_the_batch", Case("rows mixed", _sure(Subject(over_rows, {}, {"state": "stateN"})))
     for name, value in (("zeros", 0.0), ("values", 0.7)):
         yield f"default_of_{name}", Case("default-valued state", _sure(_with_default(value)))
     for operator in ("LSTM", "GRU", "RNN"):

@@ -127,6 +127,31 @@ REFUSED = {
         "'a' does not depend on the other",
         {},
     ),
+    "input_that_nothing_but_its_shape_calls_a_state": RefusedGraph(
+        """net (float[batch,5] x, float[batch,5] conditioning) => (float[batch,5] y, float[batch,5] a)
+        { hw = MatMul (conditioning, M)  a = Add (x, hw)  y = Tanh (a) }""",
+        AmbiguousError,
+        "nothing shows that the one is fed back .*--state conditioning=a or --state conditioning=",
+        {"M": (5, 5)},
+    ),
+    "outputs_joined_over_rows_that_are_steps": RefusedGraph(
+        """net (float[4,n,4] x) => (float[4,n,5] y)
+        { turned = Transpose <perm = [1, 0, 2]> (x)  Y = GRU <hidden_size = 5> (turned, W, R)
+          one = Constant <value = int64[1] {1}> ()  s = Squeeze (Y, one)  back = Transpose <perm = [1, 0, 2]> (s)
+          shape = Constant <value = int64[3] {1, -1, 5}> ()  y = Reshape (back, shape) }""",
+        WholeSequenceError,
+        "axis 1 of x",
+        {"W": (1, 15, 4), "R": (1, 15, 5)},
+    ),
+    "both_axes_called_a_batch": RefusedGraph(
+        """net (float[n,batch,4] x) => (float[n,batch,4] y)
+        { one = Transpose <perm = [0, 2, 1]> (x)  wide = Conv <pads = [4, 0], dilations = [2]> (one, K)
+          other = Transpose <perm = [2, 1, 0]> (wide)  again = Conv <pads = [2, 0]> (other, K)
+          y = Transpose <perm = [2, 0, 1]> (again) }""",
+        WholeSequenceError,
+        "Conv",
+        {"K": (4, 4, 3)},
+    ),
     "one_number_for_the_whole_batch": RefusedGraph(
         """net (float[batch,4] x, float[batch,4] h, float level) => (float[batch,4] y, float[batch,4] h_out)
         { a = Mul (x, level)  h_out = Add (a, h)  y = Tanh (h_out) }""",
