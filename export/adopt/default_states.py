@@ -4,7 +4,7 @@ from onnx import ModelProto, ValueInfoProto, numpy_helper
 
 from export.adopt.errors import AmbiguousError, NotServableError
 from export.adopt.foreign_model import Port, port_of
-from export.adopt.names import bare_key, is_data, is_state, names_nothing, says_data, timeless, untimed
+from export.adopt.names import bare_key, is_data, is_state, names_nothing, names_one_state, says_data, timeless, untimed
 from export.adopt.naming_rules import shared_rules
 from export.adopt.options import AdoptOptions
 from export.adopt.pairs import find_pairs, fitting
@@ -78,6 +78,8 @@ def _likely(
             name in options.states
             or any(_agree(name, target) for target in fits[name])
             or (not sure and fits[name] and (is_state(name) or name in ruled))
+            # of one name and another shape: `find_pairs` refuses it
+            or (not sure and any(names_one_state(name, target) for target in outputs))
         )
     }
 

@@ -224,10 +224,12 @@ def hide_the_output_of_a_state(draft: Draft) -> bool:
     source = draft.pick(draft.pairs)
     if source is None or len(draft.model.graph.output) < 2:
         return False
-    draft.remove_output(draft.pairs.pop(source))
+    target = draft.pairs.pop(source)
+    draft.remove_output(target)
     if not draft.axes:
         # of a single step nothing else could tell that the input is no state
         _rename(draft, source, "conditioning")
+        _rename(draft, target, draft.fresh("v"))
     return True
 
 
