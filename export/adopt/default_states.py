@@ -104,7 +104,7 @@ def _is_row_of(port: Port, output: Port) -> bool:
         return False
     both = list(zip(port.dims, output.dims, strict=True))
     opened = [isinstance(out, str) for _, out in both]
-    return any(opened) and all(
+    return (any(opened) or 1 in port.dims) and all(
         isinstance(size, str) or size == (1 if is_open else out)
         for (size, out), is_open in zip(both, opened, strict=True)
     )

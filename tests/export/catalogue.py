@@ -205,6 +205,7 @@ def main() -> None:
     for column in ("graph", "kind", "result", "states", "max_batch", "difference"):
         table.add_column(column, overflow="fold", justify="right" if column in ("max_batch", "difference") else "left")
     console = Console()
+    console.width = max(console.width, 120)
     with console.status("adopting") as status:
         for name in CASES:
             status.update(name)
