@@ -171,9 +171,9 @@ def _functions(given: dict[str, Any], default: tuple[str, ...]) -> Iterator[Any]
 
 
 def in_float64(model: ModelProto) -> ModelProto:
-    """Return a copy of a model whose floats are all float64; its functions are inlined."""
+    """Return a copy of a model whose floats are all float64."""
     found = ModelProto()
-    found.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    found.CopyFrom(model)
     _widen(found.graph)
     return found
 
@@ -204,14 +204,29 @@ def _widen_tensor(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
 
 
+def _stack_rows(graph: GraphProto) -> None:
+    """Give what a Loop returns in each iteration a new first axis, along which onnx.reference joins it."""
+    for node in graph.node:
+        for body in (one.g for one in node.attribute if one.type == AttributeProto.GRAPH):
+            _stack_rows(body)
+            for value in body.output[len(node.input) - 1 :] if node.op_type == "Loop" else ():
+                axes, row = f"{value.name}/axes", f"{value.name}/row"
+                body.initializer.append(numpy_helper.from_array(np.array([0], np.int64), axes))
+                body.node.append(helper.make_node("Unsqueeze", [value.name, axes], [row]))
+                value.name = row
+                value.type.tensor_type.ClearField("shape")
+
+
 class Exact:
     """Runs a graph in float64, and in float32 to show what float32 itself costs."""
 
     def __init__(self, model: ModelProto) -> None:
         self._names = [value.name for value in model.graph.output]
-        inlined = inliner.inline_local_functions(model) if model.functions else model
+        inlined = ModelProto()
+        inlined.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+        _stack_rows(inlined.graph)
         layers = [LSTM, GRU, RNN, Pad]
-        self._wide = ReferenceEvaluator(in_float64(model), new_ops=layers)
+        self._wide = ReferenceEvaluator(in_float64(inlined), new_ops=layers)
         self._plain = ReferenceEvaluator(inlined, new_ops=layers)
 
     def run(self, feeds: Feeds, *, wide: bool = True) -> dict[str, Any]:

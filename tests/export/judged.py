@@ -274,10 +274,8 @@ class _Comparison:
         """Return how far the served steps are from the expected, of what is allowed."""
         one, axis = found[0].size, self._timed(wide, steps)
         if wide.size == found.size and axis is not None:
-            wide, plain = (np.moveaxis(value, axis, 0).reshape(found.shape) for value in (wide, plain))
-        elif wide.size == found.size and found.ndim > 1 and wide.shape[0] == steps * found.shape[1]:
-            # onnx.reference joins what a Loop gives in each step along its first axis, where there is to be a new one
-            wide, plain = wide.reshape(found.shape), plain.reshape(found.shape)
+            # a step may give several values along the axis of the steps
+            wide, plain = (np.stack(np.split(value, steps, axis)).reshape(found.shape) for value in (wide, plain))
         elif wide.size == one:
             found = found[-1:]
             wide, plain = wide.reshape(found.shape), plain.reshape(found.shape)
@@ -299,4 +297,5 @@ class _Comparison:
         """Return the axis of an output that counts steps."""
         if not self._subject.axes:
             return 0
-        return next((axis for axis, size in enumerate(value.shape) if size == steps), None)
+        several = [axis for axis, size in enumerate(value.shape) if size and size % steps == 0]
+        return next((axis for axis, size in enumerate(value.shape) if size == steps), next(iter(several), None))
