@@ -135,6 +135,8 @@ def _refuse_doubtful(original: Original, felt: dict[str, float]) -> None:
             shown = "neither their names nor a run show"
         elif pair.alone and pair.source not in depends.of(pair.target):
             shown = f"{pair.target!r} does not depend on the other, so nothing shows"
+        elif pair.alone and _is_another_final_state(model, pair):
+            shown = f"the layer that starts from {pair.source!r} ends in another value, so nothing shows"
         elif not pair.sure and not shown_otherwise:
             shown = "nothing shows"
         else:
@@ -145,6 +147,33 @@ def _refuse_doubtful(original: Original, felt: dict[str, float]) -> None:
             [f"a state {pair.source}={pair.target}", f"{pair.source} is an input"],
             f"--state {pair.source}={pair.target} or --state {pair.source}=",
         )
+
+
+def _is_another_final_state(model: ModelProto, pair: Pair) -> bool:
+    """Return whether a layer starts from an input, and its final state of that kind is not what the output is made of.
+
+    h and c of an LSTM have one shape.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output if name}
+    waiting, seen, layers = [pair.target], set[str](), set[str]()
+    while waiting:
+        name = waiting.pop()
+        node = makers.get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type in RECURRENT:
+            layers.add(name)
+        else:
+            waiting += [one for one in node.input if one]
+    finals = [
+        node.output[at - 4] if at - 4 < len(node.output) else ""
+        for node in model.graph.node
+        if node.op_type in RECURRENT
+        for at in (5, 6)
+        if at < len(node.input) and node.input[at] == pair.source
+    ]
+    return bool(finals) and not set(finals) & layers
 
 
 def _starts(node: NodeProto) -> list[str]:

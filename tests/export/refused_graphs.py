@@ -152,6 +152,13 @@ REFUSED = {
         "Conv",
         {"K": (4, 4, 3)},
     ),
+    "cell_state_fed_by_the_hidden_one": RefusedGraph(
+        """net (float[1,n,4] x, float[1,n,5] conditioning) => (float[1,n,5] y, float[1,n,5] hn)
+        { Y, hn, cn = LSTM <hidden_size = 5> (x, W, R, B, , , conditioning)
+          one = Constant <value = int64[1] {1}> ()  y = Squeeze (Y, one) }""",
+        AmbiguousError,
+        "the layer that starts from 'conditioning' ends in another value",
+    ),
     "one_number_for_the_whole_batch": RefusedGraph(
         """net (float[batch,4] x, float[batch,4] h, float level) => (float[batch,4] y, float[batch,4] h_out)
         { a = Mul (x, level)  h_out = Add (a, h)  y = Tanh (h_out) }""",
