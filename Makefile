@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-all serve cells bench bench-sessions bench-protocol faults lint format clean
+.PHONY: help venv demo test test-slow test-all serve cells bench bench-sessions bench-protocol faults mutants zoo lint format clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [ARGS='flags for the command']"
@@ -43,6 +43,12 @@ bench: $(VENV)/.bench ## Measure the service and print ratios; ARGS='--rounds 9'
 
 faults: $(VENV)/.dev ## Break requests, sockets, snapshots and the service itself; FAULTS=small takes a minute
 	@$(BIN)/python -m tests.faults $(FAULTS)
+
+mutants: $(VENV)/.dev ## Change foreign ONNX files at random, adopt each, compare with its own run; ARGS='--count 200' for fewer
+	@$(BIN)/python -m tests.export.mutants $(ARGS)
+
+zoo: $(VENV)/.dev ## Adopt every foreign ONNX graph of the tests and print what becomes of it
+	@$(BIN)/python -m tests.export.catalogue
 
 bench-sessions: $(VENV)/.core ## Measure step numbers, forks, and a million idle sessions; ARGS='--idle 100000' for fewer
 	@$(BIN)/python -m benchmarks.sessions $(ARGS)

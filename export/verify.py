@@ -8,7 +8,7 @@ import numpy as np
 from export.arena_runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner
 from export.cards import network_card
 from export.comparisons import Comparison, comparisons_of
-from export.errors import CoarseFloat32Error, ForeignRowError, ParityError
+from export.errors import CoarseFloat32Error, ForeignRowError, GraphFailedError, ParityError
 from export.figure import LEAST_SPREAD, Array, Figure, Verdict
 from export.network_reference import BatchNetworkReference
 from export.reference import Answer, BatchReference, ExactReference, Reference, Rows, stack
@@ -177,6 +177,8 @@ class _Run:
             chunk = {name: values[rows, start:stop] for name, values in inputs.items()}
             outputs, slots[rows] = self._step(chunk, slots[rows], lengths)
             for name, values in outputs.items():
+                if len(values) != batch:
+                    raise GraphFailedError(f"the output {name!r} has {len(values)} rows for a batch of {batch}")
                 parts.setdefault(name, []).append(values[np.argsort(rows)])
             start = stop
         return {name: np.concatenate(values, axis=1) for name, values in parts.items()}, slots

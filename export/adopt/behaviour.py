@@ -46,8 +46,16 @@ def effects(original: Original) -> dict[str, float]:
     return {pair.source: _gap(whole, _carry(original, inputs, without=(pair.source,))) for pair in original.pairs}
 
 
-def runs_many_steps(original: Original, outputs: Layouts) -> Layouts | None:
-    """Return the outputs' layouts if the original runs any number of steps at once, as it does them one by one."""
+def runs_many_steps(original: Original, outputs: Layouts, rows: int = 1) -> Layouts | None:
+    """Return the outputs' layouts if the original runs any number of steps at once, as it does them one by one.
+
+    It must do so for one row and, where rows can be run together, for several.
+    """
+    found = _layouts_of_many(original, outputs, 1)
+    return found if found is None or rows == 1 or _layouts_of_many(original, found, rows) == found else None
+
+
+def _layouts_of_many(original: Original, outputs: Layouts, rows: int) -> Layouts | None:
     data = [(original.foreign.inputs[name], original.layouts[name]) for name in original.data]
     for port, layout in data:
         open_time = layout.time_axis is not None and isinstance(port.dims[layout.time_axis], str)
@@ -58,14 +66,14 @@ def runs_many_steps(original: Original, outputs: Layouts) -> Layouts | None:
             or port.name in original.options.overlaps
         ):
             return None
-    inputs = original.draw(1, _STEPS)
+    inputs = original.draw(rows, _STEPS)
     try:
-        together, after = original.step(inputs, original.start(1))
+        together, after = original.step(inputs, original.start(rows))
     except RunFailedError:
         return None
-    states, singles = original.start(1), []
+    states, singles = original.start(rows), []
     for step in range(_STEPS):
-        one = {name: _step_of(rows, original.layouts[name], step) for name, rows in inputs.items()}
+        one = {name: _step_of(values, original.layouts[name], step) for name, values in inputs.items()}
         single, states = original.step(one, states)
         singles.append(single)
     found = dict(outputs)
@@ -73,7 +81,10 @@ def runs_many_steps(original: Original, outputs: Layouts) -> Layouts | None:
     for name, layout in outputs.items():
         if name in fed and fed != set(outputs):
             continue
-        grown = [a for a, (n, m) in enumerate(zip(singles[0][name].shape, together[name].shape, strict=True)) if n != m]
+        shapes = singles[0][name].shape, together[name].shape
+        if len(shapes[0]) != len(shapes[1]):
+            return None
+        grown = [axis for axis, (n, m) in enumerate(zip(*shapes, strict=True)) if n != m]
         if len(grown) != 1 or together[name].shape[grown[0]] != _STEPS or singles[0][name].shape[grown[0]] != 1:
             return None
         stacked = np.concatenate([single[name] for single in singles], axis=grown[0])

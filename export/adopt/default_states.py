@@ -4,7 +4,18 @@ from onnx import ModelProto, ValueInfoProto, numpy_helper
 
 from export.adopt.errors import NotServableError, UnsettledStatesError
 from export.adopt.foreign_model import Port, port_of
-from export.adopt.names import PLAIN, bare_key, is_generic, is_state, names_nothing, says_data, timeless, untimed, words
+from export.adopt.names import (
+    PLAIN,
+    bare_key,
+    is_generic,
+    is_state,
+    names_nothing,
+    names_one_state,
+    says_data,
+    timeless,
+    untimed,
+    words,
+)
 from export.adopt.naming_rules import shared_rules
 from export.adopt.options import AdoptOptions
 from export.adopt.pairing import fitting
@@ -93,6 +104,8 @@ def _likely(
             name in options.states
             or any(_agree(name, target) for target in fits[name])
             or (not sure and fits[name] and (is_state(name) or name in ruled))
+            # of one name and another shape: `find_pairs` refuses it
+            or (not sure and any(names_one_state(name, target) for target in outputs))
         )
     }
 

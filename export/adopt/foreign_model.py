@@ -42,10 +42,11 @@ class Port:
 class ForeignModel:
     """The original file: its inputs and outputs, and a session that runs it.
 
-    Inputs that have a default value in the file are left out.
+    Inputs that have a default value in the file are left out. Without `optimised` its nodes are run as they stand: some
+    that onnxruntime joins do not run on the sizes on which they do apart.
     """
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, *, optimised: bool = True) -> None:
         defaults = {tensor.name for tensor in model.graph.initializer}
         self.model = model
         self.inputs = {i.name: port_of(i, "input") for i in model.graph.input if i.name not in defaults}
@@ -54,6 +55,8 @@ class ForeignModel:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = ort.InferenceSession(
                 model.SerializeToString(),

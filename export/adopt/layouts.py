@@ -196,14 +196,23 @@ def _consistent(layouts: Layouts, ports: Mapping[str, Port]) -> bool:
     return True
 
 
+def is_called_batch(dim: Dim) -> bool:
+    """Return whether an open size has a name that says it is the batch."""
+    return isinstance(dim, str) and (dim.lower() in _BATCH_WORDS or "batch" in dim.lower())
+
+
+def is_called_time(dim: Dim) -> bool:
+    """Return whether an open size has a name that says it counts steps."""
+    return isinstance(dim, str) and dim.lower() in _TIME_WORDS
+
+
 def _rank(layouts: Layouts, ports: Mapping[str, Port]) -> int:
     """Return how many batch axes are not called a batch, plus how many time axes are."""
     odd = 0
     for name, layout in layouts.items():
         for axis, dim in enumerate(ports[name].dims):
             if isinstance(dim, str):
-                called = dim.lower() in _BATCH_WORDS or "batch" in dim.lower()
-                odd += called != (axis == layout.batch)
+                odd += is_called_batch(dim) != (axis == layout.batch)
     return odd
 
 

@@ -10,8 +10,9 @@ from onnx import ModelProto, inliner
 from export.adopt.carried import AddedState, StateAdder
 from export.adopt.causality import look_ahead
 from export.adopt.dependencies import Dependencies
-from export.adopt.errors import AdoptError, NotCausalError, WholeSequenceError
+from export.adopt.errors import AdoptError, AmbiguousError, NotCausalError, WholeSequenceError
 from export.adopt.foreign_model import RunFailedError
+from export.adopt.layouts import is_called_batch, is_called_time
 from export.adopt.lift_context import lift_concat, lift_convolution, lift_pad
 from export.adopt.lift_recurrent import lift_layer, lift_loop
 from export.adopt.options import AdoptOptions
@@ -31,7 +32,8 @@ _ADDED = "added to the graph"
 class Lifted:
     """A model whose hidden states are inputs and outputs, and the options that say what they are.
 
-    `findings` are a sentence for each node that was changed, `ahead` one for each that looks ahead in time.
+    `findings` are a sentence for each node that was changed, `ahead` one for each that looks ahead in time. `time` is
+    the name of the open size along which states were added.
     """
 
     model: ModelProto
@@ -39,6 +41,13 @@ class Lifted:
     findings: tuple[str, ...] = ()
     ahead: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
+    time: str = ""
+
+    def contradicted(self, planned: Planned) -> bool:
+        """Return whether a state of the file itself has the size that was taken for the time: it counts rows."""
+        ports = planned.original.foreign.inputs
+        own = [pair.source for pair in planned.original.pairs if pair.source not in self.states]
+        return bool(self.states) and any(self.time in ports[name].dims for name in own)
 
     def explained(self, planned: Planned) -> Planned:
         """Return a plan whose findings tell which states were added."""
@@ -83,6 +92,9 @@ def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
 
     A model that looks ahead, or that has no hidden states, is returned as it is. What is returned gives the same for
     whole sequences as the original.
+
+    Raises:
+        AmbiguousError: They would be carried along an axis called a batch, beside one that is called the time.
     """
     unchanged = Lifted(model, options)
     try:
@@ -98,12 +110,27 @@ def lift_states(model: ModelProto, options: AdoptOptions) -> Lifted:
             return unchanged
     except (AdoptError, RunFailedError):
         return unchanged
+    _refuse_the_batch(axes, adder.findings[0])
     return Lifted(
         lifted,
         _options(options, axes, adder.states),
         tuple(adder.findings),
         states=tuple(state.source for state in adder.states),
+        time=axes.time,
     )
+
+
+def _refuse_the_batch(axes: ValueAxes, finding: str) -> None:
+    for name, dims in axes.tracer.ports.items():
+        times = [axis for axis, dim in enumerate(dims) if is_called_time(dim)]
+        if axes.time in dims and is_called_batch(axes.time) and times:
+            at = dims.index(axes.time)
+            raise AmbiguousError(
+                f"along axis {at} of the input {name}, which is called {axes.time!r} as a batch is, the model carries "
+                f"something ({finding.split(':')[0]}), though axis {times[0]} is called {dims[times[0]]!r}",
+                [f"axis {at} is the batch", f"axis {times[0]} is the batch"],
+                f"--batch-axis {name}:{at} or --batch-axis {name}:{times[0]}",
+            )
 
 
 def inlined(model: ModelProto) -> ModelProto:

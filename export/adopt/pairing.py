@@ -15,6 +15,8 @@ class Pair:
     reason: str
     sure: bool = True
     """Whether names say so; a pair by shape alone must be confirmed by a run."""
+    alone: bool = False
+    """Whether it was taken because nothing else was left, though the two names do not agree."""
 
 
 def fitting(source: Port, target: Port) -> bool:

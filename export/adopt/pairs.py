@@ -79,7 +79,7 @@ def _lone(inputs: list[Port], outputs: dict[str, Port], fits: dict[str, list[str
     sources = {pair.source for pair in pairs}
     left = left_of([port for port in inputs if port.name not in sources], outputs, fits, pairs)
     return [
-        Pair(name, found[0], *_reason(name, found[0]))
+        Pair(name, found[0], *_reason(name, found[0]), alone=True)
         for name, found in left.items()
         if len(found) == 1
         and [other for other, its in left.items() if found[0] in its and not is_data(other)] == [name]
@@ -118,11 +118,16 @@ def _by_rule(inputs: list[Port], fits: dict[str, list[str]], pairs: list[Pair]) 
             ]
             rivals = [target for target in fits[name] if target not in targets and _agree(name, target)]
             if len(named) == 1 and set(rivals) <= set(named) and name not in {pair.source for pair in found}:
-                found.append(Pair(name, named[0], f"named by the rule of {example[0]} and {example[1]}"))
+                found.append(Pair(name, named[0], named_by_rule(Pair(*example, ""))))
     taken = [pair.target for pair in found]
     found = [pair for pair in found if taken.count(pair.target) == 1]
     # what is left alone is what clients send, unless its name is that of a state
     return found if len(left) > len(found) else [pair for pair in found if is_state(pair.source)]
+
+
+def named_by_rule(example: Pair) -> str:
+    """Return why a pair is one whose names differ as those of an example do."""
+    return f"named by the rule of {example.source} and {example.target}"
 
 
 def _agree(source: str, target: str) -> bool:

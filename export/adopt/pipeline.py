@@ -13,7 +13,7 @@ from export.adopt.fixed_time import open_fixed_time
 from export.adopt.foreign_file import read_foreign
 from export.adopt.free_batch import open_batch
 from export.adopt.graph import build_served_graph
-from export.adopt.lift import lift_states
+from export.adopt.lift import Lifted, lift_states
 from export.adopt.options import AdoptOptions
 from export.adopt.planning import Planned, make_plan
 from export.adopt.prepare import prepare
@@ -95,6 +95,9 @@ def adopt_in_memory(
     model, known, opened = open_fixed_time(prepared.model, prepared.options)
     lifted = lift_states(model, known)
     planned = make_plan(lifted.model, lifted.options, options.on_progress)
+    if lifted.contradicted(planned):
+        lifted = Lifted(model, known)
+        planned = make_plan(lifted.model, lifted.options, options.on_progress)
     lifted, planned = open_batch(lifted, planned, options.on_progress)
     planned = lifted.explained(planned)
     warnings = warn_of_windows(lifted.model, lifted.options)
@@ -116,7 +119,16 @@ def adopt_in_memory(
         # in float32: what a lower precision costs is in the figures of the comparisons
         tolerance = TOLERANCE if options.tolerance is None else options.tolerance
         try:
-            check_whole_sequence(planned, candidate.graph.SerializeToString(), candidate.card, tolerance)
+            check_whole_sequence(
+                planned,
+                candidate.graph.SerializeToString(),
+                candidate.card,
+                tolerance,
+                file=model,
+                batch_axes=prepared.options.batch_axes,
+                added=lifted.states,
+                time=lifted.time,
+            )
         except WholeSequenceError as exc:
             if adopt_options.frame_by_frame:
                 later.append(f"served frame by frame, as --frame-by-frame says: {exc}")

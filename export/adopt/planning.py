@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from export.adopt.behaviour import check_finite, effects, runs_many_steps
+from export.adopt.dependencies import Dependencies
 from export.adopt.errors import (
     AmbiguousError,
     BadOptionError,
@@ -22,12 +23,16 @@ from export.adopt.options import AdoptOptions
 from export.adopt.original import Original, cast, initial_value
 from export.adopt.origins import find_vocabularies
 from export.adopt.pairing import Pair
-from export.adopt.pairs import find_pairs
+from export.adopt.pairs import find_pairs, named_by_rule
 from export.adopt.plan import InputPlan, OutputPlan, Plan, StatePlan
 from export.adopt.public_names import public_names
 from export.adopt.row_mixing import find_mixing
 from export.adopt.settling import settle_open_states
+from export.adopt.value_axes import RECURRENT
 from models.card import StateSpec, TensorSpec
+
+_ROWS = 2
+"""Rows of the runs that show whether several steps can be run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +91,27 @@ def make_plan(
         felt = effects(found.original)
         found = _with_rows_apart(found, on_progress)
         apart = options.frame_by_frame or scales_over_runs(model)
-        many = None if apart else runs_many_steps(found.original, found.outputs)
+        rows = _ROWS if found.batched else 1
+        many = None if apart else runs_many_steps(found.original, found.outputs, rows)
     except RunFailedError as exc:
         raise NotServableError(f"the model runs once, but not again on the states it gave: {exc}") from exc
-    _refuse_doubtful(pairs, felt)
+    _refuse_doubtful(found.original, felt)
     plan = _plan(found if many is None else replace(found, outputs=many), native_time=many is not None)
     one_row = "" if plan.batched else f"rows cannot be run together, so max_batch is 1: {found.why_not_batched}"
     return Planned(plan, found.original, (*findings(plan, felt), *settled, *filter(None, [one_row])), one_row)
 
 
 def _refuse_empty(found: FoundLayouts) -> None:
-    """Refuse an output without values: there is nothing to answer, and onnxruntime's Scan ends the process on it."""
-    fed = {pair.target for pair in found.original.pairs}
-    for name, layout in found.outputs.items():
-        if 0 in layout.inner and name not in fed:
-            ports = found.original.foreign.inputs
-            timed = [one for one in found.original.data if found.original.layouts[one].time is not None]
+    """Refuse tensors without values, which a session can neither send nor hold, and which some nodes divide by."""
+    original = found.original
+    for name, layout in (found.outputs | original.layouts).items():
+        if 0 in layout.inner:
+            kind = "output" if name in found.outputs else "input"
+            timed = [one for one in original.data if original.layouts[one].time is not None]
             remedy = f": give a step's shape by --step {timed[0]}=SIZE, of a size for which it has" if timed else ""
-            given = ", ".join(str(ports[one]) for one in found.original.data)
+            given = ", ".join(str(original.foreign.inputs[one]) for one in original.data)
             raise NotServableError(
-                f"the output {name!r} has no values for one step of {given}: its shape is {layout.inner} without the "
+                f"the {kind} {name!r} has no values for one step of {given}: its shape is {layout.inner} without the "
                 f"batch{remedy}"
             )
 
@@ -132,16 +138,70 @@ def _constant(foreign: ForeignModel, name: str, value: np.ndarray) -> np.ndarray
     return held
 
 
-def _refuse_doubtful(pairs: tuple[Pair, ...], felt: dict[str, float]) -> None:
-    for pair in pairs:
+def _refuse_doubtful(original: Original, felt: dict[str, float]) -> None:
+    """Refuse pairs that names do not give, unless something else shows that they are states.
+
+    It is the start of a recurrent layer or a loop, other pairs are named as it is, or the file runs whole sequences,
+    with which it is compared later.
+    """
+    model, depends = original.foreign.model, Dependencies(original.foreign.model)
+    starts = {name for node in model.graph.node for at in _starts(node) for name in depends.of(at)}
+    ports = original.foreign.inputs
+    runs_sequences = any(original.layouts[name].time_axis in ports[name].free for name in original.data)
+    rules = [pair.reason for pair in original.pairs]
+    for pair in original.pairs:
+        shown_otherwise = runs_sequences or pair.source in starts or named_by_rule(pair) in rules
         if not pair.sure and felt[pair.source] == 0.0:
-            raise UnsettledStatesError(
-                f"{pair.source!r} and {pair.target!r} have one shape and dtype, but neither their names nor a run "
-                "show that the one is fed back to the other",
-                [f"a state {pair.source}={pair.target}", f"{pair.source} is an input"],
-                f"--state {pair.source}={pair.target} or --state {pair.source}=",
-                {one.source: one.target for one in pairs},
-            )
+            shown = "neither their names nor a run show"
+        elif pair.alone and pair.source not in depends.of(pair.target):
+            shown = f"{pair.target!r} does not depend on the other, so nothing shows"
+        elif pair.alone and _is_another_final_state(model, pair):
+            shown = f"the layer that starts from {pair.source!r} ends in another value, so nothing shows"
+        elif not pair.sure and not shown_otherwise:
+            shown = "nothing shows"
+        else:
+            continue
+        raise UnsettledStatesError(
+            f"{pair.source!r} and {pair.target!r} have one shape and dtype, but {shown} "
+            "that the one is fed back to the other",
+            [f"a state {pair.source}={pair.target}", f"{pair.source} is an input"],
+            f"--state {pair.source}={pair.target} or --state {pair.source}=",
+            {one.source: one.target for one in original.pairs},
+        )
+
+
+def _is_another_final_state(model: ModelProto, pair: Pair) -> bool:
+    """Return whether a layer starts from an input, and its final state of that kind is not what the output is made of.
+
+    h and c of an LSTM have one shape.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output if name}
+    waiting, seen, layers = [pair.target], set[str](), set[str]()
+    while waiting:
+        name = waiting.pop()
+        node = makers.get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type in RECURRENT:
+            layers.add(name)
+        else:
+            waiting += [one for one in node.input if one]
+    finals = [
+        node.output[at - 4] if at - 4 < len(node.output) else ""
+        for node in model.graph.node
+        if node.op_type in RECURRENT
+        for at in (5, 6)
+        if at < len(node.input) and node.input[at] == pair.source
+    ]
+    return bool(finals) and not set(finals) & layers
+
+
+def _starts(node: NodeProto) -> list[str]:
+    """Return what a recurrent layer or a loop starts from."""
+    if node.op_type in RECURRENT:
+        return list(filter(None, node.input[5:7]))
+    return list(filter(None, node.input)) if node.op_type in ("Scan", "Loop") else []
 
 
 def _plan(found: FoundLayouts, *, native_time: bool) -> Plan:

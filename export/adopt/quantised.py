@@ -41,16 +41,17 @@ def measure_quantisation(planned: Planned, candidate: Candidate, tolerance: floa
         return ""
     plain = replace(planned, original=replace(planned.original, foreign=ForeignModel(twin)))
     served, card = candidate.graph.SerializeToString(), candidate.card
+    batch_axes = planned.original.options.batch_axes
     try:
         served_twin = build_served_graph(twin, planned.plan).SerializeToString()
         without = 0.0
-        for _, figures in compare_whole_runs(plain, served_twin, card):
+        for _, figures in compare_whole_runs(plain, served_twin, card, batch_axes):
             verdicts = [figure.judge(tolerance) for figure in figures.values()]
             if not verdicts or not all(verdict.passes for verdict in verdicts):
                 return ""
             without = max(without, *(verdict.error for verdict in verdicts))
         measured = difference = 0.0
-        for axes, figures in compare_whole_runs(planned, served, card):
+        for axes, figures in compare_whole_runs(planned, served, card, batch_axes):
             by_quantising = _of_quantisation(planned, plain, (served, served_twin), card, axes)
             for name, figure in figures.items():
                 if not figure.error <= _DRAWS * by_quantising[name] + tolerance or by_quantising[name] > _MOST:

@@ -1,16 +1,18 @@
 """The comparison of the original's own run over a whole sequence with the served steps."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from onnx import ModelProto
 
 from export.adopt.errors import WholeSequenceError
-from export.adopt.foreign_model import RunFailedError
+from export.adopt.foreign_model import ForeignModel, RunFailedError
 from export.adopt.layout_search import rows_of
-from export.adopt.layouts import from_rows, to_rows
+from export.adopt.layouts import from_rows, is_called_batch, to_rows
 from export.adopt.nodes_over_time import nodes_over_time
+from export.adopt.original import Original
 from export.adopt.origins import find_step_counts
 from export.adopt.planning import Planned
 from export.arena_runner import FIRST_FREE_SLOT, INITIAL_SLOT, ArenaRunner
@@ -41,18 +43,31 @@ class WholeRun:
     nudged: Answer
 
 
-def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, tolerance: float) -> None:
+def check_whole_sequence(
+    planned: Planned,
+    served: bytes,
+    card: ModelCard,
+    tolerance: float,
+    *,
+    file: ModelProto,
+    batch_axes: Mapping[str, int],
+    added: Collection[str] = (),
+    time: str = "",
+) -> None:
     """Raise unless the original, given a whole sequence at once, answers as the served graph does step by step.
 
     The original is run from the initial state, along each axis of no fixed size that may count steps; where it runs on
     one step only there is nothing to compare. Inputs without such an axis keep one value over the sequence. Of an
-    output that has no such axis the last step is compared.
+    output that has no such axis the last step is compared. `file` is the model before any state was added or its batch
+    opened, `batch_axes` are those that the user gave, `added` the states that the file does not show, and `time` the
+    name of the size along which they are carried.
 
     Raises:
         WholeSequenceError: The largest difference, over the spread of the tensor's values, is not at most the tolerance
             and rounding.
     """
-    for axes, figures in compare_whole_runs(planned, served, card):
+    planned = replace(planned, original=_as_in_file(planned.original, file, added))
+    for axes, figures in compare_whole_runs(planned, served, card, batch_axes, time):
         wrong = {name: verdict for name, figure in figures.items() if not (verdict := figure.judge(tolerance)).passes}
         if wrong:
             name, verdict = max(wrong.items(), key=lambda item: item[1].error)
@@ -62,20 +77,32 @@ def check_whole_sequence(planned: Planned, served: bytes, card: ModelCard, toler
             raise WholeSequenceError(axes, name, verdict.error, verdict.allowed, nodes, maybe_batch=maybe_batch)
 
 
-def compare_whole_runs(planned: Planned, served: bytes, card: ModelCard) -> Iterator[tuple[Axes, dict[str, Figure]]]:
+def compare_whole_runs(
+    planned: Planned, served: bytes, card: ModelCard, batch_axes: Mapping[str, int], time: str = ""
+) -> Iterator[tuple[Axes, dict[str, Figure]]]:
     """Yield how far outputs and states are from those of whole runs, for each axis along which the original runs."""
     runner = ArenaRunner(served, card, slots=FIRST_FREE_SLOT + 2)
     random = np.random.default_rng(0)
-    for axes in _time_axes(planned):
-        figures: dict[str, Figure] = {}
-        for length in LENGTHS:
-            whole = run_whole(planned, axes, length)
-            if whole is None:
-                continue
-            for chunk_length in _CHUNK_LENGTHS:
-                found = run_served(runner, whole, length, partial(chunk_length, random))
-                add_difference(figures, found, whole.answer, whole.nudged, length - 1)
+    likely, unlikely = _time_axes(planned, batch_axes, time)
+    ran = False
+    for axes in likely:
+        figures = _compared(planned, runner, axes, random)
+        ran |= bool(figures)
         yield axes, figures
+    for axes in unlikely if likely and not ran else ():
+        yield axes, _compared(planned, runner, axes, random)
+
+
+def _compared(planned: Planned, runner: ArenaRunner, axes: Axes, random: np.random.Generator) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    for length in LENGTHS:
+        whole = run_whole(planned, axes, length)
+        if whole is None:
+            continue
+        for chunk_length in _CHUNK_LENGTHS:
+            found = run_served(runner, whole, length, partial(chunk_length, random))
+            add_difference(figures, found, whole.answer, whole.nudged, length - 1)
+    return figures
 
 
 def add_difference(
@@ -90,29 +117,44 @@ def add_difference(
         figures.setdefault(name, Figure(least_spread=1.0)).add(*rows, first_step=last_step)
 
 
-def _time_axes(planned: Planned) -> Iterator[Axes]:
-    """Yield the axes of the data inputs that may count steps: those read as the time, and those read as the batch.
+def _as_in_file(original: Original, file: ModelProto, added: Collection[str]) -> Original:
+    """Return the same for the file as it was given: it has no inputs for states that were added to it."""
+    return replace(
+        original,
+        foreign=ForeignModel(file, optimised=False),
+        layouts={name: layout for name, layout in original.layouts.items() if name not in added},
+        pairs=tuple(pair for pair in original.pairs if pair.source not in added),
+    )
+
+
+def _time_axes(planned: Planned, batch_axes: Mapping[str, int], time: str) -> tuple[list[Axes], list[Axes]]:
+    """Return the axes of the data inputs that may count steps: those read as the time, and those read as the batch.
 
     The batch is one of them only where it cannot be told from the time otherwise: where rows cannot be run together,
-    or there is no state, and neither the user nor a state's axis of the same name says that it is the batch.
+    or there is no state, and neither the user nor a state of the file, by an axis of the same name, says that it is the
+    batch. Where a state was added to the file, its name may say it too. Batches of which only a name says so are
+    returned apart: one is the time if the file does not run on several steps along what is read as the time.
     """
     original = planned.original
     ports, layouts, overlaps = original.foreign.inputs, original.layouts, set(original.overlaps)
     timed = {name: layouts[name].time_axis for name in original.data}
     axes = {name: axis for name, axis in timed.items() if axis is not None and axis in ports[name].free}
-    if axes and overlaps <= set(axes):
-        yield axes
-    if overlaps or (planned.plan.batched and original.pairs):
-        return
+    likely = [axes] if axes and overlaps <= set(axes) else []
+    if overlaps or (planned.plan.batched and planned.plan.states):
+        return likely, []
     rows = {dim for pair in original.pairs for dim in ports[pair.source].dims}
-    batches = {name: layouts[name].batch for name in original.data if name not in original.options.batch_axes}
-    axes = {
-        name: axis
-        for name, axis in batches.items()
-        if axis is not None and axis in ports[name].free and ports[name].dims[axis] not in rows
-    }
-    if axes:
-        yield axes
+    batches = {name: layouts[name].batch for name in original.data if name not in batch_axes}
+    opened = {name: axis for name, axis in batches.items() if axis is not None and axis in ports[name].free}
+    named = {name for name, axis in opened.items() if ports[name].dims[axis] in rows}
+    if time:
+        called = {
+            name: [axis for axis in ports[name].free if is_called_batch(ports[name].dims[axis])] for name in opened
+        }
+        named |= {name for name, axis in opened.items() if called[name] == [axis]}
+        named -= {name for name, axis in opened.items() if ports[name].dims[axis] == time}
+    unsaid = {name: axis for name, axis in opened.items() if name not in named}
+    said = {name: axis for name, axis in opened.items() if name in named}
+    return [*likely, *([unsaid] if unsaid else [])], [said] if said else []
 
 
 def run_whole(planned: Planned, axes: Axes, length: int) -> WholeRun | None:
@@ -179,6 +221,8 @@ def _answer(planned: Planned, found: Rows, single: Rows, length: int) -> Answer 
         )
     states = {}
     for state in plan.states:
+        if state.target not in steps:
+            continue
         values = steps[state.target]
         states[state.spec.name] = to_rows(values[-1], state.layout) if values else np.empty(0)
     return Answer(outputs, states)

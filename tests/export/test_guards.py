@@ -181,10 +181,10 @@ def test_each_run_of_the_whole_sequence_alone_finds_a_fault(
     monkeypatch.setattr(whole_sequence, "_CHUNK_LENGTHS", (one_step if chunk == "one step" else up_to(8),))
     planned, plan, card = _planned()
     model = build_served_graph(exposed(), plan)
-    check_whole_sequence(planned, model.SerializeToString(), card, 1e-5)
+    check_whole_sequence(planned, model.SerializeToString(), card, 1e-5, file=exposed(), batch_axes={})
     fault(model)
     with pytest.raises(WholeSequenceError):
-        check_whole_sequence(planned, model.SerializeToString(), card, 1e-5)
+        check_whole_sequence(planned, model.SerializeToString(), card, 1e-5, file=exposed(), batch_axes={})
 
 
 class Delayed(nn.Module):

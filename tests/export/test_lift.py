@@ -58,17 +58,6 @@ def assert_served(model: ModelProto, x: Any, axis: int, folder: Path, whole: Any
     return artefact
 
 
-@pytest.mark.parametrize(
-    ("name", "exporter"), [(name, exporter) for name, case in TORCH.items() for exporter in case.exporters]
-)
-def test_what_torch_exports_is_streamed(name: str, exporter: str, tmp_path: Path) -> None:
-    """A module that takes x and gives y, as both exporters of torch's write it, keeps its state between steps."""
-    case = TORCH[name]
-    card = read_card(assert_served(case.exported(exporter, tmp_path), case.sequence(), case.axis, tmp_path))
-    assert card.states
-    assert card.max_batch > 1
-
-
 @pytest.mark.parametrize("name", HIDDEN)
 def test_a_hidden_state_is_streamed(name: str, tmp_path: Path) -> None:
     """A state that is no input, or only partly, is carried; the findings on the card name the node."""
@@ -88,16 +77,6 @@ def reference(model: ModelProto, x: Any) -> Any:
     """Return y by onnx's own implementation, which shares nothing with onnxruntime."""
     outputs: Any = ReferenceEvaluator(model).run(["y"], {"x": x})
     return outputs[0]
-
-
-@pytest.mark.parametrize(
-    "name", ["absent", "one_row_in_the_file", "causal_convolution", "pad_of_ones", "convolution_and_layer"]
-)
-def test_onnx_itself_agrees(name: str, tmp_path: Path) -> None:
-    """What is served is also what onnx's reference implementation gives for the whole sequence."""
-    case = HIDDEN[name]
-    model, x = case.model(), case.sequence()
-    assert_served(model, x, case.axis, tmp_path, reference(model, x))
 
 
 def refuse(case: Hidden, folder: Path, words: str) -> None:
