@@ -118,12 +118,19 @@ def add_difference(
 
 
 def _as_in_file(original: Original, file: ModelProto, added: Collection[str]) -> Original:
-    """Return the same for the file as it was given: it has no inputs for states that were added to it."""
+    """Return the same for the file as it was given, without the states that were added to it.
+
+    A state that the file reads and does not give back is a constant of it: what a sequence starts from.
+    """
+    inputs = {value.name for value in file.graph.input}
+    start = original.start(1)
+    read = {name: from_rows(start[name], original.layouts[name]) for name in added if name in inputs}
     return replace(
         original,
         foreign=ForeignModel(file, optimised=False),
         layouts={name: layout for name, layout in original.layouts.items() if name not in added},
         pairs=tuple(pair for pair in original.pairs if pair.source not in added),
+        constants=original.constants | read,
     )
 
 
