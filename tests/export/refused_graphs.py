@@ -116,7 +116,7 @@ REFUSED = {
         """net (float[batch,3] x, float[1,3] i17) => (float[batch,3] y, float[batch,3] i140)
         { less = Tanh (i17)  i140 = Add (less, x)  y = Neg (i140) }""",
         UnsettledStatesError,
-        "'?i17.* default value .*--state i17=i140 or --state i17=y or --state i17=",
+        "'?i17.* default value.*--state i17=i140 or --state i17=y or --state i17=",
         {},
         {"i17": [[0.0, 0.0, 0.0]]},
     ),
