@@ -341,7 +341,10 @@ async def test_steps_and_fleets_beyond_the_share_are_refused(
     service.repository.find("lstm").batcher._quota.held["alpha"] += 20
     step = await alpha.post(f"/v1/sessions/{session}/steps", json={"inputs": SMALL["inputs"][0]})
     fleet = await alpha.post("/v1/models/lstm/fleet", json={"sessions": [session], "inputs": SMALL["inputs"]})
-    for refused in (step, fleet):
+    body = {"sessions": ["a"], "inputs": SMALL["inputs"], "create": True}
+    creating = await alpha.post("/v1/models/lstm/fleet", json=body)
+    assert len(service.sessions) == 1
+    for refused in (step, fleet, creating):
         assert (refused.status_code, refused.json()["code"]) == (429, "tenant_busy")
         assert (refused.headers["retry-after"], refused.json()["limit"]) == ("1", 20)
     tensor = {"name": "x", "shape": [1, 1, FEATURES], "datatype": "FP32", "data": [0.5] * FEATURES}
