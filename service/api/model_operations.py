@@ -99,7 +99,7 @@ class ModelOperations:
             if _is_raw(call):
                 request = OpenRequest(model, SessionOptions(), snapshot=body)
             else:
-                request = read_open(model, body, self._settings)
+                request = await read_open(model, body, self._settings)
             described = await self._lifecycle.open(call.tenant, request, key)
         return created_reply(described)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -68,17 +69,17 @@ class Call:
         return body
 
     async def _rest(self, body: bytes, limit: int) -> bytes:
-        parts, size, more = [body], len(body), True
+        received, size, more = BytesIO(), len(body), True  # it gives its bytes without copying them
+        received.write(body)
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            size += received.write(message.get("body", b""))
             if size > limit:
                 raise BodyTooLarge(limit)
             more = message.get("more_body", False)
-        return b"".join(parts)
+        return received.getvalue()
 
 
 Result = TypeVar("Result", bound=tuple[Any, ...])

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.api.handshake import handshake_fault
-from service.api.parse_queue import SMALLEST_PIECE, ParseQueue, parse_pieces
+from service.api.parse_queue import FIRST_SECONDS, SECONDS, SMALLEST_PIECE, ParseQueue, parse_pieces
 from service.api.request import Headers, error_reply
 from service.api.websocket_protocol import StreamingProtocol
 from service.errors import (
@@ -113,7 +113,7 @@ class AnsweringProtocol(HttpToolsProtocol):
         elif self._rest or self._handshake:
             self._rest += data
         elif len(data) > SMALLEST_PIECE:
-            self._parse_all(data)
+            self._parse_all(data, FIRST_SECONDS)
         elif not self._parse(data) and self._handshake:
             self._shake_hands()
 
@@ -121,12 +121,12 @@ class AnsweringProtocol(HttpToolsProtocol):
         """Parse what is left of the bytes received."""
         self._queued = False
         if not self._upgraded and not self.transport.is_closing():
-            self._parse_all(self._rest)
+            self._parse_all(self._rest, SECONDS)
 
-    def _parse_all(self, data: bytes) -> None:
-        """Parse for a limited time; the queue parses what is left, and nothing is read until then."""
+    def _parse_all(self, data: bytes, seconds: float) -> None:
+        """Parse for some seconds; the queue parses what is left, and nothing is read until then."""
         self._rest = b""
-        left = parse_pieces(data, self._parse, _LARGEST_PIECE)
+        left = parse_pieces(data, self._parse, _LARGEST_PIECE, seconds)
         self._rest += left
         if self.transport.is_closing():
             return

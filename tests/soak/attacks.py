@@ -1,4 +1,4 @@
-"""What one client does to keep others waiting; python -m tests.soak.attacks NAME PORT FEATURES SECONDS [KEY] does it."""
+"""What one client does to keep others waiting; python -m tests.soak.attacks NAME PORT FEATURES SECONDS [KEY]."""
 
 import json
 import socket
@@ -204,6 +204,8 @@ ATTACKS: dict[str, Attack] = {
     "fleet steps of empty arrays": _posts(FLEET, lambda _: b'{"inputs":[' + _ARRAYS),
     "tensors of empty arrays": _posts("/v2/models/lstm/infer", _tensor_of_arrays),
     "steps of empty arrays": _step_of_arrays,
+    "predictions with a field behind": _posts(PREDICT, lambda to: _steps(60_000)(to)[:-1] + b',"x":1}'),
+    "predictions with a text at the end": _posts(PREDICT, lambda to: _steps(60_000)(to)[:-2] + b',"x"]}'),
     "predictions that end too early": _posts(PREDICT, lambda to: _steps(50_000)(to)[:-3]),
     "longest predictions": _posts(PREDICT, _most_steps),
     "longest predictions on 4 connections": _posts(PREDICT, _most_steps, 4),

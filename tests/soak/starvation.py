@@ -1,6 +1,5 @@
 """Steps of one client while another one attacks, beside its steps on the quiet service, in windows that take turns."""
 
-import os
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from tests.faults.process import ServiceProcess
 from tests.soak.target import Target
 from tests.soak.victim import percentile, step_for
 
-_HEAD_START = 0.3
+_HEAD_START = 1.0
 """Seconds that an attack has before the victim's steps are timed."""
 _NICENESS = 10
 """An attacker has a machine of its own: here it has the processor time that the service and the victim leave."""
@@ -35,12 +34,11 @@ def measure(service: ServiceProcess, attack: str, victim: Target, key: str, roun
     found = Windows()
     for _ in range(rounds):
         found.alone += step_for(victim, seconds)[0]
+        arguments = [attack, victim.port, victim.features, seconds + 3, key]
         attacker = subprocess.Popen(
-            [sys.executable, "-m", "tests.soak.attacks", attack, str(victim.port), str(victim.features)]
-            + [str(seconds + 2 * _HEAD_START + 1), key],
-            preexec_fn=lambda: os.nice(_NICENESS) and None,
+            ["nice", "-n", str(_NICENESS), sys.executable, "-m", "tests.soak.attacks", *map(str, arguments)]
         )
-        time.sleep(_HEAD_START + 0.7)
+        time.sleep(_HEAD_START)
         times, refused = step_for(victim, seconds)
         found.attacked += times
         found.refused += refused
