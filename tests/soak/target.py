@@ -69,8 +69,8 @@ class Reader:
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._received = connection, b""
 
-    def response(self) -> tuple[int, bytes]:
-        """Return the status and the body of the next response.
+    def response(self, *, head_only: bool = False) -> tuple[int, bytes]:
+        """Return the status and the body of the next response; that to a HEAD has no body.
 
         Raises:
             OSError: There was none in time, or the connection was closed.
@@ -82,6 +82,7 @@ class Reader:
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
                 size = int(line[15:])
+        size = 0 if head_only or status in (204, 304) else size
         while len(self._received) < size:
             self._receive()
         body, self._received = self._received[:size], self._received[size:]
