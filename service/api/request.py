@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import orjson
 
-from service.errors import BodyTooLarge, ClientGone, ServiceError, Unauthorized, UnsupportedEncoding
+from service.errors import BodyTooLarge, ClientGone, Role, ServiceError, Unauthorized, UnsupportedEncoding
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -107,8 +107,8 @@ class OperationOf(Generic[Result]):
 
     `endpoint` takes the call and its body. The body is received unless `body_limit`, in bytes, is None; it may be
     `compressed` only where the endpoint decompresses it. `check` looks at the call before its body is received, and
-    returns the limit where that depends on the call. `refuse` encodes errors as this client expects them. `of_all`
-    tells that the reply has counts of all tenants, which only keys with the role metrics may read.
+    returns the limit where that depends on the call. `refuse` encodes errors as this client expects them. A
+    key needs the `role`, if there is one, where several tenants have keys.
     """
 
     name: str
@@ -117,7 +117,7 @@ class OperationOf(Generic[Result]):
     body_limit: int | None = None
     check: Callable[[Call], int] | None = None
     compressed: bool = False
-    of_all: bool = False
+    role: Role | None = None
 
 
 Operation = OperationOf[Reply]

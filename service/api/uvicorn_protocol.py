@@ -37,6 +37,9 @@ _FULL_SECONDS = 1.0
 """Seconds that a connection over the limit has to send a request, which is answered 503."""
 _REFUSALS = 128
 """Connections over the limit that may wait for that answer; further ones are closed at once."""
+_PROBED = (b"/livez", b"/readyz")
+"""Paths whose GET is answered on a connection over the limit too: restarting the service would not help."""
+_PROBES = tuple(b"GET %b " % path for path in _PROBED)
 
 
 class Flow(FlowControl):
@@ -108,7 +111,7 @@ class AnsweringProtocol(HttpToolsProtocol):
             self._start_idle_timer()
 
     def data_received(self, data: bytes) -> None:
-        if self._full:
+        if self._full and not data.startswith(_PROBES):
             self._refuse(TooManyConnections(self.max_connections))
         elif self._rest or self._handshake:
             self._rest += data
@@ -182,8 +185,13 @@ class AnsweringProtocol(HttpToolsProtocol):
         if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
             self._fault = MalformedHost()
             raise self._fault  # it stops the parser
+        if self._full and self.url not in _PROBED:
+            self._fault = TooManyConnections(self.max_connections)
+            raise self._fault
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            if self._full:
+                self.cycle.keep_alive = False
             self.scope["extensions"] = self._extensions
             self._in_body = True
 
