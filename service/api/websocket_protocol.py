@@ -77,7 +77,11 @@ class StreamingProtocol(WebSocketsSansIOProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._go_on()
+        if self._rest and not self._queued and not self._waits():
+            self._queued = True
+            self.parsing.add(self)  # a client that reads slowly what many small frames give is in no hurry
+        else:
+            self._go_on()
 
     def shutdown(self) -> None:
         if self.close_sent and self.close_timer is not None:
