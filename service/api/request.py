@@ -61,15 +61,16 @@ class Call:
             length = self.headers.get(b"content-length", b"0").lstrip(b"0")
             if length and (not length.isdigit() or len(length) > 18 or int(length) > limit):
                 raise BodyTooLarge(limit)
-            body = await self._rest(body, limit)
+            body = await self._rest(body, int(length or b"0"), limit)
         elif message["type"] == "http.disconnect":
             raise ClientGone
         if len(body) > limit:
             raise BodyTooLarge(limit)
         return body
 
-    async def _rest(self, body: bytes, limit: int) -> bytes:
-        received, size, more = BytesIO(), len(body), True  # it gives its bytes without copying them
+    async def _rest(self, body: bytes, expected: int, limit: int) -> bytes:
+        """Receive the rest of a body, which has the `expected` number of bytes, or 0 where that is not known."""
+        received, size, more = BytesIO(bytes(expected)), len(body), True  # neither grows it nor gives a copy at the end
         received.write(body)
         while more:
             message = await self.receive()
@@ -79,6 +80,7 @@ class Call:
             if size > limit:
                 raise BodyTooLarge(limit)
             more = message.get("more_body", False)
+        received.truncate()
         return received.getvalue()
 
 
