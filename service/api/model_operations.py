@@ -100,7 +100,9 @@ class ModelOperations:
                 request = OpenRequest(model, SessionOptions(), snapshot=body)
             else:
                 request = await read_open(model, body, self._settings)
-            described = await self._lifecycle.open(call.tenant, request, key)
+                if key is not None:  # while a large body was read, the same request may have been answered
+                    described = await self._lifecycle.opened_before(call.tenant, key)
+            described = described or await self._lifecycle.open(call.tenant, request, key)
         return created_reply(described)
 
 
