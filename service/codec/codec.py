@@ -91,7 +91,7 @@ class Codec:
     async def decode_history(self, value: Any, body: bytes, max_steps: int, max_elements: int) -> StepInputs:
         """Decode the field `history` of a JSON body: steps that a new session takes when it is created.
 
-        Other tasks of the event loop may run in between, and a long array is empty afterwards.
+        Other tasks of the event loop may run in between, and a long array has no steps afterwards.
 
         Raises:
             InvalidInput: The steps do not match the card, or exceed a limit.
@@ -144,26 +144,30 @@ class Codec:
     async def _decode_long(
         self, steps: list[Any], where: str, max_steps: int, max_elements: int, booleans: bool
     ) -> StepInputs:
-        """Decode the steps of a long sequence, which is empty afterwards; other tasks may run in between.
+        """Decode the steps of a long sequence, which has none afterwards; other tasks may run in between.
 
         Raises:
             InvalidInput: The steps do not match the card, or exceed a limit.
         """
-        parts = []
-        if len(self._packers) > 1 or len(steps) > min(max_steps, max_elements // self._step_size):
-            return self._decode(steps, where, max_steps, max_elements, booleans)  # it refuses
-        for start in range(0, len(steps), _STEPS_PER_YIELD):
-            try:
-                parts.append(
-                    self._packers[0].pack(steps[start : start + _STEPS_PER_YIELD], where, max_elements, booleans)[0]
-                )
-            except InvalidInput:
-                return self._decode(steps, where, max_steps, max_elements, booleans)  # it names the step
-            await asyncio.sleep(0)
-        count = len(steps)
-        while steps:
-            del steps[-_STEPS_PER_YIELD:]
-            await asyncio.sleep(0)
+        if len(self._packers) > 1:
+            return self._decode(steps, where, max_steps, max_elements, booleans)  # it refuses: these are in an object
+        count, parts = len(steps), []
+        numbers = count * self._step_size
+        try:
+            for start in range(0, count, _STEPS_PER_YIELD):
+                piece = steps[start : start + _STEPS_PER_YIELD]
+                parts.append(self._packers[0].pack(piece, where, numbers, booleans, start)[0])
+                steps[start : start + len(piece)] = [None] * len(piece)  # freeing them all at the end takes long
+                await asyncio.sleep(0)
+        except InvalidInput:
+            while steps:
+                del steps[-_STEPS_PER_YIELD:]
+                await asyncio.sleep(0)
+            raise
+        if numbers > max_elements:
+            raise InvalidInput(where, f"at most {max_elements} numbers", f"{numbers}")
+        if count > max_steps:
+            raise InvalidInput(where, f"at most {max_steps} steps", f"{count}")
         return (b"".join(parts),), count
 
     async def encode_all(self, sequences: Iterable[list[OutputRow]]) -> list[bytes]:
