@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.faults.process import ServiceProcess
@@ -11,6 +13,8 @@ from tests.soak.victim import percentile, step_for
 
 _HEAD_START = 1.0
 """Seconds that an attack has before the victim's steps are timed."""
+_LONGEST = 120
+"""Seconds after which an attack ends by itself."""
 _NICENESS = 10
 """An attacker has a machine of its own: here it has the processor time that the service and the victim leave."""
 
@@ -34,18 +38,26 @@ def measure(service: ServiceProcess, attack: str, victim: Target, key: str, roun
     found = Windows()
     for _ in range(rounds):
         found.alone += step_for(victim, seconds)[0]
-        arguments = [attack, victim.port, victim.features, seconds + 3, key]
-        attacker = subprocess.Popen(
-            ["nice", "-n", str(_NICENESS), sys.executable, "-m", "tests.soak.attacks", *map(str, arguments)]
-        )
-        time.sleep(_HEAD_START)
-        times, refused = step_for(victim, seconds)
+        with attacking(victim, attack, key):
+            times, refused = step_for(victim, seconds)
         found.attacked += times
         found.refused += refused
-        attacker.kill()
-        attacker.wait()
         _settle(victim)
     return found
+
+
+@contextmanager
+def attacking(target: Target, attack: str, key: str = "") -> Iterator[None]:
+    """Have a process attack while the block runs, from a second before it on."""
+    arguments = [attack, target.port, target.features, _LONGEST, key]
+    command = ["nice", "-n", str(_NICENESS), sys.executable, "-m", "tests.soak.attacks", *map(str, arguments)]
+    attacker = subprocess.Popen(command)
+    try:
+        time.sleep(_HEAD_START)
+        yield
+    finally:
+        attacker.kill()
+        attacker.wait()
 
 
 def _settle(victim: Target) -> None:
