@@ -1,13 +1,19 @@
 # The service alone: numpy and onnxruntime, neither torch nor onnx. Models are mounted at /artifacts.
-FROM python:3.11-slim AS build
+#
+# The base is named by its tag, which may stand for another image tomorrow. To pin it, look its digest up where you build
+# (docker buildx imagetools inspect python:3.11-slim) and give it: --build-arg BASE=python:3.11-slim@sha256:...
+# The packages are pinned by digests in requirements.txt.
+ARG BASE=python:3.11-slim
+FROM ${BASE} AS build
 
 WORKDIR /src
 RUN python -m venv /opt/venv
 COPY . .
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt .
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.txt \
+    && PIP_CONSTRAINT=constraints.txt /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps .
 
 
-FROM python:3.11-slim
+FROM ${BASE}
 
 RUN groupadd --gid 10001 cellstream \
     && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin cellstream

@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-all serve cells bench bench-sessions bench-protocol faults mutants zoo lint format clean
+.PHONY: help venv demo test test-slow test-all serve cells bench bench-sessions bench-protocol faults soak fuzz mutants zoo sbom requirements lint format clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [ARGS='flags for the command']"
@@ -43,6 +43,21 @@ bench: $(VENV)/.bench ## Measure the service and print ratios; ARGS='--rounds 9'
 
 faults: $(VENV)/.dev ## Break requests, sockets, snapshots and the service itself; FAULTS=small takes a minute
 	@$(BIN)/python -m tests.faults $(FAULTS)
+
+soak: $(VENV)/.dev ## Time one client's steps while another one attacks; ARGS='pings --rounds 1' for less
+	@$(BIN)/python -m tests.soak $(ARGS)
+
+fuzz: $(VENV)/.fuzz ## Send 110,000 random requests and frames; ARGS=5000 for fewer
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+requirements: $(VENV)/.pip-tools ## Write requirements.txt, the image's packages with their digests, from constraints.txt
+	@$(VENV)/.pip-tools/bin/pip-compile -q --generate-hashes --strip-extras --no-annotate --no-header --allow-unsafe \
+	    --no-emit-options -c constraints.txt -o requirements.txt pyproject.toml
+	@sed -i '1i # The packages of the image with the digests of their files: pip install --require-hashes -r requirements.txt. Made from\n# pyproject.toml and constraints.txt by `make requirements`.' requirements.txt
+
+sbom: $(VENV)/.sbom ## Write what the image's packages are, as CycloneDX JSON, to dist/sbom.json
+	@mkdir -p dist && $(VENV)/.sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/sbom.json $(VENV)/.image && echo "dist/sbom.json"
 
 mutants: $(VENV)/.dev ## Change foreign ONNX files at random, adopt each, compare with its own run; ARGS='--count 200' for fewer
 	@$(BIN)/python -m tests.export.mutants $(ARGS)
@@ -88,3 +103,17 @@ $(VENV)/.bench: $(VENV)/.core
 	@echo "==> installing what draws the plot"
 	@$(PIP) install -c constraints.txt -e '.[bench]'
 	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	@echo "==> installing schemathesis"
+	@$(PIP) install -c constraints.txt -e '.[fuzz]'
+	@touch $@
+
+$(VENV)/.pip-tools: | $(BIN)/python
+	@$(PYTHON) -m venv $@ && $@/bin/python -m pip --disable-pip-version-check -qq install pip-tools
+
+# The tool has a venv of its own, and looks into another one, which has what the image has.
+$(VENV)/.sbom: pyproject.toml constraints.txt requirements.txt | $(BIN)/python
+	@rm -rf $@ $(VENV)/.image && $(PYTHON) -m venv $(VENV)/.image && $(PYTHON) -m venv $@
+	@$(VENV)/.image/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements.txt
+	@$@/bin/python -m pip --disable-pip-version-check -qq install cyclonedx-bom

@@ -34,6 +34,9 @@ KEEP_ALIVE_SECONDS = 75
 
 STALL_CHECK_SECONDS = 0.5
 """Seconds between two checks, while the server stops, for clients that do not read."""
+GC_THRESHOLDS = (2_000, 4, 200)
+"""When garbage is collected: 64 concurrent requests have more than the default of 700 objects, none of them garbage. A
+large body has tens of thousands: few of them are visited at a time, and old ones rarely, as clients wait meanwhile."""
 SPARE_FILES = 256
 """Files that the service may have open beside its connections."""
 
@@ -140,7 +143,7 @@ def main() -> int:
     )
     gc.collect()
     gc.freeze()  # objects of the start are never garbage; later collections would take 25 ms to visit them
-    gc.set_threshold(10_000)  # 64 concurrent requests have more than the default of 700 objects, none of them garbage
+    gc.set_threshold(*GC_THRESHOLDS)
     Server(config, service).run([listener])
     return 0
 

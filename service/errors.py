@@ -4,7 +4,17 @@ There is a subclass for each error that a client can act on. The message is buil
 are sent beside it, so that programs need not parse the message.
 """
 
+from enum import StrEnum
 from typing import Any, ClassVar, Self
+
+
+class Role(StrEnum):
+    """What a key may do beside what concerns its own tenant; needed only where several tenants have keys."""
+
+    METRICS = "metrics"
+    """Read the counts of all tenants."""
+    ADMIN = "admin"
+    """Load and unload models, which all tenants use."""
 
 
 class ServiceError(Exception):
@@ -52,12 +62,13 @@ class ForeignOrigin(ServiceError):
 
 
 class RoleNeeded(ServiceError):
-    """The request shows what all tenants do, and several have keys; this key has not the role that is needed."""
+    """The request shows or changes what concerns all tenants, and several have keys; this key lacks the role."""
 
     code, status = "role_needed", 403
 
-    def __init__(self, role: str) -> None:
-        super().__init__(f"this shows counts of all tenants: expected an API key with the role {role}", role=role)
+    def __init__(self, role: Role) -> None:
+        what = "shows counts of" if role is Role.METRICS else "changes the models of"
+        super().__init__(f"this {what} all tenants: expected an API key with the role {role}", role=role.value)
 
 
 class MalformedJson(ServiceError):

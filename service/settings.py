@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     api_key_file: Path | None = Field(
         None,
-        description="file of API keys, one per line: tenant:sha256-of-the-key, or tenant:sha256-of-the-key:metrics",
+        description="file of API keys, one per line: tenant:sha256-of-the-key, maybe with a role, :metrics or :admin",
     )
     replica: Name = Field("r0", description="this replica's name, the first part of every session id")
 

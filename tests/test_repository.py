@@ -184,6 +184,15 @@ def test_the_compose_file_is_closed_by_default() -> None:
     assert service["healthcheck"]["test"][0] == "CMD"
 
 
+def test_the_image_has_the_packages_that_are_tested() -> None:
+    """Each package of requirements.txt has digests, and the version that constraints.txt has."""
+    text = (ROOT / "requirements.txt").read_text()
+    found = re.findall(r"^([a-z0-9-]+)==([^ ]+)[^\n]*((?: \\\n +--hash=sha256:[0-9a-f]{64})+)", text, re.MULTILINE)
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert {name: version for name, version, _ in found}.items() <= pinned.items()
+    assert len(found) == len(re.findall(r"^[a-z]", text, re.MULTILINE)) > 20
+
+
 def test_the_image_runs_the_service_as_a_user_with_keys() -> None:
     """The image runs as its own user, in exec form, with a health check, and reads the keys that compose mounts."""
     text = (ROOT / "Dockerfile").read_text()
@@ -202,5 +211,5 @@ def test_the_image_admits_only_what_the_service_needs() -> None:
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
     admitted = {rule[1:] for rule in rules if rule.startswith("!")}
-    described = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    described = {"pyproject.toml", "constraints.txt", "requirements.txt", "README.md", "LICENSE"}
     assert admitted == described | {"service", "models/__init__.py", "models/card.py"}

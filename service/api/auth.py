@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service.api.origin import LocalOrigins
-from service.errors import RefusedToStart, RoleNeeded, Unauthorized
+from service.errors import RefusedToStart, Role, RoleNeeded, Unauthorized
 
 PUBLIC = "public"
 """The only tenant of a service without API keys."""
 
-METRICS = "metrics"
-"""The role of keys that may read the counts of all tenants."""
-
-_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63}):([0-9a-fA-F]{64})(:metrics)?")
+_LINE = re.compile(rf"([A-Za-z0-9][A-Za-z0-9_.-]{{0,63}}):([0-9a-fA-F]{{64}})(?::({'|'.join(Role)}))?")
 
 
 class Authenticator:
@@ -25,16 +22,16 @@ class Authenticator:
     keys were read from, at the time of modification `_modified`.
     """
 
-    def __init__(self, keys: tuple[tuple[bytes, str], ...] = (), metrics: frozenset[bytes] = frozenset()) -> None:
-        """Create one from pairs (SHA-256 digest of a key, tenant), and the digests of keys with the role metrics."""
-        self._keys, self._metrics = keys, metrics
+    def __init__(self, keys: tuple[tuple[bytes, str], ...] = (), roles: Mapping[bytes, Role] | None = None) -> None:
+        """Create one from pairs (SHA-256 digest of a key, tenant), and the roles of keys that have one, by digest."""
+        self._keys, self._roles = keys, roles or {}
         self._origins = LocalOrigins()
         self._path: Path | None = None
         self._modified = 0
 
     @classmethod
     def from_file(cls, path: Path) -> "Authenticator":
-        """Read lines `tenant:sha256` or `tenant:sha256:metrics` from a file; empty lines and lines with # are ignored.
+        """Read lines `tenant:sha256` or `tenant:sha256:role` from a file; empty lines and lines with # are ignored.
 
         Raises:
             RefusedToStart: The file cannot be read, has an invalid line or the same key twice, or has no key.
@@ -64,22 +61,22 @@ class Authenticator:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as exc:
             raise RefusedToStart(f"the API key file {path} cannot be read: {exc}") from exc
-        self._keys, self._metrics = _read_keys(path, lines)
+        self._keys, self._roles = _read_keys(path, lines)
         return True
 
     @property
     def tenants(self) -> int:
         """The number of tenants that share the service: those that have a key without a role; at least 1."""
-        return len({tenant for digest, tenant in self._keys if digest not in self._metrics}) or 1
+        return len({tenant for digest, tenant in self._keys if digest not in self._roles}) or 1
 
-    def check_metrics(self, headers: Mapping[bytes, bytes]) -> None:
-        """Check that a request, whose key is known, may read the counts of all tenants.
+    def check_role(self, headers: Mapping[bytes, bytes], role: Role) -> None:
+        """Check that a request, whose key is known, may do what concerns all tenants.
 
         Raises:
-            RoleNeeded: Several tenants have keys, and this key has not the role metrics.
+            RoleNeeded: Several tenants have keys, and this key has not the role.
         """
-        if self.tenants > 1 and _digest(headers) not in self._metrics:
-            raise RoleNeeded(METRICS)
+        if self.tenants > 1 and self._roles.get(_digest(headers)) != role:
+            raise RoleNeeded(role)
 
     def tenant(self, headers: Mapping[bytes, bytes]) -> str:
         """Return the tenant of a request.
@@ -103,14 +100,14 @@ class Authenticator:
         return found
 
 
-def _read_keys(path: Path, lines: list[str]) -> tuple[tuple[tuple[bytes, str], ...], frozenset[bytes]]:
-    """Return the pairs (SHA-256 digest of a key, tenant) of a file's lines, and the digests with the role metrics.
+def _read_keys(path: Path, lines: list[str]) -> tuple[tuple[tuple[bytes, str], ...], dict[bytes, Role]]:
+    """Return the pairs (SHA-256 digest of a key, tenant) of a file's lines, and the roles by digest.
 
     Raises:
         RefusedToStart: A line is not valid, a key is there twice, or there is none.
     """
     keys: list[tuple[bytes, str]] = []
-    metrics: set[bytes] = set()
+    roles: dict[bytes, Role] = {}
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
@@ -118,17 +115,17 @@ def _read_keys(path: Path, lines: list[str]) -> tuple[tuple[tuple[bytes, str], .
         if match is None:
             raise RefusedToStart(
                 f"{path}, line {number}: expected tenant:sha256, 64 hexadecimal digits after the colon, and "
-                "nothing or :metrics after them"
+                f"nothing or {' or '.join(f':{role}' for role in Role)} after them"
             )
         digest = bytes.fromhex(match[2])
         if any(digest == known for known, _ in keys):
             raise RefusedToStart(f"{path}, line {number}: the same key is in an earlier line")
         keys.append((digest, match[1]))
         if match[3]:
-            metrics.add(digest)
+            roles[digest] = Role(match[3])
     if not keys:
         raise RefusedToStart(f"{path}: expected at least one line tenant:sha256, found none")
-    return tuple(keys), frozenset(metrics)
+    return tuple(keys), roles
 
 
 def _digest(headers: Mapping[bytes, bytes]) -> bytes:

@@ -25,7 +25,7 @@ async def read_json(model: ServedModel, body: bytes, settings: Settings) -> Flee
         MalformedJson, InvalidInput: The body is not that, or over a limit.
     """
     model.codec.needs_one_tensor("body")
-    fields = await load_large_json(body, settings.predict_elements)
+    fields = await load_large_json(body, settings.predict_elements, max_texts=settings.predict_steps)
     keys, create, numbers, epochs = _read_rows(fields)
     inputs = fields.get("inputs")
     if type(inputs) is not list or len(inputs) != len(keys):

@@ -35,8 +35,8 @@ class Handler:
             if not call.tenant:
                 call.request_id = self.request_id(call.headers)
                 call.tenant = self._authenticator.tenant(call.headers)
-                if operation.of_all:
-                    self._authenticator.check_metrics(call.headers)
+                if operation.role is not None:
+                    self._authenticator.check_role(call.headers, operation.role)
             if operation.body_limit is not None and body is None:
                 limit = operation.body_limit if operation.check is None else operation.check(call)
                 body = await call.body(limit, operation.compressed)

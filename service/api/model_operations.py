@@ -99,8 +99,10 @@ class ModelOperations:
             if _is_raw(call):
                 request = OpenRequest(model, SessionOptions(), snapshot=body)
             else:
-                request = read_open(model, body, self._settings)
-            described = await self._lifecycle.open(call.tenant, request, key)
+                request = await read_open(model, body, self._settings)
+                if key is not None:  # while a large body was read, the same request may have been answered
+                    described = await self._lifecycle.opened_before(call.tenant, key)
+            described = described or await self._lifecycle.open(call.tenant, request, key)
         return created_reply(described)
 
 

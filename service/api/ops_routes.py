@@ -9,6 +9,7 @@ from service.api.handler import Handler
 from service.api.request import Call, OperationOf, Reply, error_reply
 from service.api.routing import answer, errors
 from service.api.schemas import Health, Status
+from service.errors import Role
 from service.metrics import Metrics
 
 
@@ -32,7 +33,7 @@ def ops_router(handler: Handler, metrics: Metrics, status: Callable[[], Status])
     async def exposition(call: Call, body: bytes) -> Reply:
         return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], metrics.text()
 
-    show = OperationOf("metrics", exposition, error_reply, of_all=True)
+    show = OperationOf("metrics", exposition, error_reply, role=Role.METRICS)
 
     @router.get("/metrics", response_class=Response, responses=errors(403))
     async def show_metrics(request: Request) -> Response:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
-SECONDS = 0.0005
-"""Seconds for which a connection parses before others may run."""
+SECONDS = 0.00025
+"""Seconds for which a connection parses when it is its turn in the queue."""
+FIRST_SECONDS = 0.0001
+"""Seconds for which it parses what it has just read, before it joins the queue: many may do so one behind the other."""
 _REST = 9
 """The queue rests this many times as long as it has parsed: it takes at most a tenth of the event loop's time."""
 SMALLEST_PIECE = 512
@@ -55,18 +57,18 @@ class ParseQueue:
                 self._schedule(perf_counter() - start)
 
 
-def parse_pieces(data: bytes, parse: Callable[[bytes], bool], largest: int) -> bytes:
-    """Parse data in pieces of at most `largest` bytes, until SECONDS are over or `parse` returns False.
+def parse_pieces(data: bytes, parse: Callable[[bytes], bool], largest: int, seconds: float) -> bytes:
+    """Parse data in pieces of at most `largest` bytes, until `seconds` are over or `parse` returns False.
 
     Return the bytes that are left.
     """
     start = last = perf_counter()
     at, size, going_on = 0, SMALLEST_PIECE, True
-    while going_on and at < len(data) and last - start < SECONDS:
+    while going_on and at < len(data) and last - start < seconds:
         going_on = parse(data[at : at + size])
         at += size
         now = perf_counter()
-        if now - last < SECONDS / 8:
+        if now - last < seconds / 8:
             size = min(2 * size, largest)
         last = now
     return data[at:]

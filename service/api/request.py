@@ -2,11 +2,12 @@
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Generic, TypeVar
 
 import orjson
 
-from service.errors import BodyTooLarge, ClientGone, ServiceError, Unauthorized, UnsupportedEncoding
+from service.errors import BodyTooLarge, ClientGone, Role, ServiceError, Unauthorized, UnsupportedEncoding
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -60,25 +61,27 @@ class Call:
             length = self.headers.get(b"content-length", b"0").lstrip(b"0")
             if length and (not length.isdigit() or len(length) > 18 or int(length) > limit):
                 raise BodyTooLarge(limit)
-            body = await self._rest(body, limit)
+            body = await self._rest(body, int(length or b"0"), limit)
         elif message["type"] == "http.disconnect":
             raise ClientGone
         if len(body) > limit:
             raise BodyTooLarge(limit)
         return body
 
-    async def _rest(self, body: bytes, limit: int) -> bytes:
-        parts, size, more = [body], len(body), True
+    async def _rest(self, body: bytes, expected: int, limit: int) -> bytes:
+        """Receive the rest of a body, which has the `expected` number of bytes, or 0 where that is not known."""
+        received, size, more = BytesIO(bytes(expected)), len(body), True  # neither grows it nor gives a copy at the end
+        received.write(body)
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            size += received.write(message.get("body", b""))
             if size > limit:
                 raise BodyTooLarge(limit)
             more = message.get("more_body", False)
-        return b"".join(parts)
+        received.truncate()
+        return received.getvalue()
 
 
 Result = TypeVar("Result", bound=tuple[Any, ...])
@@ -106,8 +109,8 @@ class OperationOf(Generic[Result]):
 
     `endpoint` takes the call and its body. The body is received unless `body_limit`, in bytes, is None; it may be
     `compressed` only where the endpoint decompresses it. `check` looks at the call before its body is received, and
-    returns the limit where that depends on the call. `refuse` encodes errors as this client expects them. `of_all`
-    tells that the reply has counts of all tenants, which only keys with the role metrics may read.
+    returns the limit where that depends on the call. `refuse` encodes errors as this client expects them. A
+    key needs the `role`, if there is one, where several tenants have keys.
     """
 
     name: str
@@ -116,7 +119,7 @@ class OperationOf(Generic[Result]):
     body_limit: int | None = None
     check: Callable[[Call], int] | None = None
     compressed: bool = False
-    of_all: bool = False
+    role: Role | None = None
 
 
 Operation = OperationOf[Reply]

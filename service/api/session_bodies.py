@@ -7,13 +7,15 @@ from pydantic import BaseModel, ValidationError
 
 from service.api.request import IDEMPOTENCY_KEY, Call, Reply, json_reply
 from service.api.schemas import OpenSession, SessionAnswer, SessionList
-from service.codec.json_values import load_json
+from service.codec.json_values import load_json, load_large_json
 from service.errors import InvalidInput
 from service.repository.served_model import ServedModel
 from service.sessions.lifecycle import CreationKey, OpenRequest, SessionDescription, SessionOptions
 from service.settings import Settings
 
 _Body = TypeVar("_Body", bound=BaseModel)
+_TEXTS = 1 << 12
+"""Most names and other texts of a large body; the history of a model with many inputs has a name for each."""
 
 
 def read_body(schema: type[_Body], body: bytes) -> _Body:
@@ -22,21 +24,27 @@ def read_body(schema: type[_Body], body: bytes) -> _Body:
     Raises:
         MalformedJson, InvalidInput: It is not what the schema says.
     """
+    return _validated(schema, load_json(body) if body.strip() else {})
+
+
+def _validated(schema: type[_Body], fields: object) -> _Body:
+    """Return the values of a JSON body; raise InvalidInput where they are not what the schema says."""
     try:
-        return schema.model_validate(load_json(body) if body.strip() else {}, strict=True)
+        return schema.model_validate(fields, strict=True)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, error["loc"])) or "body"
         raise InvalidInput(where, error["msg"].removeprefix("Input should be "), "another value") from exc
 
 
-def read_open(model: ServedModel, body: bytes, settings: Settings) -> OpenRequest:
+async def read_open(model: ServedModel, body: bytes, settings: Settings) -> OpenRequest:
     """Read how to open a session: everything has a default; a history and a state exclude each other.
 
     Raises:
         MalformedJson, InvalidInput: The body is not that, or over a limit.
     """
-    asked = read_body(OpenSession, body)
+    fields = await load_large_json(body, settings.predict_elements, max_texts=_TEXTS) if body.strip() else {}
+    asked = _validated(OpenSession, fields)
     options = SessionOptions(asked.idle_limit, asked.keep)
     if asked.history is not None and asked.state is not None:
         raise InvalidInput("body", "a history or a state", "both")
@@ -48,7 +56,7 @@ def read_open(model: ServedModel, body: bytes, settings: Settings) -> OpenReques
     if asked.history is None:
         return OpenRequest(model, options)
     limits = settings.predict_steps, settings.predict_elements
-    return OpenRequest(model, options, history=model.codec.decode_history(asked.history, body, *limits))
+    return OpenRequest(model, options, history=await model.codec.decode_history(asked.history, body, *limits))
 
 
 def creation_key(call: Call, what: str, body: bytes) -> CreationKey | None:

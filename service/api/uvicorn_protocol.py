@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.flow import Flow
 from service.api.handshake import handshake_fault
-from service.api.parse_queue import SMALLEST_PIECE, ParseQueue, parse_pieces
+from service.api.parse_queue import FIRST_SECONDS, SECONDS, SMALLEST_PIECE, ParseQueue, parse_pieces
 from service.api.request import Headers, error_reply
 from service.api.websocket_protocol import StreamingProtocol
 from service.errors import (
@@ -38,6 +38,9 @@ _FULL_SECONDS = 1.0
 """Seconds that a connection over the limit has to send a request, which is answered 503."""
 _REFUSALS = 128
 """Connections over the limit that may wait for that answer; further ones are closed at once."""
+_PROBED = (b"/livez", b"/readyz")
+"""Paths whose GET is answered on a connection over the limit too: restarting the service would not help."""
+_PROBES = tuple(b"GET %b " % path for path in _PROBED)
 
 
 class AnsweringProtocol(HttpToolsProtocol):
@@ -84,12 +87,12 @@ class AnsweringProtocol(HttpToolsProtocol):
             self._start_idle_timer()
 
     def data_received(self, data: bytes) -> None:
-        if self._full:
+        if self._full and not data.startswith(_PROBES):
             self._refuse(TooManyConnections(self.max_connections))
         elif self._rest or self._handshake:
             self._rest += data
         elif len(data) > SMALLEST_PIECE:
-            self._parse_all(data)
+            self._parse_all(data, FIRST_SECONDS)
         elif not self._parse(data) and self._handshake:
             self._shake_hands()
 
@@ -97,12 +100,12 @@ class AnsweringProtocol(HttpToolsProtocol):
         """Parse what is left of the bytes received."""
         self._queued = False
         if not self._upgraded and not self.transport.is_closing():
-            self._parse_all(self._rest)
+            self._parse_all(self._rest, SECONDS)
 
-    def _parse_all(self, data: bytes) -> None:
-        """Parse for a limited time; the queue parses what is left, and nothing is read until then."""
+    def _parse_all(self, data: bytes, seconds: float) -> None:
+        """Parse for some seconds; the queue parses what is left, and nothing is read until then."""
         self._rest = b""
-        left = parse_pieces(data, self._parse, _LARGEST_PIECE)
+        left = parse_pieces(data, self._parse, _LARGEST_PIECE, seconds)
         self._rest += left
         if self.transport.is_closing():
             return
@@ -158,8 +161,13 @@ class AnsweringProtocol(HttpToolsProtocol):
         if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
             self._fault = MalformedHost()
             raise self._fault  # it stops the parser
+        if self._full and self.url not in _PROBED:
+            self._fault = TooManyConnections(self.max_connections)
+            raise self._fault
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            if self._full:
+                self.cycle.keep_alive = False
             self.scope["extensions"] = self._extensions
             self._in_body = True
 

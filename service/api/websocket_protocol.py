@@ -7,7 +7,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.protocol import State
 
-from service.api.parse_queue import SMALLEST_PIECE, ParseQueue, parse_pieces
+from service.api.parse_queue import FIRST_SECONDS, SECONDS, SMALLEST_PIECE, ParseQueue, parse_pieces
 
 CLOSE_SECONDS = 2.0
 """Seconds that a WebSocket's client has to close the connection when the server stops."""
@@ -44,7 +44,7 @@ class StreamingProtocol(WebSocketsSansIOProtocol):
         elif len(data) <= SMALLEST_PIECE:
             super().data_received(data)
         else:
-            self._parse_all(data)
+            self._parse_all(data, FIRST_SECONDS)
 
     def take_over(self, rest: bytes) -> None:
         """Read on behind the head of the handshake, `rest` first, which came with it."""
@@ -57,7 +57,7 @@ class StreamingProtocol(WebSocketsSansIOProtocol):
         """Parse what is left of the bytes received."""
         self._queued = False
         if not self._waits() and not self.transport.is_closing():
-            self._parse_all(self._rest)
+            self._parse_all(self._rest, SECONDS)
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         if message["type"] == "websocket.send":
@@ -77,7 +77,11 @@ class StreamingProtocol(WebSocketsSansIOProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._go_on()
+        if self._rest and not self._queued and not self._waits():
+            self._queued = True
+            self.parsing.add(self)  # a client that reads slowly what many small frames give is in no hurry
+        else:
+            self._go_on()
 
     def shutdown(self) -> None:
         if self.close_sent and self.close_timer is not None:
@@ -131,9 +135,9 @@ class StreamingProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
         return not self._waits() and not self.transport.is_closing()
 
-    def _parse_all(self, data: bytes) -> None:
-        """Parse for a limited time; what is left is parsed later, and nothing is read until then."""
-        self._rest = parse_pieces(data, self._parse, _LARGEST_PIECE)
+    def _parse_all(self, data: bytes, seconds: float) -> None:
+        """Parse for some seconds; what is left is parsed later, and nothing is read until then."""
+        self._rest = parse_pieces(data, self._parse, _LARGEST_PIECE, seconds)
         if self.transport.is_closing() or self._waits():
             return
         if self._rest:

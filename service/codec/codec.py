@@ -24,7 +24,11 @@ from service.errors import InvalidInput
 _SEQUENCES_PER_YIELD = 256
 """Sequences that are decoded or encoded before other tasks of the event loop may run."""
 _STEPS_PER_YIELD = 1024
-"""Steps of one sequence that are decoded before other tasks may run."""
+"""Steps of one sequence that are decoded or encoded before other tasks may run."""
+_SEARCHED = 256 << 10
+"""Bytes of a body that are searched before other tasks may run."""
+_TEXTS = 64
+"""Most names and other texts of a large prediction of a model with one input, which needs one."""
 
 StepInputs = tuple[tuple[bytes, ...], int]
 """A raw tensor (steps, *shape) for each input, and the number of steps."""
@@ -84,13 +88,18 @@ class Codec:
             epoch = whole_number(epoch, "epoch", 0)
         return *decoded, number or 0, epoch
 
-    def decode_history(self, value: Any, body: bytes, max_steps: int, max_elements: int) -> StepInputs:
+    async def decode_history(self, value: Any, body: bytes, max_steps: int, max_elements: int) -> StepInputs:
         """Decode the field `history` of a JSON body: steps that a new session takes when it is created.
+
+        Other tasks of the event loop may run in between, and a long array has no steps afterwards.
 
         Raises:
             InvalidInput: The steps do not match the card, or exceed a limit.
         """
-        return self._decode(value, "history", max_steps, max_elements, _has_booleans(body))
+        booleans = await _has_booleans_meanwhile(body)
+        if type(value) is list and len(value) > _STEPS_PER_YIELD:
+            return await self._decode_long(value, "history", max_steps, max_elements, booleans)
+        return self._decode(value, "history", max_steps, max_elements, booleans)
 
     async def decode_sequences(self, body: bytes, max_steps: int, max_elements: int) -> list[StepInputs]:
         """Decode a predict request {"inputs": [sequence, …]}.
@@ -98,7 +107,9 @@ class Codec:
         Raises:
             MalformedJson, InvalidInput: The body is not such a request, or it exceeds a limit.
         """
-        value = self._inputs_field(await load_large_json(body, max_elements, self._max_arrays(max_steps)), "inputs")
+        texts = _TEXTS if len(self._packers) == 1 else None
+        fields = await load_large_json(body, max_elements, self._max_arrays(max_steps), texts)
+        value = self._inputs_field(fields, "inputs")
         if type(value) is not list or not value:
             raise InvalidInput("inputs", "an array of at least one sequence", kind(value))
         return await self.decode_all(value, body, max_steps, max_elements)
@@ -113,7 +124,7 @@ class Codec:
         Raises:
             InvalidInput: A sequence does not match the card, or the sequences exceed a limit.
         """
-        booleans = _has_booleans(body)
+        booleans = await _has_booleans_meanwhile(body)
         decoded, steps_left = [], max_steps
         for index, sequence in enumerate(sequences):
             where = f"inputs[{index}]"
@@ -133,36 +144,53 @@ class Codec:
     async def _decode_long(
         self, steps: list[Any], where: str, max_steps: int, max_elements: int, booleans: bool
     ) -> StepInputs:
-        """Decode the steps of a long sequence, which is empty afterwards; other tasks may run in between.
+        """Decode the steps of a long sequence, which has none afterwards; other tasks may run in between.
 
         Raises:
             InvalidInput: The steps do not match the card, or exceed a limit.
         """
-        parts = []
-        if len(self._packers) > 1 or len(steps) > min(max_steps, max_elements // self._step_size):
-            return self._decode(steps, where, max_steps, max_elements, booleans)  # it refuses
-        for start in range(0, len(steps), _STEPS_PER_YIELD):
-            try:
-                parts.append(
-                    self._packers[0].pack(steps[start : start + _STEPS_PER_YIELD], where, max_elements, booleans)[0]
-                )
-            except InvalidInput:
-                return self._decode(steps, where, max_steps, max_elements, booleans)  # it names the step
-            await asyncio.sleep(0)
-        count = len(steps)
-        while steps:
-            del steps[-_STEPS_PER_YIELD:]
-            await asyncio.sleep(0)
+        if len(self._packers) > 1:
+            return self._decode(steps, where, max_steps, max_elements, booleans)  # it refuses: these are in an object
+        count, parts = len(steps), []
+        numbers = count * self._step_size
+        try:
+            for start in range(0, count, _STEPS_PER_YIELD):
+                piece = steps[start : start + _STEPS_PER_YIELD]
+                parts.append(self._packers[0].pack(piece, where, numbers, booleans, start)[0])
+                steps[start : start + len(piece)] = [None] * len(piece)  # freeing them all at the end takes long
+                await asyncio.sleep(0)
+        except InvalidInput:
+            while steps:
+                del steps[-_STEPS_PER_YIELD:]
+                await asyncio.sleep(0)
+            raise
+        if numbers > max_elements:
+            raise InvalidInput(where, f"at most {max_elements} numbers", f"{numbers}")
+        if count > max_steps:
+            raise InvalidInput(where, f"at most {max_steps} steps", f"{count}")
         return (b"".join(parts),), count
 
     async def encode_all(self, sequences: Iterable[list[OutputRow]]) -> list[bytes]:
         """Return the outputs of each sequence as JSON; other tasks of the event loop may run in between."""
         parts = []
         for index, outputs in enumerate(sequences):
-            parts.append(self.encode_steps(outputs))
+            parts.append(await self._encode_long(outputs) if len(outputs) > 1 else self.encode_steps(outputs))
             if index % _SEQUENCES_PER_YIELD == _SEQUENCES_PER_YIELD - 1:
                 await asyncio.sleep(0)
         return parts
+
+    async def _encode_long(self, outputs: list[OutputRow]) -> bytes:
+        """Return the outputs of a sequence that took several runs as `encode_steps` does; others may run in between."""
+        if len(self._outputs) > 1:
+            return self.encode_steps(outputs)
+        parts, steps = [], 0
+        for row in outputs:
+            parts.append(_row_json(*row)[1:-1])
+            steps += row[2]
+            if steps >= _STEPS_PER_YIELD:
+                steps = 0
+                await asyncio.sleep(0)
+        return b"[%b]" % b",".join(parts)
 
     def decode_binary(self, body: bytes, max_steps: int, max_elements: int) -> StepInputs:
         """Decode a raw little-endian tensor (steps, *shape).
@@ -280,8 +308,16 @@ class Codec:
         return tuple(data for data, _ in packed), steps.pop()
 
 
-def _has_booleans(body: bytes) -> bool:
-    return b"true" in body or b"false" in body
+async def _has_booleans_meanwhile(body: bytes) -> bool:
+    """Return whether true or false occurs in a body; other tasks may run while a long one is searched."""
+    overlap = len(b"false") - 1
+    for start in range(0, len(body), _SEARCHED):
+        if start:
+            await asyncio.sleep(0)
+        end = start + _SEARCHED + overlap
+        if body.find(b"true", start, end) >= 0 or body.find(b"false", start, end) >= 0:
+            return True
+    return False
 
 
 def to_json(tensor: np.ndarray) -> bytes:

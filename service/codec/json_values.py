@@ -31,11 +31,17 @@ def load_json(body: bytes, max_elements: int = MAX_ELEMENTS, max_arrays: int | N
         raise MalformedJson(str(exc)) from exc
 
 
-async def load_large_json(body: bytes, max_elements: int, max_arrays: int | None = None) -> Any:
-    """Parse a JSON body as `load_json` does; while a large one is parsed, other tasks of the event loop may run."""
+async def load_large_json(
+    body: bytes, max_elements: int, max_arrays: int | None = None, max_texts: int | None = None
+) -> Any:
+    """Parse a JSON body as `load_json` does; while a large one is parsed, other tasks of the event loop may run.
+
+    Raises:
+        MalformedJson, InvalidInput: As in `load_json`, or it has far more than `max_texts` names and other texts.
+    """
     if len(body) < LARGE:
         return load_json(body)
-    await check_size_meanwhile(body, max_elements, max_arrays)
+    await check_size_meanwhile(body, max_elements, max_arrays, max_texts)
     return await load_pieces(body)
 
 

@@ -35,10 +35,11 @@ class Packer:
         """Item k packs the numbers of k steps, given row-major. Empty where packing does not check all of them."""
         self._plural = "integers" if spec.dtype.startswith("int") else "booleans" if spec.dtype == "bool" else "numbers"
 
-    def pack(self, value: Any, where: str, max_elements: int, booleans: bool) -> tuple[bytes, int]:
+    def pack(self, value: Any, where: str, max_elements: int, booleans: bool, first: int = 0) -> tuple[bytes, int]:
         """Return an array (steps, *shape) as a raw tensor, and its number of steps.
 
         `booleans` says whether true or false occurs anywhere in the body: only then they are looked for in the array.
+        The array's first step has the index `first` in errors.
 
         Raises:
             InvalidInput: The array has another shape, more than `max_elements` numbers, or a number that does not fit.
@@ -50,17 +51,17 @@ class Packer:
         try:
             for dim in spec.shape:
                 if set(map(len, flat)) != {dim}:
-                    raise self._error(value, where)
+                    raise self._error(value, where, first)
                 flat = list(chain.from_iterable(flat))
             if len(flat) > max_elements:
                 raise InvalidInput(where, f"at most {max_elements} numbers", f"{len(flat)}")
             packed = struct.pack(f"<{len(flat)}{self._format}", *flat)
             if (booleans or spec.dtype == "bool") and {type(v) is bool for v in flat} != {spec.dtype == "bool"}:
-                raise self._error(value, where)
+                raise self._error(value, where, first)
             if spec.vocabulary is not None and not (min(flat) >= 0 and max(flat) < spec.vocabulary):
                 raise InvalidInput(where, f"token ids from 0 to {spec.vocabulary - 1}", f"{min(flat)} to {max(flat)}")
         except (TypeError, struct.error, OverflowError) as exc:
-            raise self._error(value, where) from exc
+            raise self._error(value, where, first) from exc
         return packed, len(value)
 
     def pack_flat(self, flat: list[Any], where: str) -> bytes:
@@ -86,14 +87,14 @@ class Packer:
             return f"one of {self._plural}"
         return " of ".join(f"an array of {dim}" for dim in shape) + f" {self._plural} ({self.spec.dtype})"
 
-    def _error(self, value: Any, where: str) -> InvalidInput:
+    def _error(self, value: Any, where: str, first: int) -> InvalidInput:
         """Return the error for the first value that does not match the spec."""
-        return self._first_error(value, where, self.spec.shape) or InvalidInput(
+        return self._first_error(value, where, self.spec.shape, first) or InvalidInput(
             where, self._expected_step(), kind(value)
         )
 
-    def _first_error(self, value: Any, where: str, shape: tuple[int, ...]) -> InvalidInput | None:
-        for index, item in enumerate(value):
+    def _first_error(self, value: Any, where: str, shape: tuple[int, ...], first: int = 0) -> InvalidInput | None:
+        for index, item in enumerate(value, first):
             here = f"{where}[{index}]"
             if not shape:
                 if not self._can_hold(item):

@@ -94,7 +94,7 @@ class Inference:
             return await self._predict(
                 call.tenant, model, read_raw(io, body, self._limits), Parameters({}), io.all_binary
             )
-        fields, head, tail = await _read(body, head_length, self._settings.predict_elements)
+        fields, head, tail = await _read(body, head_length, self._limits)
         parameters = Parameters(fields)
         name, _, version = call.argument.partition("/")
         if (parameters.start or parameters.create) and model is not self._repository.models.get(name):
@@ -223,11 +223,11 @@ def infer_at(inference: Inference, parts: list[str]) -> "tuple[OperationOf[Reply
     return None
 
 
-async def _read(body: bytes, head_length: bytes | None, max_elements: int) -> tuple[dict[str, Any], bytes, bytes]:
+async def _read(body: bytes, head_length: bytes | None, limits: Limits) -> tuple[dict[str, Any], bytes, bytes]:
     """Return what `_split` does; while a large JSON body is parsed, other tasks of the event loop may run."""
     if head_length is not None or len(body) < LARGE:
         return _split(body, head_length)
-    return _object(await load_large_json(body, max_elements)), body, b""
+    return _object(await load_large_json(body, limits.elements, max_texts=limits.steps)), body, b""
 
 
 def _split(body: bytes, head_length: bytes | None) -> tuple[dict[str, Any], bytes, bytes]:

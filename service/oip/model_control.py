@@ -6,7 +6,7 @@ import orjson
 
 from service.api.request import Call, Reply, json_reply
 from service.codec.json_values import kind, load_json
-from service.errors import InvalidInput, ModelControlOff, ModelNotFound
+from service.errors import InvalidInput, ModelControlOff, ModelNotFound, Role
 from service.oip.errors import Refused, UnknownModel
 from service.repository.repository import Repository
 from service.settings import Settings
@@ -20,6 +20,8 @@ class ModelControl:
 
     def __init__(self, settings: Settings, repository: Repository) -> None:
         self._settings, self._repository = settings, repository
+        self.role = Role.ADMIN if settings.model_control else None
+        """The role that a key needs to load and unload models; where that is switched off, it is refused to all."""
 
     async def index(self, call: Call, body: bytes) -> Reply:
         """List every model of the repository, or only those that are ready."""

@@ -10,7 +10,7 @@ from service.api.handler import Handler
 from service.api.request import Call, Endpoint, Operation, OperationOf, Reply
 from service.api.routing import BYTES, answer, body_of, response
 from service.codec.binary import HEAD_LENGTH
-from service.errors import NotFound
+from service.errors import NotFound, Role
 from service.oip.errors import Unsupported, oip_reply
 from service.oip.infer import Inference
 from service.oip.metadata import Metadata
@@ -161,34 +161,34 @@ def oip_router(handler: Handler, protocol: Protocol) -> APIRouter:
     @router.post(
         "/repository/models/{model}/load",
         response_class=Response,
-        responses=_errors(400, 503),
+        responses=_errors(400, 403, 503),
         openapi_extra=body_of(ControlRequest, required=False),
     )
     async def load_model(request: Request, model: str) -> Response:
         """Put the newest version of a model in service; needs a service started with --model-control."""
-        return await run(_operation("oip_load", control.load, MAX_BODY), model, request)
+        return await run(_operation("oip_load", control.load, MAX_BODY, control.role), model, request)
 
     @router.post(
         "/repository/models/{model}/unload",
         response_class=Response,
-        responses=_errors(400, 404, 503),
+        responses=_errors(400, 403, 404, 503),
         openapi_extra=body_of(ControlRequest, required=False),
     )
     async def unload_model(request: Request, model: str) -> Response:
         """Take a model out of service, which ends its sessions; needs a service started with --model-control."""
-        return await run(_operation("oip_unload", control.unload, MAX_BODY), model, request)
+        return await run(_operation("oip_unload", control.unload, MAX_BODY, control.role), model, request)
 
     for method, path, what in _UNSUPPORTED:
         router.add_api_route(path, _refusing(run, what), methods=[method], include_in_schema=False)
     return router
 
 
-def _operation(name: str, endpoint: Endpoint, body_limit: int | None = None) -> Operation:
-    return OperationOf(name, endpoint, oip_reply, body_limit)
+def _operation(name: str, endpoint: Endpoint, body_limit: int | None = None, role: Role | None = None) -> Operation:
+    return OperationOf(name, endpoint, oip_reply, body_limit, role=role)
 
 
 def _statistics(endpoint: Endpoint) -> Operation:
-    return OperationOf("oip_statistics", endpoint, oip_reply, of_all=True)
+    return OperationOf("oip_statistics", endpoint, oip_reply, role=Role.METRICS)
 
 
 def _refusing(run: Callable[[Operation, str, Request], Awaitable[Response]], what: str) -> Any:

@@ -120,12 +120,25 @@ class Fleet:
         run = self._run_together if together else self._run_one_by_one
         try:
             result = await run(request, rows, sessions, errors)
-        except ServiceError:  # no row was taken, so none of its sessions is to stay
-            for row in created:
-                self._table.undo(cast(Session, found[row]), None)
+        except ServiceError:  # no row was taken
+            self._close_unused(created, found)
             raise
-        result.created = created
+        result.created = self._close_unused(created, found) if errors else created
         return result
+
+    def _close_unused(self, created: list[int], found: list[Session | None]) -> list[int]:
+        """Close the sessions that a request opened and took no step of; return the rows of the others.
+
+        One that a later request has work for, under its name, stays.
+        """
+        kept = []
+        for row in created:
+            session = cast(Session, found[row])
+            if session.step or session.busy is not None or session.ended is not None:
+                kept.append(row)
+            else:
+                self._table.undo(session, None)
+        return kept
 
     def _create(
         self, request: FleetRequest, tenant: str, found: list[Session | None], errors: dict[int, ServiceError]

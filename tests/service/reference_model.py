@@ -194,7 +194,7 @@ class ReferenceModel:
     def fleet(
         self, tenant: str, keys: list[ReferenceSession | str], specs: list[StepSpec], create: bool
     ) -> tuple[list[StepAnswer | Refused], list[int], list[ReferenceSession]]:
-        """Return the result of each row, the rows that open a session, and those sessions."""
+        """Return the result of each row, the rows that open a session that is used, and those sessions."""
         found: list[ReferenceSession | Refused] = []
         for key in keys:
             try:
@@ -224,6 +224,11 @@ class ReferenceModel:
                 rows.append(one if isinstance(one, Refused) else self.step(one, tenant, spec))
             except Refused as refused:
                 rows.append(refused)
+        for row, session in list(zip(created, opened, strict=True)):
+            if session.now.step == 0:  # none of its rows was taken
+                self.sessions.remove(session)
+                created.remove(row)
+                opened.remove(session)
         return rows, created, opened
 
     def page(

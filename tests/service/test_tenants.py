@@ -305,6 +305,31 @@ async def test_counts_of_all_tenants_need_the_role(
     service.close()
 
 
+async def test_loading_models_needs_the_role(artifacts: Path, tmp_path: Path, clock: FakeClock) -> None:
+    """Where several tenants have keys, only a key with the role admin may unload a model, which ends their sessions."""
+    keys = write_keys(tmp_path / "keys", "alpha", "beta", "gamma:admin")
+    service = Service(Settings(artifacts=artifacts, api_key_file=keys, model_control=True), clock)
+    service.open()
+    async with clients_of(service) as clients:
+        for verb in ("load", "unload"):
+            refused = await clients["alpha"].post(f"/v2/repository/models/lstm/{verb}")
+            told = refused.json()
+            assert (refused.status_code, told["code"], told["role"]) == (403, "role_needed", "admin")
+        assert (await clients["alpha"].get("/v1/models/lstm")).status_code == 200
+        assert (await clients["gamma"].get("/metrics")).status_code == 403
+        assert (await clients["gamma"].post("/v2/repository/models/lstm/unload")).status_code == 200
+        assert (await clients["alpha"].get("/v1/models/lstm")).status_code == 404
+    service.close()
+
+
+async def test_switched_off_model_control_needs_no_role(
+    service: Service, clients: dict[str, httpx.AsyncClient]
+) -> None:
+    """Where models cannot be loaded by clients, each of them is told so."""
+    refused = await clients["alpha"].post("/v2/repository/models/lstm/unload")
+    assert (refused.status_code, refused.json()["code"]) == (503, "model_control_off")
+
+
 @pytest.mark.parametrize("path", COUNTS_OF_ALL)
 async def test_a_single_tenant_reads_its_own_counts(undivided: Settings, clock: FakeClock, path: str) -> None:
     """With keys of one tenant, or without keys, no role is needed, as all counts are its own."""
@@ -327,9 +352,9 @@ async def test_a_key_for_monitoring_takes_no_share(artifacts: Path, tmp_path: Pa
 
 
 def test_a_role_that_is_not_known_prevents_the_start(tmp_path: Path) -> None:
-    """A key file with another role than metrics is refused with the line that has it."""
-    with pytest.raises(RefusedToStart, match=r"line 2: .* :metrics"):
-        Authenticator.from_file(write_keys(tmp_path / "keys", "alpha", "beta:admin"))
+    """A key file with a role that is not known is refused with the line that has it."""
+    with pytest.raises(RefusedToStart, match=r"line 2: .* :metrics or :admin"):
+        Authenticator.from_file(write_keys(tmp_path / "keys", "alpha", "beta:root"))
 
 
 async def test_steps_and_fleets_beyond_the_share_are_refused(
@@ -341,7 +366,10 @@ async def test_steps_and_fleets_beyond_the_share_are_refused(
     service.repository.find("lstm").batcher._quota.held["alpha"] += 20
     step = await alpha.post(f"/v1/sessions/{session}/steps", json={"inputs": SMALL["inputs"][0]})
     fleet = await alpha.post("/v1/models/lstm/fleet", json={"sessions": [session], "inputs": SMALL["inputs"]})
-    for refused in (step, fleet):
+    body = {"sessions": ["a"], "inputs": SMALL["inputs"], "create": True}
+    creating = await alpha.post("/v1/models/lstm/fleet", json=body)
+    assert len(service.sessions) == 1
+    for refused in (step, fleet, creating):
         assert (refused.status_code, refused.json()["code"]) == (429, "tenant_busy")
         assert (refused.headers["retry-after"], refused.json()["limit"]) == ("1", 20)
     tensor = {"name": "x", "shape": [1, 1, FEATURES], "datatype": "FP32", "data": [0.5] * FEATURES}

@@ -153,3 +153,24 @@ async def test_a_step_that_would_overflow_the_state_is_refused(client: httpx.Asy
     assert (answer.status_code, answer.json()["code"]) == (422, "state_not_finite")
     assert (await client.get(f"/v1/sessions/{made}")).json()["step"] == 0
     assert service.repository.find("explosive").arena.slots.leased == 0
+
+
+@pytest.mark.parametrize("verb", ["predict", "sessions"])
+@pytest.mark.parametrize(
+    ("steps", "wrong", "message"),
+    [
+        (3000, [1, "2", 3], "[2999][1]: expected a finite float32, got a string"),
+        (3000, [1, 2], "[2999]: expected an array of 3, got an array of 2"),
+        (65_537, [1, 2, 3], ": expected at most 65536 steps, got 65537"),
+        (400_000, [1, 2, 3], ": expected at most 1048576 numbers, got 1200000"),
+    ],
+)
+async def test_a_long_sequence_is_refused_as_a_short_one(
+    client: httpx.AsyncClient, verb: str, steps: int, wrong: list[object], message: str
+) -> None:
+    """What is wrong in a sequence that is decoded in parts is named by its place in the whole."""
+    inputs = [[1, 2, 3]] * (steps - 1) + [wrong]
+    body = {"inputs": [inputs]} if verb == "predict" else {"history": inputs}
+    answer = await client.post(f"/v1/models/lstm/{verb}", json=body)
+    where = "inputs[0]" if verb == "predict" else "history"
+    assert (answer.status_code, answer.json()["message"]) == (422, where + message)

@@ -329,8 +329,12 @@ def small_server(artifacts: Path) -> Iterator[RunningServer]:
 
 
 def test_further_connections_are_refused(small_server: RunningServer) -> None:
-    """A connection over the limit gets 503 and is closed, requests or not; one that ends makes room for another."""
+    """A connection over the limit gets 503 and is closed, requests or not; one that ends makes room for another.
+
+    Only health checks are answered, one on each connection.
+    """
     live = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n"
+    other = b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n"
     held = [connection(small_server) for _ in range(4)]
     held[0].sendall(handshake())
     for client in held[1:]:
@@ -338,10 +342,16 @@ def test_further_connections_are_refused(small_server: RunningServer) -> None:
     assert b"HTTP/1.1 101" in held[0].recv(1000)
     for client in held[1:]:
         read_live(client)
-    answer = received(small_server, live)
+    answer = received(small_server, other)
     assert statuses(answer) == [503]
     assert b"retry-after: 1" in answer
     assert b"too_many_connections" in answer
+    for probe in (live, live.replace(b"livez", b"readyz")):
+        answer = received(small_server, probe)
+        assert statuses(answer) == [200]
+        assert b"connection: close" in answer
+    assert statuses(received(small_server, live + other)) in ([], [200])
+    assert statuses(received(small_server, b"GET /livezz HTTP/1.1\r\nhost: a\r\n\r\n")) == [503]
     start = time.monotonic()
     assert received(small_server) == b""
     assert time.monotonic() - start < 5

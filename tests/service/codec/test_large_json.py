@@ -26,6 +26,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat every body as large, and cut it at nearly every comma."""
     monkeypatch.setattr(large_json, "LARGE", 1)
     monkeypatch.setattr(large_json, "_PIECE", 3)
+    monkeypatch.setattr(large_json, "_LONG", 1)
 
 
 def in_pieces(body: bytes) -> Any:
@@ -41,12 +42,19 @@ def outcome(parse: Any, body: bytes) -> Any:
 
 @pytest.mark.usefixtures("small_pieces")
 def test_pieces_give_the_same_values() -> None:
-    """A body that ends with an array of any depth, in an object of any depth, is parsed as orjson parses it."""
+    """A body with arrays of any depth, in an object of any depth, is parsed as orjson parses it."""
 
     @settings(max_examples=400, deadline=None)
-    @given(FIELDS, ARRAYS, st.sampled_from([None, 1]), st.integers(0, 3))
-    def check(fields: dict[str, Any], array: list[Any], indent: int | None, depth: int) -> None:
-        value: Any = fields | {"inputs": array}
+    @given(FIELDS, ARRAYS, FIELDS, ARRAYS, st.sampled_from([None, 1]), st.integers(0, 3))
+    def check(
+        before: dict[str, Any],
+        array: list[Any],
+        after: dict[str, Any],
+        another: list[Any],
+        indent: int | None,
+        depth: int,
+    ) -> None:
+        value: Any = before | {"inputs": array} | after | {"more": another, "last": [{"inputs": another}, '"\\": [1]']}
         for _ in range(depth):
             value = {"outer": [1, value]}
         body = json.dumps(value, indent=indent).encode()
@@ -62,7 +70,10 @@ def test_pieces_accept_what_is_valid_only() -> None:
     @settings(max_examples=1500, deadline=None)
     @given(ARRAYS, st.data())
     def check(array: list[Any], data: st.DataObject) -> None:
-        body = bytearray(json.dumps({"inputs": array}).encode())
+        after: dict[str, Any] = data.draw(
+            st.sampled_from([{}, {"a": 1}, {"a": [array, "[1]"]}, {"inputs\\\\": array, "inputs": 2}])
+        )
+        body = bytearray(json.dumps({"inputs": array} | after).encode())
         at = data.draw(st.integers(0, len(body) - 1))
         new = data.draw(
             st.sampled_from([b"", b",", b"[", b"]", b"}", b"{", b"1", b" ", b'"', b":", b"],[", b"-", b"\\"])

@@ -13,6 +13,7 @@ import pytest
 
 from models.network import Network
 from service.app import Service
+from service.engine.batcher import Batcher
 from service.engine.chunk import Chunk
 from service.settings import Settings
 from tests.fakes import FakeClock
@@ -116,6 +117,7 @@ async def test_rows_that_overflow_are_refused_alone(client: httpx.AsyncClient) -
     answer = (await client.post("/v1/models/explosive/fleet", json=body)).json()
     assert [(e["row"], e["code"]) for e in answer["errors"]] == [(5, "state_not_finite")]
     assert answer["steps"] == [None if row == 5 else 1 for row in range(12)]
+    assert answer["created"] == [row for row in range(12) if row != 5]
 
 
 async def test_rows_may_differ_in_length_and_repeat_a_session(
@@ -280,3 +282,61 @@ async def test_a_fleet_that_is_refused_opens_no_session(client: httpx.AsyncClien
     batcher._queue_limit = limit
     answer = await client.post("/v1/models/lstm/fleet", json=body)
     assert (answer.json()["created"], answer.json()["steps"]) == ([0, 1], [1, 1])
+
+
+@pytest.mark.parametrize("lengths", [(1, 1), (1, 2)], ids=["together", "one by one"])
+@pytest.mark.parametrize("code", ["deadline_exceeded", "engine_failed"])
+async def test_rows_that_are_not_run_open_no_session(
+    client: httpx.AsyncClient,
+    service: Service,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    lengths: tuple[int, int],
+    code: str,
+) -> None:
+    """Where the engine fails, or the deadline passes, the sessions that the request opened are closed again."""
+    model = service.repository.find("lstm")
+    inputs = [[[0.0] * FEATURES] * length for length in lengths]
+    body = {"sessions": ["a", "b"], "inputs": inputs, "create": True}
+    with monkeypatch.context() as patch:
+        if code == "engine_failed":
+            patch.setattr(model.runner.session, "run_with_iobinding", None)
+            answer = await client.post("/v1/models/lstm/fleet", json=body)
+        else:
+
+            def late_round() -> None:
+                clock.advance(6)
+                Batcher._round(model.batcher)
+
+            patch.setattr(model.batcher, "_was_alone", False)
+            patch.setattr(model.batcher, "_round", late_round)
+            answer = await client.post("/v1/models/lstm/fleet", json=body)
+    refused = answer.json()
+    assert [error["code"] for error in refused["errors"]] == [code] * 2
+    assert (refused["created"], refused["steps"]) == ([], [None, None])
+    assert (len(service.sessions), model.promised) == (0, 0)
+    taken = (await client.post("/v1/models/lstm/fleet", json=body)).json()
+    assert (taken["created"], taken["steps"]) == ([0, 1], list(lengths))
+
+
+async def test_a_row_with_a_wrong_number_opens_no_session(client: httpx.AsyncClient, service: Service) -> None:
+    """A name whose first step has not the number 1 gets its error, and no session."""
+    body = {"sessions": ["a", "b"], "steps": [2, 1], "inputs": [[[0.0] * FEATURES]] * 2, "create": True}
+    answer = (await client.post("/v1/models/lstm/fleet", json=body)).json()
+    assert ([error["code"] for error in answer["errors"]], answer["created"]) == (["step_gap"], [1])
+    assert len(service.sessions) == 1
+
+
+async def test_a_session_that_another_request_uses_stays(
+    client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session whose first row was refused stays where a request under the same name waits for it meanwhile."""
+    refused = {"sessions": ["a", "b"], "steps": [2, 1], "inputs": [[[0.0] * FEATURES]] * 2, "create": True}
+    taken = {"sessions": ["a"], "inputs": [[[0.0] * FEATURES]], "create": True}
+    monkeypatch.setattr(service.repository.find("lstm").batcher, "_was_alone", False)
+    first, second = await asyncio.gather(
+        client.post("/v1/models/lstm/fleet", json=refused), client.post("/v1/models/lstm/fleet", json=taken)
+    )
+    assert first.json()["created"] + second.json()["created"] in ([0, 1], [1, 0])
+    assert second.json()["steps"] == [1]
+    assert len(service.sessions) == 2

@@ -1,0 +1,1 @@
+"""Attacks that try to keep other clients waiting, and how long these wait meanwhile."""
