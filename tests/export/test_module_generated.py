@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -271,6 +272,7 @@ def assert_same(exported: Exported, module: Generated) -> None:
     assert np.abs(found[name] - expected).max() <= 2e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(spec=SPECS)
 def test_a_generated_module_is_exported_as_it_computes_or_refused(spec: Spec) -> None:

@@ -199,6 +199,7 @@ def with_opset(version: int) -> ModelProto:
     return model
 
 
+@pytest.mark.slow
 def test_no_unsafe_file_is_adopted(tmp_path: Path) -> None:
     """Each of more than 200 unsafe files is refused with status 1 and one sentence, and nothing is written."""
     runner, count = CliRunner(), 0
