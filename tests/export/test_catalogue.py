@@ -10,7 +10,7 @@ from tests.export.judged import ADOPTED, REFUSED
 from tests.sweeps import sweep
 
 SERVED = [name for name, case in CASES.items() if case.error is None]
-# each takes a second or more, and torch's newer exporter several: the graphs of other tests are judged here in the slow set
+# the slow set judges those that other tests run as well, and those of the newer exporter of torch, which takes seconds
 _QUICK = [name for name in SERVED if not name.startswith("hidden_") and not name.endswith("_dynamo")]
 UNSERVED = [name for name, case in CASES.items() if case.error is not None]
 
