@@ -51,7 +51,7 @@ def configure_logs(level: str, style: str) -> None:
 
 
 class BackgroundHandler(logging.Handler):
-    """Writes log lines in a thread of its own, so that a reader that stands still does not stop the service.
+    """Writes log lines in a thread of its own, so that a reader that stops reading does not stop the service.
 
     At most MAX_WAITING lines wait; `_dropped` counts those that found no room since the last line that did.
     """

@@ -83,12 +83,23 @@ def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(known)
 
 
+PROTOCOLS = {"fastapi", "starlette", "uvicorn", "websockets", "http", "httptools", "httpx", "requests", "urllib"}
+
+
+def test_no_import_of_the_service_is_hidden() -> None:
+    """A module that is imported by its name, in a text, would be seen by none of these tests."""
+    for module, file in modules("service").items():
+        text = file.read_text()
+        assert "import_module" not in text, module
+        assert "__import__" not in text, module
+
+
 def test_only_the_fronts_know_a_protocol() -> None:
     """Neither FastAPI nor uvicorn is imported outside of api, oip, and the modules that put them together."""
     for module, file in modules("service").items():
         if module != "service" and part(module) not in ("api", "oip", "app", "__main__"):
             libraries = {name.split(".")[0] for name in imported_names(file)}
-            assert not libraries & {"fastapi", "starlette", "uvicorn", "websockets"}, module
+            assert not libraries & PROTOCOLS, module
 
 
 def test_the_service_loads_neither_torch_nor_onnx() -> None:

@@ -33,8 +33,10 @@ def _spike(random: np.random.Generator, shape: tuple[int, ...], largest: float) 
 KINDS: dict[str, Fill] = {
     "usual values": lambda random, shape, largest: 0.5 * random.standard_normal(shape),
     "zeros": lambda random, shape, largest: np.zeros(shape),
-    "quiet values": lambda random, shape, largest: _QUIET * random.standard_normal(shape),
-    "loud values": lambda random, shape, largest: np.clip(_LOUD * random.standard_normal(shape), -largest, largest),
+    "small values": lambda random, shape, largest: _QUIET * random.standard_normal(shape),
+    "values of up to 10,000": lambda random, shape, largest: np.clip(
+        _LOUD * random.standard_normal(shape), -largest, largest
+    ),
     "saturated values": lambda random, shape, largest: random.choice([-1.0, 1.0], shape),
     "large values of one sign": lambda random, shape, largest: np.full(shape, min(_LOUD, largest)),
     "large negative values": lambda random, shape, largest: np.full(shape, -min(_LOUD, largest)),

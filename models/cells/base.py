@@ -80,11 +80,6 @@ class Cell(nn.Module, ABC):
     def states(self) -> tuple[StateSpec, ...]:
         """Return the name, dtype, shape without the batch axis and initial value of each state tensor, in order."""
 
-    @property
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each state tensor without the batch axis, by name."""
-        return {spec.name: spec.shape for spec in self.states}
-
     @abstractmethod
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run one time step: x (batch, input) and the state → y (batch, output) and the next state."""

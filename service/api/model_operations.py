@@ -79,7 +79,7 @@ class ModelOperations:
         return self._settings.predict_body
 
     async def _take_fleet(self, call: Call, body: bytes) -> Reply:
-        """Advance many sessions; JSON or framed, answered in kind."""
+        """Advance many sessions; JSON or framed, and the answer is of the same type."""
         model, head_length = self._repository.find(call.argument), call.headers.get(HEAD_LENGTH)
         if head_length is None:
             return json_answer(await self._fleet.take(call.tenant, await read_json(model, body, self._settings)))

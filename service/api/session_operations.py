@@ -55,7 +55,7 @@ class SessionOperations:
         return {"steps": self.step, "peek": self.peek, "fork": self.fork, "rewind": self.rewind}
 
     async def _take(self, take: _Take, call: Call, body: bytes) -> Reply:
-        """Advance a session, or look ahead; JSON or a raw tensor, answered in kind."""
+        """Advance a session, or look ahead; JSON or a raw tensor, and so is the answer."""
         session_id, tenant, bodies = call.argument, call.tenant, self._bodies
         session = self._table.resident(session_id, tenant) or await self._table.load(session_id, tenant)
         if call.headers.get(CONTENT_TYPE) != OCTETS:

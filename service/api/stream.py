@@ -66,7 +66,7 @@ class Stream:
             self._ended = True
             if not self._accepted:
                 return
-            with suppress(OSError):  # the client was quicker
+            with suppress(OSError):  # the client has closed the connection before
                 await self._send({"type": "websocket.close", "code": code, "reason": reason(self.session)})
 
     async def answer_frames(self) -> None:

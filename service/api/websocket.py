@@ -113,7 +113,7 @@ class Streams:
             if before is not None:
                 ending = self._begin(before.end(StreamTaken.close, lambda _: StreamTaken.code))
                 await asyncio.wait([ending], timeout=_TAKEOVER_SECONDS)
-            if stream.ended:  # a third one was quicker
+            if stream.ended:  # another request has ended it meanwhile
                 await refuse(StreamTaken(), call.request_id, scope, send)
                 return
             await stream.accept()

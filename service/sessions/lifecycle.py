@@ -190,7 +190,7 @@ class Lifecycle:
     def _prefilled(self, session_id: str, prefill: asyncio.Task[None]) -> None:
         del self._prefills[session_id]
         if not prefill.cancelled():
-            prefill.exception()  # those who wait are told; where there is none, it is no error of the service's
+            prefill.exception()  # requests that wait raise it; without one, asyncio would log it as never retrieved
 
     def _checked_limit(self, seconds: float) -> float:
         limit = self._settings.max_idle_limit
