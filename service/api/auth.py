@@ -19,13 +19,14 @@ class Authenticator:
     """Maps the API key in a request's headers to its tenant; without keys, all requests belong to one tenant.
 
     Without keys, requests that web pages of others send through a browser are refused. `_path` is the file that the
-    keys were read from, at the time of modification `_modified`.
+    keys were read from, at the time of modification `_modified`. `generation` counts how often they were read.
     """
 
     def __init__(self, keys: tuple[tuple[bytes, str], ...] = (), roles: Mapping[bytes, Role] | None = None) -> None:
         """Create one from pairs (SHA-256 digest of a key, tenant), and the roles of keys that have one, by digest."""
         self._keys, self._roles = keys, roles or {}
         self._origins = LocalOrigins()
+        self.generation = 0
         self._path: Path | None = None
         self._modified = 0
 
@@ -62,6 +63,7 @@ class Authenticator:
         except (OSError, UnicodeDecodeError) as exc:
             raise RefusedToStart(f"the API key file {path} cannot be read: {exc}") from exc
         self._keys, self._roles = _read_keys(path, lines)
+        self.generation += 1
         return True
 
     @property

@@ -32,9 +32,10 @@ class Handler:
         """Answer one request, or one frame whose `body` is there; raises nothing but ClientGone and cancellation."""
         start = perf_counter()
         try:
-            if not call.tenant:
-                call.request_id = self.request_id(call.headers)
+            if call.generation != self._authenticator.generation:
+                call.request_id = call.request_id or self.request_id(call.headers)
                 call.tenant = self._authenticator.tenant(call.headers)
+                call.generation = self._authenticator.generation
                 if operation.role is not None:
                     self._authenticator.check_role(call.headers, operation.role)
             if operation.body_limit is not None and body is None:

@@ -33,17 +33,18 @@ IDEMPOTENCY_KEY = b"idempotency-key"
 class Call:
     """One request: what its head says, and how to receive its body.
 
-    `argument` is the id or the name in its path. The handler sets `request_id`, and `tenant` once it is authenticated.
+    `argument` is the id or the name in its path. The handler sets `request_id`, and `tenant` once it is authenticated,
+    with the keys of a `generation`: the frames of a WebSocket are authenticated again when the keys were read again.
     """
 
-    __slots__ = ("argument", "headers", "query", "receive", "request_id", "tenant")
+    __slots__ = ("argument", "generation", "headers", "query", "receive", "request_id", "tenant")
 
     def __init__(self, argument: str, scope: Scope, receive: Receive) -> None:
         """Take what the path names, and the ASGI scope of the request or handshake."""
         self.argument, self.receive = argument, receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.query: bytes = scope["query_string"]
-        self.request_id, self.tenant = b"", ""
+        self.request_id, self.tenant, self.generation = b"", "", -1
 
     async def body(self, limit: int, compressed: bool = False) -> bytes:
         """Receive the whole body, as it was sent; its bytes are counted as they come.

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +141,32 @@ def test_streams_need_a_key(server_with_keys: RunningServer) -> None:
     with connect(url, additional_headers=bearer("beta")) as stream:
         stream.send('{"inputs":[[1,2,3]]}')
         assert json.loads(stream.recv())["step"] == 1
+
+
+def test_a_stream_whose_key_is_removed_takes_no_more_steps(artifacts: Path, tmp_path: Path) -> None:
+    """An open WebSocket is authenticated again once the keys have been read again."""
+    file = tmp_path / "keys"
+    lines = {name: f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n" for name, key in KEYS.items()}
+    file.write_text("".join(lines.values()))
+    running = RunningServer(artifacts, "--api-key-file", str(file))
+    url, step = running.url.replace("http", "ws") + "/v1/models/lstm/stream", '{"inputs":[[1,2,3]]}'
+    with (
+        connect(url, additional_headers=bearer("alpha")) as kept,
+        connect(url, additional_headers=bearer("beta")) as removed,
+    ):
+        for stream in (kept, removed):
+            stream.send(step)
+            assert json.loads(stream.recv())["step"] == 1
+        file.write_text(lines["alpha"])
+        running.process.send_signal(signal.SIGHUP)
+        with httpx.Client(base_url=running.url, headers=bearer("beta")) as client:
+            while client.get("/v1/models").status_code != 401:
+                time.sleep(0.01)
+        removed.send(step)
+        assert json.loads(removed.recv())["code"] == "unauthorized"
+        kept.send(step)
+        assert json.loads(kept.recv())["step"] == 2
+    running.stop()
 
 
 def test_another_tenants_stream_cannot_be_taken_over(server_with_keys: RunningServer) -> None:
