@@ -38,9 +38,14 @@ class Handler:
                 call.generation = self._authenticator.generation
                 if operation.role is not None:
                     self._authenticator.check_role(call.headers, operation.role)
+            find = operation.find
+            if find is not None:
+                call.model = find(call)
             if operation.body_limit is not None and body is None:
                 limit = operation.body_limit if operation.check is None else operation.check(call)
                 body = await call.body(limit, operation.compressed)
+                if find is not None:
+                    call.model = find(call)
             result = await operation.endpoint(call, body)
         except ServiceError as error:
             result = operation.refuse(error)

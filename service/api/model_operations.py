@@ -25,21 +25,24 @@ class ModelOperations:
         self._steps, self._fleet, self._lifecycle = steps, fleet, lifecycle
         limit = settings.predict_body
         self.list = operation("list_models", self._list)
-        self.describe = operation("describe_model", self._describe)
-        self.predict = operation("predict", self._predict, limit, self._predict_limit)
-        self.fleet = operation("fleet", self._take_fleet, limit, self._fleet_limit)
-        self.open_session = operation("open_session", self._open, limit, self._open_limit)
+        self.describe = operation("describe_model", self._describe, find=self._find)
+        self.predict = operation("predict", self._predict, limit, find=self._find)
+        self.fleet = operation("fleet", self._take_fleet, limit, self._fleet_limit, self._find)
+        self.open_session = operation("open_session", self._open, limit, self._open_limit, self._find)
 
     def fast_posts(self) -> dict[str, Operation]:
         """Return the operations that the fast path answers, by the last part of their path."""
         return {"predict": self.predict, "fleet": self.fleet, "sessions": self.open_session}
+
+    def _find(self, call: Call) -> ServedModel:
+        return self._repository.find(call.argument)
 
     async def _list(self, call: Call, body: bytes) -> Reply:
         models = [ModelSummary(**_summary(model, call.tenant)) for model in self._repository.models.values()]
         return json_reply(ModelList(models=models).model_dump_json().encode())
 
     async def _describe(self, call: Call, body: bytes) -> Reply:
-        model = self._repository.find(call.argument)
+        model = call.model
         batcher = model.batcher
         answer = ModelAnswer(
             **_summary(model, call.tenant),
@@ -57,13 +60,9 @@ class ModelOperations:
         )
         return json_reply(answer.model_dump_json().encode())
 
-    def _predict_limit(self, call: Call) -> int:
-        self._repository.find(call.argument)
-        return self._settings.predict_body
-
     async def _predict(self, call: Call, body: bytes) -> Reply:
-        """Run whole sequences: JSON, or one raw tensor; the model is the newest now that the body is here."""
-        model = self._repository.find(call.argument)
+        """Run whole sequences: JSON, or one raw tensor."""
+        model = call.model
         limits = self._settings.predict_steps, self._settings.predict_elements
         if call.headers.get(CONTENT_TYPE) == OCTETS:
             (result,) = await self._steps.predict(call.tenant, model, [model.codec.decode_binary(body, *limits)])
@@ -73,26 +72,24 @@ class ModelOperations:
         return json_reply(b'{"outputs":[%b]}' % b",".join(encoded))
 
     def _fleet_limit(self, call: Call) -> int:
-        model = self._repository.find(call.argument)
-        if not model.card.streams:
-            raise NotStreamable(model.name)
+        if not call.model.card.streams:
+            raise NotStreamable(call.model.name)
         return self._settings.predict_body
 
     async def _take_fleet(self, call: Call, body: bytes) -> Reply:
         """Advance many sessions; JSON or framed, and the answer is of the same type."""
-        model, head_length = self._repository.find(call.argument), call.headers.get(HEAD_LENGTH)
+        model, head_length = call.model, call.headers.get(HEAD_LENGTH)
         if head_length is None:
             return json_answer(await self._fleet.take(call.tenant, await read_json(model, body, self._settings)))
         request = read_framed(model, body, head_length, self._settings)
         return framed_answer(request, await self._fleet.take(call.tenant, request))
 
     def _open_limit(self, call: Call) -> int:
-        model = self._repository.find(call.argument)
-        return self._lifecycle.snapshot_limit(model) if _is_raw(call) else self._settings.predict_body
+        return self._lifecycle.snapshot_limit(call.model) if _is_raw(call) else self._settings.predict_body
 
     async def _open(self, call: Call, body: bytes) -> Reply:
         """Open a session as a JSON body asks, or at a raw snapshot; an Idempotency-Key opens one session only."""
-        model = self._repository.find(call.argument)
+        model = call.model
         key = creation_key(call, model.name, body)
         described = await self._lifecycle.opened_before(call.tenant, key) if key is not None else None
         if described is None:

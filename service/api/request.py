@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from service.errors import BodyTooLarge, ClientGone, Role, ServiceError, Unauthorized, UnsupportedEncoding
+from service.repository.served_model import ServedModel
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,9 +36,12 @@ class Call:
 
     `argument` is the id or the name in its path. The handler sets `request_id`, and `tenant` once it is authenticated,
     with the keys of a `generation`: the frames of a WebSocket are authenticated again when the keys were read again.
+    `model` is the served model that the operation finds for the path, if it finds one.
     """
 
-    __slots__ = ("argument", "generation", "headers", "query", "receive", "request_id", "tenant")
+    __slots__ = ("argument", "generation", "headers", "model", "query", "receive", "request_id", "tenant")
+
+    model: ServedModel
 
     def __init__(self, argument: str, scope: Scope, receive: Receive) -> None:
         """Take what the path names, and the ASGI scope of the request or handshake."""
@@ -109,8 +113,10 @@ class OperationOf(Generic[Result]):
     """Something that a client can ask for, under the name that metrics and logs call it.
 
     `endpoint` takes the call and its body. The body is received unless `body_limit`, in bytes, is None; it may be
-    `compressed` only where the endpoint decompresses it. `check` looks at the call before its body is received, and
-    returns the limit where that depends on the call. `refuse` encodes errors as this client expects them. A
+    `compressed` only where the endpoint decompresses it. `find` returns the model that the path names: it is called
+    before the body is received, so that an unknown one is refused at once, and again when it is there, as a newer
+    version may have taken its place. `check` looks at the call before its body is received, and returns the limit
+    where that depends on the call. `refuse` encodes errors as this client expects them. A
     key needs the `role`, if there is one, where several tenants have keys.
     """
 
@@ -119,6 +125,7 @@ class OperationOf(Generic[Result]):
     refuse: Callable[[ServiceError], Result]
     body_limit: int | None = None
     check: Callable[[Call], int] | None = None
+    find: Callable[[Call], ServedModel] | None = None
     compressed: bool = False
     role: Role | None = None
 
@@ -128,7 +135,11 @@ Endpoint = Callable[[Call, bytes], Awaitable[Reply]]
 
 
 def operation(
-    name: str, endpoint: Endpoint, body_limit: int | None = None, check: Callable[[Call], int] | None = None
+    name: str,
+    endpoint: Endpoint,
+    body_limit: int | None = None,
+    check: Callable[[Call], int] | None = None,
+    find: Callable[[Call], ServedModel] | None = None,
 ) -> Operation:
     """Return an operation whose errors are the usual JSON objects."""
-    return OperationOf(name, endpoint, error_reply, body_limit, check)
+    return OperationOf(name, endpoint, error_reply, body_limit, check, find)

@@ -48,15 +48,19 @@ class Inference:
         self._ios = ModelIOCache()
         self._limits = Limits(settings.predict_steps, settings.predict_elements)
         self._step_limits = Limits(settings.step_steps, settings.step_elements)
-        self.infer = OperationOf("infer", self._infer, oip_reply, settings.predict_body, self._check, compressed=True)
+        self.infer = OperationOf(
+            "infer", self._infer, oip_reply, settings.predict_body, self._check, self._find, compressed=True
+        )
+
+    def _find(self, call: Call) -> ServedModel:
+        return served_model(self._repository, call.argument)
 
     def _check(self, call: Call) -> int:
-        served_model(self._repository, call.argument)
         check_encoding(call)
         return self._settings.predict_body
 
     async def _infer(self, call: Call, body: bytes) -> Reply:
-        model = served_model(self._repository, call.argument)
+        model = call.model
         if b"content-encoding" in call.headers:
             body = await decompressed(call, body, self._settings.predict_body)
         head_length = call.headers.get(HEAD_LENGTH)
