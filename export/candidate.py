@@ -81,8 +81,17 @@ def write_artefact(
         DestinationExistsError: Another export has written this version in the meantime.
     """
     candidate = checked(candidate, options, last_check=last_check)
+    return write_checked(destination, candidate.graph, candidate.card, options)
+
+
+def write_checked(destination: Destination, graph: ModelProto, card: ModelCard, options: ExportOptions) -> Path:
+    """Write a graph that was verified, and its card, and return the file; every export ends here.
+
+    Raises:
+        DestinationExistsError: Another export has written this version in the meantime.
+    """
     options.on_progress("writing")
-    return save_artefact(destination.folder, candidate.graph, candidate.card, force=options.force)
+    return save_artefact(destination.folder, graph, card, force=options.force)
 
 
 def checked(

@@ -21,8 +21,7 @@ from export.adopt.quantised import measure_quantisation, quantised_operators
 from export.adopt.reference import OriginalReference
 from export.adopt.whole_sequence import check_whole_sequence
 from export.adopt.windows import warn_of_windows
-from export.artefact import save_artefact
-from export.candidate import Candidate, checked
+from export.candidate import Candidate, checked, write_checked
 from export.cards import UNVERIFIED, installed
 from export.destination import Destination
 from export.errors import ParityError
@@ -56,8 +55,7 @@ def adopt_model(
         graph, card = run_apart(partial(_graph_and_card, file, destination, adopt_options), options)
     except UnsettledStatesError as exc:
         raise exc.of(file, destination.folder) from None
-    options.on_progress("writing")
-    return save_artefact(destination.folder, ModelProto.FromString(graph), card, force=options.force)
+    return write_checked(destination, ModelProto.FromString(graph), card, options)
 
 
 def explain_model(
