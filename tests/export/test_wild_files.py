@@ -171,8 +171,6 @@ def test_a_file_of_a_package_is_served_as_it_runs(name: str, folder: Path) -> No
 
 REFUSED = {
     "dtln-1": ("--state", "Settle it with --state input_3=tf_op_layer_stack_2 or --state input_3="),
-    "voicefilter": ("--frame-by-frame", "or, if the steps are what is wanted, give --frame-by-frame"),
-    "voicefilter-embedder": ("--batch-axis", "if axis 0 of mel_window is the batch: --batch-axis mel_window:0"),
 }
 
 
@@ -183,7 +181,7 @@ def test_an_option_of_the_document_is_asked_for(name: str, folder: Path) -> None
     option, sentence = REFUSED[name]
     arguments = command(name)
     at = arguments.index(option)
-    del arguments[at : at + (1 if option == "--frame-by-frame" else 2)]
+    del arguments[at : at + 2]
     arguments[arguments.index(f"artifacts/{name}/1")] = f"artifacts/{name}/2"
     status, printed = run(arguments, folder)
     assert (status, (folder / f"artifacts/{name}/2").exists()) == (1, False)
