@@ -5,7 +5,7 @@ from functools import cached_property
 
 from onnx import ModelProto, NodeProto
 
-from export.graphs import all_graphs, subgraphs
+from export.graphs import subgraphs
 
 _SHAPES = ("Shape", "Size")
 """Nodes that read sizes alone, so that what they give does not depend on values."""
@@ -44,8 +44,9 @@ class Dependencies:
 def reads(node: NodeProto) -> list[str]:
     """Return the values that a node reads, those that the graphs inside it take from outside included."""
     names = list(node.input)
-    for inner in subgraphs(node):
-        for graph in all_graphs(inner):
-            names += [name for one in graph.node for name in one.input]
-            names += [value.name for value in graph.output]
+    for graph in subgraphs(node):
+        own = {value.name for value in (*graph.input, *graph.initializer)}
+        own |= {name for one in graph.node for name in one.output}
+        inside = [name for one in graph.node for name in reads(one)] + [value.name for value in graph.output]
+        names += [name for name in inside if name not in own]
     return names

@@ -202,15 +202,17 @@ def _place_nodes(model: ModelProto) -> None:
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     makers = {name: at for at, node in enumerate(nodes) for name in node.output if name}
     placed: dict[int, NodeProto] = {}
+    entered = set[int]()
     waiting = list(range(len(nodes)))[::-1]
     while waiting:
         at = waiting[-1]
         missing = [makers[name] for name in reads(nodes[at]) if makers.get(name, at) not in placed and name in makers]
-        missing = [maker for maker in missing if maker != at]
+        missing = [maker for maker in missing if maker not in entered and maker != at]
         if at in placed or not missing:
             placed[at] = nodes[at]
             waiting.pop()
         else:
+            entered.add(at)
             waiting += missing
     del graph.node[:]
     graph.node.extend(placed.values())

@@ -1,11 +1,14 @@
 """Foreign files changed at random, each adopted and compared with its own run: python -m tests.export.mutants."""
 
 import multiprocessing
+import os
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,6 +111,16 @@ def judged(seed: int, number: int, exported: Path | None = None) -> tuple[str, J
         return f"{made.base}: {', '.join(made.mutations)}", judge(made.subject, Path(folder))
 
 
+def _kill(pid: int | None) -> None:
+    """End a process and those that it has started, as `adopt` runs in one of its own."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    for child in children.read_text().split() if children.exists() else ():
+        _kill(int(child))
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def judge_all(seed: int, start: int, count: int, exported: Path | None = None) -> Iterator[tuple[int, str, Judgement]]:
     """Yield what became of each mutant, judged in a process of its own, whose end or silence is a fault as well."""
     number = start
@@ -123,7 +136,7 @@ def judge_all(seed: int, start: int, count: int, exported: Path | None = None) -
                 reason = "no answer" if isinstance(exc, TimeoutError) else "the process ended"
                 yield number, f"mutant {number}", Judgement(WRONG, reason)
                 for process in list((pool._processes or {}).values()):
-                    process.kill()
+                    _kill(process.pid)
                 break
             except Exception as exc:  # in the test itself
                 yield number, f"mutant {number}", Judgement(WRONG, f"not judged: {type(exc).__name__}", str(exc))

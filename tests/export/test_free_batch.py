@@ -6,6 +6,7 @@ import pytest
 from onnx import ModelProto
 
 from export.adopt import adopt_model
+from export.adopt.dependencies import reads
 from export.artefact import read_card
 from tests.export.hidden_states import Hidden
 from tests.export.test_lift import assert_served
@@ -87,3 +88,19 @@ def test_states_keep_why_they_were_found(tmp_path: Path) -> None:
     told = [line for line in card.config["findings"] if line.startswith("state ")]
     assert len(told) == 2
     assert all("the names agree" in line for line in told)
+
+
+def test_names_inside_a_loop_are_not_those_outside(tmp_path: Path) -> None:
+    """A value of a Scan's body may have the name of one that is computed from the Scan: no node waits for itself."""
+    text = """net (float[1,t,4] x) => (float[1,t,4] y)
+        { zero = Constant <value = float[1,4] {0, 0, 0, 0}> ()  major = Transpose <perm = [1, 0, 2]> (x)
+          last, between = Scan <num_scan_inputs = 1, body = step (float[n,4] before, float[n,4] now)
+            => (float[n,4] next, float[n,4] out) { next = Add (before, now)  out = Tanh (next) }> (zero, major)
+          shape = Constant <value = int64[3] {-1, 1, 4}> ()  out = Reshape (between, shape)
+          y = Transpose <perm = [1, 0, 2]> (out) }"""
+    model = case(text).model()
+    scan = next(node for node in model.graph.node if node.op_type == "Scan")
+    assert set(reads(scan)) == {"zero", "major"}
+    file = write(model, tmp_path / "foreign.onnx")
+    card = read_card(adopt_model(file, tmp_path, "m", 1))
+    assert len(card.states) == 1
