@@ -123,15 +123,10 @@ def _saving(before: Candidate, after: Candidate, precision: Precision) -> str:
     limit = "; one row at a time: another's values would change its scale" if precision is Precision.INT8 else ""
     return (
         f"{precision.value}: {before.graph.ByteSize():,} → {after.graph.ByteSize():,} bytes, a row of states "
-        f"{_row_bytes(before.card):,} → {_row_bytes(after.card):,}; a step of one row takes {1e6 * seconds[0]:.1f} → "
+        f"{before.card.state_bytes:,} → {after.card.state_bytes:,}; a step of one row takes {1e6 * seconds[0]:.1f} → "
         f"{1e6 * seconds[1]:.1f} µs on this CPU; largest error over "
         f"{after.card.parity.steps} steps {max(after.card.parity.errors.values()):.1e} of the spread of a value{limit}"
     )
-
-
-def _row_bytes(card: ModelCard) -> int:
-    """Return the bytes of one session's state."""
-    return sum(int(np.prod(state.shape)) * np.dtype(state.dtype).itemsize for state in card.states)
 
 
 def _step_seconds(candidate: Candidate) -> float:

@@ -6,6 +6,7 @@ pydantic alone.
 """
 
 import hashlib
+import math
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +16,7 @@ SEAL_KEY = "seal"
 FORMAT: Literal[1] = 1
 
 Dtype = Literal["float32", "float16", "float64", "int64", "int32", "bool"]
+_ITEM_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "float64": 8, "int64": 8, "int32": 4, "bool": 1}
 
 _SEAL_MARK = b"cellstream-sha256:"
 _UNSEALED = b"0" * 64
@@ -118,6 +120,11 @@ class ModelCard(_Frozen):
             if len(set(names)) != len(names):
                 raise ValueError(f"{kind}: a name is used twice in {names}")
         return self
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of one session's state."""
+        return sum(math.prod(state.shape) * _ITEM_BYTES[state.dtype] for state in self.states)
 
 
 def seal_placeholder() -> str:

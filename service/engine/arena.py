@@ -1,7 +1,5 @@
 """The arena: the preallocated rows of every state, and which of them are leased."""
 
-import math
-
 import numpy as np
 import onnxruntime as ort
 
@@ -127,8 +125,3 @@ class Arena:
         """Fill a leased row that has not been read yet (CPU only)."""
         for name, values in row.items():
             self.rows[name][slot] = values
-
-
-def row_bytes(states: tuple[StateSpec, ...]) -> int:
-    """Return the bytes of one session's state."""
-    return sum(math.prod(state.shape) * np.dtype(state.dtype).itemsize for state in states)

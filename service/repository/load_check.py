@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from models.card import ModelCard
-from service.engine.arena import INITIAL, Arena, row_bytes
+from service.engine.arena import INITIAL, Arena
 from service.engine.runner import Runner
 from service.errors import ArtefactRefused
 
@@ -26,7 +26,7 @@ def check_in_place(session: ort.InferenceSession, card: ModelCard, path: Path) -
         ArtefactRefused: The graph copies its arena, changes other rows, or does not run.
     """
     small, large = CHECK_SLOTS
-    large = max(small, min(large, _CHECK_MEMORY // max(row_bytes(card.states), 1)))
+    large = max(small, min(large, _CHECK_MEMORY // max(card.state_bytes, 1)))
     engines = [Runner(session, card, Arena(card.states, slots)) for slots in (small, large)]
     try:
         _check_other_rows(engines[0], path)

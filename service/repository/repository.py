@@ -10,7 +10,7 @@ import structlog
 
 from models.card import ModelCard
 from service.codec.codec import Codec
-from service.engine.arena import RESERVED, Arena, row_bytes
+from service.engine.arena import RESERVED, Arena
 from service.engine.batcher import Batcher
 from service.engine.quota import Shares
 from service.engine.runner import Runner
@@ -246,7 +246,7 @@ class Repository:
         settings = self._settings
         session, card = open_artefact(path, settings.provider, settings.threads)
         card = card.model_copy(update={"name": name, "version": version})
-        row, spare = row_bytes(card.states), 3 * card.max_batch + RESERVED + self._committer.pending_rows
+        row, spare = card.state_bytes, 3 * card.max_batch + RESERVED + self._committer.pending_rows
         slots = min(self._memory_per_model // max(row, 1), settings.max_sessions + spare)
         max_sessions = slots - spare
         if max_sessions < 1:

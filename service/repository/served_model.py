@@ -5,7 +5,6 @@ from collections import Counter
 
 from models.card import ModelCard
 from service.codec.codec import Codec
-from service.engine.arena import row_bytes
 from service.engine.batcher import Batcher
 from service.engine.quota import Quota, Shares
 from service.engine.runner import Runner
@@ -45,7 +44,7 @@ class ServedModel:
     ) -> None:
         self.card, self.runner, self.batcher, self.codec = card, runner, batcher, codec
         self.arena = runner.arena
-        self.state_bytes = row_bytes(card.states)
+        self.state_bytes = card.state_bytes
         self.max_sessions = max_sessions
         self.promised = self.sessions = self.sessions_created = self.sessions_expired = 0
         self.quota = Quota(max_sessions, shares)

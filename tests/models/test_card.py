@@ -1,9 +1,12 @@
 """The model card."""
 
+from typing import get_args
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from models.card import ModelCard, Parity, StateSpec, TensorSpec
+from models.card import Dtype, ModelCard, Parity, StateSpec, TensorSpec
 
 
 def card() -> ModelCard:
@@ -26,3 +29,12 @@ def test_an_older_card_is_read() -> None:
     assert ModelCard.model_validate(fields | {"sampling": {}}) == card()
     with pytest.raises(ValidationError, match="unknown"):
         ModelCard.model_validate(fields | {"unknown": {}})
+
+
+def test_the_bytes_of_a_state_are_counted() -> None:
+    """Each dtype has numpy's size; a state of no axes is one value."""
+    dtypes = get_args(Dtype)
+    states = tuple(StateSpec(name=dtype, shape=(2, 3), dtype=dtype) for dtype in dtypes)
+    states = (*states, StateSpec(name="count", shape=(), dtype="int64"))
+    expected = sum(6 * np.dtype(dtype).itemsize for dtype in dtypes) + 8
+    assert card().model_copy(update={"states": states}).state_bytes == expected

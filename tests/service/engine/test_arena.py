@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.card import StateSpec
-from service.engine.arena import INITIAL, RESERVED, Arena, ArenaExhausted, Slots, row_bytes
+from service.engine.arena import INITIAL, RESERVED, Arena, ArenaExhausted, Slots
 
 
 @given(st.lists(st.one_of(st.integers(0, 5), st.just(-1)), max_size=60))
@@ -49,4 +49,3 @@ def test_slot_zero_holds_the_initial_state() -> None:
     arena = Arena(states, 10)
     np.testing.assert_array_equal(arena.rows["h"][INITIAL], [[1, 2], [3, 4]])
     assert arena.rows["n"][INITIAL] == 7
-    assert row_bytes(states) == 16 + 8

@@ -3,7 +3,6 @@
 import pytest
 
 from service.app import Service
-from service.engine.arena import row_bytes
 from service.errors import ModelReplaced
 from service.repository.served_model import ModelState, ServedModel
 
@@ -45,7 +44,7 @@ def test_an_illegal_transition_says_what_was_found(model: ServedModel) -> None:
 
 def test_a_model_knows_its_memory(model: ServedModel) -> None:
     """A model's memory is that of its arena, and its state bytes are those of the leased rows."""
-    assert model.state_bytes == row_bytes(model.card.states) > 0
+    assert model.state_bytes == model.card.state_bytes > 0
     assert model.memory == sum(rows.nbytes for rows in model.arena.rows.values())
     model.arena.slots.lease()
     assert model.counts()["state_bytes"] == model.state_bytes
