@@ -32,10 +32,22 @@ _WEIGHTS = {
     "PRelu": (1,),
 }
 """Operator → inputs that hold its weights."""
-_PARAMETERS = {
-    *("gain", "bias", "scale", "weight", "weights", "alpha", "beta", "gamma", "mean", "std", "var", "threshold", "eps"),
-    *("epsilon", "temperature", "factor", "shift", "offset", "rate", "lr", "param", "constant", "const", "sr"),
-}
+_PARAMETERS = frozenset(
+    [
+        "gain",
+        "bias",
+        "scale",
+        "weight",
+        "weights",
+        "threshold",
+        "eps",
+        "epsilon",
+        "temperature",
+        "lr",
+        "sr",
+        "constant",
+    ],
+)
 """Words for what a model is set to, and does not carry from step to step."""
 _DEFAULTS_SINCE = 4
 """The IR version from which an initializer among the inputs is a default; before, every weight is listed there."""
