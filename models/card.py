@@ -6,7 +6,6 @@ pydantic alone.
 """
 
 import hashlib
-import math
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -59,12 +58,17 @@ class StateSpec(_Frozen):
         description="State before the first step: one value for all elements, or one for each in row-major order.",
     )
 
-    @model_validator(mode="after")
-    def _check_initial_size(self) -> Self:
+    @property
+    def size(self) -> int:
+        """The number of elements."""
         size = 1
         for dim in self.shape:
             size *= dim
-        if isinstance(self.initial, tuple) and len(self.initial) != size:
+        return size
+
+    @model_validator(mode="after")
+    def _check_initial_size(self) -> Self:
+        if isinstance(self.initial, tuple) and len(self.initial) != self.size:
             raise ValueError(f"{self.name}: {len(self.initial)} initial values for a state of shape {self.shape}")
         return self
 
@@ -124,7 +128,7 @@ class ModelCard(_Frozen):
     @property
     def state_bytes(self) -> int:
         """The bytes of one session's state."""
-        return sum(math.prod(state.shape) * _ITEM_BYTES[state.dtype] for state in self.states)
+        return sum(state.size * _ITEM_BYTES[state.dtype] for state in self.states)
 
 
 def seal_placeholder() -> str:
