@@ -9,11 +9,13 @@ import onnxruntime as ort
 
 from export.errors import GraphFailedError
 from export.figure import Array
+from export.onnx_session import single_threaded
 from export.sentences import foreign_error
 from models.card import ModelCard
 
 INITIAL_SLOT = 0
 FIRST_FREE_SLOT = 2
+_ERRORS = 3  # onnxruntime's log severity without warnings
 
 
 @contextmanager
@@ -35,11 +37,8 @@ class ArenaRunner:
     """
 
     def __init__(self, model: bytes, card: ModelCard, slots: int, seed: int = 0) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         with _errors_as_sentences():
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = single_threaded(model, log_severity=_ERRORS)
         self._ragged = card.ragged
         self._fetched = [*(spec.name for spec in card.outputs), *(f"state.{spec.name}" for spec in card.states)]
         self.slots = slots

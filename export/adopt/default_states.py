@@ -2,7 +2,7 @@
 
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
-from export.adopt.errors import NotServableError, UnsettledStatesError
+from export.adopt.errors import NotServableError
 from export.adopt.foreign_model import Port, port_of
 from export.adopt.names import (
     PLAIN,
@@ -18,6 +18,7 @@ from export.adopt.names import (
 )
 from export.adopt.naming_rules import shared_rules
 from export.adopt.options import AdoptOptions
+from export.adopt.pair_questions import unsettled
 from export.adopt.pairing import fitting
 from export.adopt.pairs import find_pairs
 from export.figure import Array
@@ -154,11 +155,11 @@ def _refuse_unnamed(
         if fits:
             doubtful[name] = fits
     for name, fits in doubtful.items():
-        ways = " or ".join(f"--state {name}={target}" for target in [*fits, ""])
-        raise UnsettledStatesError(
-            f"the input {listed[name]} has a default value, and may be a state that starts from it, fed from any of",
-            [str(outputs[target]) for target in fits],
-            f"{ways} (the last: {name} keeps its value)",
+        raise unsettled(
+            listed[name],
+            "has a default value, and may be a state that starts from it",
+            [outputs[target] for target in fits],
+            "keeps its value",
             {one: targets[0] for one, targets in doubtful.items()},
         )
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnxruntime as ort
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from export.adopt.errors import NotServableError
 from export.adopt.plan import DTYPES
 from export.figure import Array
+from export.onnx_session import single_threaded
 from export.sentences import foreign_error
 
 Dim = int | str
@@ -51,18 +51,11 @@ class ForeignModel:
         self.model = model
         self.inputs = {i.name: port_of(i, "input") for i in model.graph.input if i.name not in defaults}
         self.outputs = {o.name: port_of(o, "output") for o in model.graph.output}
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        if not optimised:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(
+            self._session = single_threaded(
                 model.SerializeToString(),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=["MatmulTransposeFusion"],  # it can end the process: see export.transposes
+                optimised=optimised,
+                without=["MatmulTransposeFusion"],  # it can end the process: see export.transposes
             )
         except Exception as exc:  # onnxruntime raises many types of its own
             raise NotServableError(f"onnxruntime cannot load the model: {foreign_error(exc)}") from exc

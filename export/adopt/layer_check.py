@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
-import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from export.adopt.errors import NotServableError
@@ -14,6 +13,7 @@ from export.adopt.recurrent_layers import RECURRENT_LAYERS
 from export.adopt.specified_layers import NotSpecifiedError, run_layer
 from export.figure import Array
 from export.graphs import all_graphs, subgraphs
+from export.onnx_session import single_threaded
 
 _STEPS, _ROWS, _FEATURES, _HIDDEN = 4, 2, 4, 5
 _SIZES = (0.5, 5.0)
@@ -130,8 +130,4 @@ def _run(node: NodeProto, inputs: list[tuple[str, Array | None]]) -> list[Array]
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in layer.output],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, feeds))
+    return list(single_threaded(model.SerializeToString()).run(None, feeds))

@@ -80,13 +80,18 @@ def _refuse_candidates(
     if doubtful and all(likely.get(name) for name in inputs):
         likely[min(doubtful, key=list(inputs).index)] = ""  # something must be left for clients to send
     for name, found in doubtful.items():
-        options = " or ".join(f"--state {name}={target}" for target in [*found, ""])
-        raise UnsettledStatesError(
-            f"the input {inputs[name]} may be a state, fed from any of",
-            [str(outputs[target]) for target in found],
-            f"{options} (the last: {name} is no state)",
-            likely,
-        )
+        raise unsettled(inputs[name], "may be a state", [outputs[target] for target in found], "is no state", likely)
+
+
+def unsettled(port: Port, what: str, fits: list[Port], otherwise: str, likely: dict[str, str]) -> UnsettledStatesError:
+    """Return the question which of the outputs that fit feeds an input, or whether none does."""
+    ways = " or ".join(f"--state {port.name}={target}" for target in [*(one.name for one in fits), ""])
+    return UnsettledStatesError(
+        f"the input {port} {what}, fed from any of",
+        [str(one) for one in fits],
+        f"{ways} (the last: {port.name} {otherwise})",
+        likely,
+    )
 
 
 def refuse_unusual(rest: list[Port], fits: dict[str, list[str]], inputs: dict[str, Port], pairs: list[Pair]) -> None:

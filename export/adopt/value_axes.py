@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime as ort
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
 from export.adopt.dependencies import Dependencies
@@ -13,6 +12,7 @@ from export.adopt.options import AdoptOptions
 from export.adopt.origins import find_step_counts, find_vocabularies
 from export.adopt.plan import DTYPES
 from export.figure import Array
+from export.onnx_session import single_threaded
 from export.sentences import foreign_error
 
 RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
@@ -41,14 +41,8 @@ class Tracer:
         shown = {value.name for value in model.graph.output}
         names = [name for node in model.graph.node for name in node.output if name and name not in shown]
         traced.graph.output.extend(ValueInfoProto(name=name) for name in names)
-        session_options = ort.SessionOptions()
-        session_options.intra_op_num_threads = session_options.inter_op_num_threads = 1
-        session_options.log_severity_level = 4
-        session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(
-                traced.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
-            )
+            self._session = single_threaded(traced.SerializeToString(), optimised=False)
         except Exception as exc:  # onnxruntime raises many types of its own
             raise RunFailedError(foreign_error(exc)) from exc
         self._names = [value.name for value in traced.graph.output]

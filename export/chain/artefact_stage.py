@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from onnx import ModelProto
 from pydantic import ValidationError
 
@@ -14,6 +13,7 @@ from export.artefact import read_card
 from export.chain.errors import StageError
 from export.chain.stage import Stage, Steps
 from export.figure import Array
+from export.onnx_session import single_threaded
 from export.reference import Rows
 from export.sentences import foreign_error
 from models.card import ModelCard, StateSpec, TensorSpec
@@ -26,13 +26,10 @@ class _ArtefactRunner:
     """Runs an artefact's graph as the file holds it, on arenas of three slots that are passed by value."""
 
     def __init__(self, name: str, model: ModelProto, card: ModelCard) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
         self._name, self._card = name, card
         self._fetched = [*(spec.name for spec in card.outputs), *(f"state.{spec.name}" for spec in card.states)]
         try:
-            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            self._session = single_threaded(model.SerializeToString())
         except Exception as exc:  # onnxruntime raises many types
             raise StageError(name, f"onnxruntime does not load it: {foreign_error(exc)}") from exc
         self._states = self._initial()

@@ -18,11 +18,11 @@ from export.cards import UNVERIFIED, installed
 from export.destination import Destination
 from export.errors import ExportError, ParityError
 from export.module.errors import ACCEPTED, NotStreamableError
-from export.module.exact_reference import ExactModuleReference
 from export.module.example import Example
 from export.module.explicit import make_explicit
 from export.module.outputs import find_outputs, refuse_other_shapes
 from export.module.recording import Carried
+from export.module.reference import ModuleReference
 from export.module.state_argument import StateArgument
 from export.module.tracing import trace
 from export.options import ExportOptions
@@ -96,7 +96,7 @@ class Attempt:
         """Return a candidate that is compared with the module, on sequences from the same seed each time."""
         outputs = [spec.name for spec in plan.output_specs]
         inputs = [spec.name for spec in plan.input_specs]
-        return Candidate(graph, card, ExactModuleReference(self._run, self._examples, self._outputs, inputs, outputs))
+        return Candidate(graph, card, ModuleReference(self._run, self._examples, self._outputs, inputs, outputs))
 
     def _traced(self, steps: int) -> Traced:
         options = self._options

@@ -16,7 +16,7 @@ from service.engine.outputs import RunOutputs
 from service.engine.queue import JobQueue
 from service.engine.quota import Quota, Shares
 from service.engine.runner import MAX_ROW_STEPS, Binding, Costs, Runner
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import Scheduler, Unrun
 from service.engine.statistics import Statistics
 from service.engine.work import Commit, Committer, Dropped, Job, RunLimits, Waiter, Work
 from service.errors import EngineFailed, QueueFull, ServiceError, TenantBusy
@@ -156,8 +156,7 @@ class Batcher:
         if line is self._queue.long:
             seconds, room = self._scheduler.long_budget(started, room)
         while unrun := self._scheduler.pick(line, jobs, started, room):
-            for job, outcome in unrun:
-                self._drop(job.drop(outcome, started), started)
+            self._drop_unrun(unrun, started)
         if not jobs:
             self._schedule()
             return
@@ -227,6 +226,11 @@ class Batcher:
         if not self._scheduled and self._queue:  # a session that was being committed had jobs waiting
             self._schedule()
 
+    def _drop_unrun(self, unrun: Iterable[Unrun], now: float) -> None:
+        """Answer jobs that end without a run."""
+        for job, outcome in unrun:
+            self._drop(job.drop(outcome, now), now)
+
     def _drop(self, rows: Sequence[Dropped], now: float) -> None:
         """Answer rows that nothing is to be committed of."""
         for row in rows:
@@ -281,8 +285,7 @@ class Batcher:
         if self._look_again is not None:
             return
         while unrun := self._scheduler.ended(now := self._clock()):
-            for job, outcome in unrun:
-                self._drop(job.drop(outcome, now), now)
+            self._drop_unrun(unrun, now)
         if self._queue:
             self._look_again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 

@@ -20,6 +20,7 @@ from export.artefact import read_card
 from export.figure import Figure
 from tests.export.served import adopted
 from tests.export.test_adopt import assert_refused, invoke
+from tests.export.torch_exports import Output
 from tests.export.zoo import ZOO, ForeignGraph, write
 
 _STEPS = 40
@@ -117,18 +118,6 @@ def exported(module: nn.Module, example: torch.Tensor, open_axes: dict[int, str]
     return onnx.load(folder / "exported.onnx")
 
 
-class Layer(nn.Module):
-    """A recurrent layer of torch's whose states stay inside."""
-
-    def __init__(self, layer: nn.Module, *, last: bool = False) -> None:
-        super().__init__()
-        self.layer, self.last = layer, last
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.layer(x)[0]
-        return y[:, -1] if self.last else y
-
-
 BATCH_FIRST = {0: "batch", 1: "time"}
 
 
@@ -151,7 +140,7 @@ def test_a_torch_layer_without_states_is_refused(
 ) -> None:
     """torch.onnx.export of a layer that takes x and gives y would start from zero at every step."""
     x = sequence(axis, rank)
-    model = exported(Layer(layer), torch.from_numpy(x[:1] if axis == 0 else x[:, :3]), open_axes, tmp_path)
+    model = exported(Output(layer), torch.from_numpy(x[:1] if axis == 0 else x[:, :3]), open_axes, tmp_path)
     assert difference(run_steps(model, x, axis), run(model, {"x": x})["y"]) > 0.1
     refused(model, tmp_path, f"'y' differs by [0-9].*{type(layer).__name__} ")
 
@@ -159,7 +148,7 @@ def test_a_torch_layer_without_states_is_refused(
 @pytest.mark.usefixtures("states_stay_hidden")
 def test_a_classifier_that_gives_the_last_step_is_refused(tmp_path: Path) -> None:
     """An output without a time axis is compared with the last of the steps."""
-    model = exported(Layer(nn.GRU(4, 5, batch_first=True), last=True), torch.zeros(1, 3, 4), BATCH_FIRST, tmp_path)
+    model = exported(Output(nn.GRU(4, 5, batch_first=True), last=True), torch.zeros(1, 3, 4), BATCH_FIRST, tmp_path)
     x = sequence(1, 3)
     assert difference(run(model, {"x": x[:, -1:]})["y"], run(model, {"x": x})["y"]) > 0.1
     refused(model, tmp_path, "'y' differs by [0-9]")

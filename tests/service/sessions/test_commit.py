@@ -57,6 +57,16 @@ class TestStore:
         self.most = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def hold(self) -> asyncio.Event:
+        """Have every write wait for the event that is returned."""
+        written = asyncio.Event()
+
+        async def wait(commit: Commit) -> None:
+            await written.wait()
+
+        self.write = wait
+        return written
+
     async def at_once(self, commit: Commit) -> None:
         await asyncio.sleep(0)
 
@@ -139,12 +149,9 @@ async def test_nothing_is_answered_before_its_commit(
     service: Service, store: TestStore, model: ServedModel, steps: Steps, networks: dict[str, Network]
 ) -> None:
     """Until the store has written, the session stands where it was; then it flips, and the answer goes out."""
-    (session,), written = opened(service, model, 1), asyncio.Event()
+    (session,) = opened(service, model, 1)
 
-    async def wait(commit: Commit) -> None:
-        await written.wait()
-
-    store.write = wait
+    written = store.hold()
     inputs = random_inputs(1)
     task = take(steps, session, inputs, number=1)
     await until(lambda: store.writing == [session])
@@ -236,13 +243,10 @@ async def test_a_session_that_is_closed_while_its_commit_is_pending_stays_closed
     service: Service, store: TestStore, model: ServedModel, steps: Steps
 ) -> None:
     """The step is answered with what became of the session, and both rows are released once."""
-    (session,), written = opened(service, model, 1), asyncio.Event()
+    (session,) = opened(service, model, 1)
     await take(steps, session, random_inputs(1))
 
-    async def wait(commit: Commit) -> None:
-        await written.wait()
-
-    store.write = wait
+    written = store.hold()
     task = take(steps, session, random_inputs(1))
     behind = take(steps, session, random_inputs(1))
     await until(lambda: store.writing == [session])
@@ -258,12 +262,9 @@ async def test_a_client_that_goes_while_its_commit_is_pending_changes_nothing(
     service: Service, store: TestStore, model: ServedModel, steps: Steps
 ) -> None:
     """What the store has written is the session's state and its stored answer, whether it is still awaited or not."""
-    (session,), written = opened(service, model, 1), asyncio.Event()
+    (session,) = opened(service, model, 1)
 
-    async def wait(commit: Commit) -> None:
-        await written.wait()
-
-    store.write, inputs = wait, random_inputs(1)
+    written, inputs = store.hold(), random_inputs(1)
     task = take(steps, session, inputs, number=1)
     await until(lambda: store.writing == [session])
     task.cancel()
@@ -309,15 +310,12 @@ async def test_commits_that_hold_every_spare_row_make_steps_wait(
     service: Service, store: TestStore, model: ServedModel, steps: Steps
 ) -> None:
     """No more rows are pending than the committer says, so that those of sessions and of runs stay free."""
-    sessions, written = opened(service, model, 30), asyncio.Event()
+    sessions = opened(service, model, 30)
     store.pending_rows = 20
-
-    async def wait(commit: Commit) -> None:
-        await written.wait()
 
     for session in sessions:
         await take(steps, session, random_inputs(1))
-    store.write = wait
+    written = store.hold()
     tasks = [take(steps, session, random_inputs(1)) for session in sessions]
     await until(lambda: len(store.writing) == 20)
     await asyncio.sleep(0.02)
@@ -332,13 +330,10 @@ async def test_deadlines_hold_while_commits_keep_all_rows(
     service: Service, store: TestStore, model: ServedModel, steps: Steps
 ) -> None:
     """Requests that cannot be run, as the spare rows are all pending, are answered when their time is over."""
-    sessions, written = opened(service, model, 4), asyncio.Event()
+    sessions = opened(service, model, 4)
     store.pending_rows = 2
 
-    async def wait(commit: Commit) -> None:
-        await written.wait()
-
-    store.write = wait
+    written = store.hold()
     held = [take(steps, session, random_inputs(1)) for session in sessions[:2]]
     await until(lambda: len(store.writing) == 2)
     late = [take(steps, session, random_inputs(1), patience=0.1) for session in (*sessions[2:], sessions[3])]
@@ -447,12 +442,9 @@ async def test_a_batcher_that_closes_while_commits_are_pending_answers_all(
     service: Service, store: TestStore, model: ServedModel, steps: Steps
 ) -> None:
     """The commit goes on; what waits behind it for the same session is refused."""
-    (session,), written = opened(service, model, 1), asyncio.Event()
+    (session,) = opened(service, model, 1)
 
-    async def wait(commit: Commit) -> None:
-        await written.wait()
-
-    store.write = wait
+    written = store.hold()
     first = take(steps, session, random_inputs(1))
     await until(lambda: store.writing == [session])
     second = take(steps, session, random_inputs(1))
